@@ -21,6 +21,7 @@ mod openapi;
 mod providers;
 mod register;
 mod router;
+mod saved_destinations;
 mod service;
 mod signing_fields;
 mod signing_secret;
@@ -34,6 +35,7 @@ pub use http::{
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};
+pub use saved_destinations::managed_destination;
 pub use test_send::TESTS_MAX;
 
 use utoipa_axum::routes;
@@ -58,6 +60,10 @@ fn resources() -> Vec<Resource> {
         routes!(deliveries::attempts),
         routes!(deliveries::retry),
         routes!(test_send::send),
+        routes!(saved_destinations::create, saved_destinations::list),
+        routes!(saved_destinations::show, saved_destinations::update, saved_destinations::remove),
+        routes!(saved_destinations::enable),
+        routes!(saved_destinations::rotate_secret),
         routes!(providers::list),
         routes!(signing_secret::show),
         routes!(signing_secret::rotate),

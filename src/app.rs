@@ -15,6 +15,7 @@
 
 mod background;
 mod descriptors;
+mod destinations;
 mod listener;
 
 use std::ffi::OsStr;
@@ -149,6 +150,7 @@ impl App {
         let exporter = exporter(&config, &store, &egress, &clock)?;
         let discards_output = environment.discards_output;
         let (operator, first_start) = bootstrap(&store, &config, clock.now(), discards_output).await?;
+        destinations::apply(&store, &config.destinations, (&channels, &egress), &clock).await?;
 
         warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());

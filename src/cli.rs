@@ -8,6 +8,7 @@ mod arguments;
 pub mod client;
 pub mod deliveries;
 pub mod demo;
+mod destinations;
 mod follow;
 pub mod listen;
 mod output;
@@ -43,7 +44,10 @@ A running server has the same document at /openapi.json, and a readable version 
 const CONTENTS: &[(&str, &[&str])] = &[
     ("Try it", &["demo", "sim", "listen", "verify"]),
     ("Run it", &["serve", "config", "health"]),
-    ("Use a running server", &["watch", "watches", "show", "cancel", "deliveries", "retry", "test"]),
+    (
+        "Use a running server",
+        &["watch", "watches", "show", "cancel", "deliveries", "retry", "destinations", "test"],
+    ),
     ("Manage access", &["apps", "keys"]),
     ("Other job APIs", &["provider"]),
     ("Tools", &["openapi", "completions"]),
@@ -80,6 +84,8 @@ enum Command {
     Deliveries(deliveries::Deliveries),
     Retry(deliveries::Retry),
     Test(test_send::Test),
+    #[command(subcommand)]
+    Destinations(destinations::Destinations),
     #[command(subcommand)]
     Apps(tenants::Apps),
     #[command(subcommand)]
@@ -146,6 +152,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Deliveries(command) => wait(command.run()),
         Command::Retry(command) => wait(command.run()),
         Command::Test(command) => wait(command.run()),
+        Command::Destinations(command) => wait(command.run()),
         Command::Apps(command) => wait(command.run()),
         Command::Keys(command) => wait(command.run()),
         Command::Provider(command) => wait(command.run()),

@@ -10,6 +10,7 @@
 //! [`Config::check_providers`]). It does not open the database and does not use the network.
 
 mod access;
+mod destinations;
 mod model;
 mod parse;
 mod read;
@@ -19,6 +20,7 @@ mod source;
 
 pub use crate::domain::{Masked, Rate};
 pub use access::{Access, ClientProxy};
+pub use destinations::DestinationSection;
 pub use model::{
     Config, Database, Effective, Egress, EncryptionKey, LogFormat, ProviderConfig, Retention, Telemetry,
 };

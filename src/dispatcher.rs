@@ -28,6 +28,10 @@
 //! requested, the store is read again after the delivery has been unloaded. Queues beyond a limit are forgotten, and
 //! found again by a search of the store.
 //!
+//! **A saved destination** has a queue of its own, and its limits come with its deliveries. When it changes, what is
+//! loaded of it returns to the store and is read again, so that an attempt always uses the present address. The
+//! dispatcher also runs the sweeps that skip or retry the deliveries of a destination that was disabled or enabled.
+//!
 //! **Some channels accept fewer messages** than a queue may send. [`pacing`] delays a message until its channel
 //! accepts it.
 //!
@@ -66,12 +70,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
 use crate::clock::{Clock, Stopwatch};
 use crate::domain::{
-    Activity, Attempt, AttemptKind, DispatchPolicy, NextStep, Outcome, PendingDelivery, Postponement,
-    Timestamp, during_outage, next_attempt, while_unclear,
+    Activity, Attempt, AttemptKind, DisabledReason, DispatchPolicy, DispatcherMessage, NextStep, Outcome,
+    PendingDelivery, Postponement, Timestamp, during_outage, next_attempt, while_unclear,
 };
 use crate::store::{
     ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries,
-    Rescheduled, Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted,
+    Rescheduled, Store, StoreError, SweepDestinations, WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -128,6 +132,9 @@ impl Dispatcher {
             tracing::info!(count, "the time in which no process ran does not count for waiting deliveries");
         }
         self.reschedule().await?;
+        if self.store.has_sweep().await? {
+            self.state().is_sweep_due = true;
+        }
         self.search().await
     }
 
@@ -186,6 +193,7 @@ impl Dispatcher {
         let is_due = can_load
             || state.can_send()
             || state.can_probe()
+            || (state.is_sweep_due && !state.is_sweeping)
             || state.clock.jump(now).is_some()
             || !self.store.dispatcher_messages().is_empty();
         Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() }, in_background: 0 }
@@ -204,6 +212,7 @@ impl Dispatcher {
             state.resume_probes();
         }
         for message in self.store.dispatcher_messages().take() {
+            log_disabled(&message);
             state.apply(message, now);
         }
         state.expire_timers(now);
@@ -216,10 +225,13 @@ impl Dispatcher {
                 break;
             }
         }
-        let (next, searches) = (state.next(), state.take_search(now));
+        let (next, searches, sweeps) = (state.next(), state.take_search(now), state.take_sweep());
         drop(state);
         if searches {
             self.start_search();
+        }
+        if sweeps {
+            self.start_sweep();
         }
         for page in pages {
             self.start_page(page);
@@ -316,6 +328,40 @@ impl Dispatcher {
     }
 }
 
+impl Dispatcher {
+    /// Skips or retries the deliveries of saved destinations that were disabled or enabled, a chunk at a time.
+    fn start_sweep(self: &Arc<Self>) {
+        let dispatcher = Arc::clone(self);
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            let first_wait = dispatcher.policy.retry_schedule.first().copied().unwrap_or_default();
+            loop {
+                let sweep = SweepDestinations { first_wait, now: dispatcher.clock.now() };
+                match dispatcher.store.sweep_destinations(sweep).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "deliveries of a disabled destination could not be skipped yet");
+                        dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                    }
+                }
+            }
+            dispatcher.state().is_sweeping = false;
+            dispatcher.wake.notify_one();
+            drop(alive);
+        });
+    }
+}
+
+/// Logs that attempts have disabled a saved destination. Nothing else notifies the operator.
+fn log_disabled(message: &DispatcherMessage) {
+    if let DispatcherMessage::DestinationChanged { queue, disabled: Some(reason) } = message
+        && matches!(reason, DisabledReason::Gone | DisabledReason::Failing)
+    {
+        tracing::warn!(queue, %reason, "a saved destination was disabled; its deliveries are skipped until it is enabled");
+    }
+}
+
 /// An attempt in progress. Its delivery is unloaded when the attempt ends, even by a panic.
 struct RunningAttempt {
     dispatcher: Arc<Dispatcher>,
@@ -390,6 +436,11 @@ impl Dispatcher {
             before: delivery.attempts,
             attempt: result.attempt,
             after: next,
+            saved: delivery
+                .destination
+                .saved
+                .as_ref()
+                .map(|saved| (saved.no, delivery.destination.queue.clone())),
         };
         Some((record, outcome))
     }

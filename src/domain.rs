@@ -27,6 +27,8 @@ mod messages;
 mod observe;
 mod postgres_url;
 mod provider;
+mod saved_destination;
+mod saved_queue;
 mod signing;
 mod text;
 mod time;
@@ -51,6 +53,11 @@ pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, Poller
 pub use observe::{Finding, Known, ProgressRound, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
+pub use saved_destination::{
+    DestinationHealth, DisabledReason, FAILING_AFTER, FAILING_ATTEMPTS, SavedAddress, SavedDestination,
+    duration_bucket,
+};
+pub use saved_queue::{SavedNo, SavedQueue};
 pub use signing::{KeyKind, SignatureForm, Signing};
 pub use text::{
     CUT_PASSWORD, check_setting, check_value, decode, file_text, file_value, has_cut_password, is_hidden,

@@ -28,6 +28,7 @@ mod apps;
 mod batch;
 mod db;
 mod deliveries;
+mod destinations;
 mod endings;
 mod events;
 mod idempotency;
@@ -59,7 +60,7 @@ use self::keys::KeyUses;
 use self::nodes::Probe;
 use self::tenant_cache::TenantCache;
 use crate::clock::Clock;
-use crate::domain::{App, Watch};
+use crate::domain::{App, SavedDestination, Watch};
 use crate::telemetry::metrics::Queues;
 
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
@@ -68,6 +69,11 @@ pub use self::deliveries::{
     DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, ExcludeDowntime,
     LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled,
     RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
+};
+pub use self::destinations::{
+    ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationDeleted,
+    DestinationRefusal, EnableDestination, ManagedChanges, ManagedDestination, RotateDestinationSecret,
+    SweepDestinations, TooManyDestinations, UpdateDestination,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
@@ -195,10 +201,30 @@ commands! {
     idempotent rotate_secret: RotateSecret => (), each(apps::rotate_secret);
     /// Keeps the answer to a request that changed nothing, for its idempotency key.
     idempotent keep_answer: KeepAnswer => (), each(idempotency::keep_answer);
+    /// Creates a saved destination.
+    idempotent create_destination: CreateDestination => () | TooManyDestinations,
+        each(destinations::create_destination);
+    /// Changes a saved destination.
+    write update_destination: UpdateDestination => Result<SavedDestination, DestinationRefusal>,
+        each(destinations::update_destination);
+    /// Enables a saved destination.
+    idempotent enable_destination: EnableDestination => SavedDestination | DestinationRefusal,
+        each(destinations::enable_destination);
+    /// Replaces the secret of a saved destination.
+    idempotent rotate_destination_secret: RotateDestinationSecret => () | DestinationRefusal,
+        each(destinations::rotate_destination_secret);
+    /// Deletes a saved destination.
+    write delete_destination: DeleteDestination => Result<(), DestinationRefusal>,
+        each(destinations::delete_destination);
+    /// Applies the destinations of the configuration file.
+    write apply_managed: ApplyManaged => ManagedChanges, each(destinations::apply_managed);
+    /// Continues to skip or to retry the deliveries of a saved destination. If more may remain, the caller repeats the
+    /// command.
+    write sweep_destinations: SweepDestinations => bool, each(destinations::sweep_destinations);
     /// Registers a watch.
-    idempotent register: Register => Watch, watches::register;
+    idempotent register: Register => Watch | DestinationDeleted, watches::register;
     /// Registers watches, all or none.
-    idempotent register_many: RegisterMany => Vec<Watch>, each(watches::register_many);
+    idempotent register_many: RegisterMany => Vec<Watch> | DestinationDeleted, each(watches::register_many);
     /// Changes a watch that has not ended.
     write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
     /// Writes a change of a job that has not ended. If the result has a last watch, more remain: the caller repeats

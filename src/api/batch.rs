@@ -114,7 +114,7 @@ pub async fn create(call: Call) -> Answer {
     let register = Idempotent::new(RegisterMany(watches), write.key(), move |made: &Vec<Watch>| {
         Some(first_answer(StatusCode::OK, &view(&kept, made)))
     });
-    let Ok(made) = api.store.register_many(register).await??;
+    let made = api.store.register_many(register).await??.map_err(register::destination_deleted)?;
     for (context, watch) in contexts.into_iter().zip(&made) {
         register::record_span(api, context, watch, "/v1/watches/batch", (at, took.elapsed()));
     }

@@ -213,6 +213,11 @@ pub async fn retry(call: Call) -> Answer {
             let detail = "the watch of the delivery was stopped, so the delivery cannot be retried; register the job again";
             Err(Problem::new(ProblemCode::WatchStopped, detail).into())
         }
+        Err(RetryRefusal::Disabled) => {
+            let detail = "the destination of the delivery is disabled; enable it first, with POST \
+                          /v1/destinations/{id}/enable";
+            Err(Problem::new(ProblemCode::DestinationDisabled, detail).into())
+        }
     }
 }
 

@@ -11,10 +11,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::http::object_reader::{self, pointer};
-use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, not_one_of};
+use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, Problem, not_one_of};
 use super::signing_fields::SigningFields;
 use crate::channels::webhook::check_header;
-use crate::channels::{self, ParsedAddress, Shorthand, ShownAddress};
+use crate::channels::{self, Channels, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
     AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, KeyKind, SignatureForm,
@@ -82,37 +82,44 @@ pub struct TargetObject {
     /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes; for the
     /// signatures `github` and `stripe`, any text of 8 to 256 printable ASCII characters.
     secret: Option<String>,
-    /// Id of a saved destination. This version has none.
+    /// Id of a saved destination, without any other field.
     destination_id: Option<DestinationId>,
 }
 
-/// A destination as a client requests it; its host name is not resolved yet.
+/// A destination as a client requests it.
 #[derive(PartialEq)]
-pub(super) struct DestinationRequest {
-    channel: ChannelKind,
-    address: ParsedAddress,
-    headers: Vec<(String, String)>,
-    signing: SigningFields,
+pub(super) enum DestinationRequest {
+    /// One with an address.
+    Inline(InlineRequest),
+    /// A saved one.
+    Saved(DestinationId),
+    /// The saved ones that receive what names no destination.
+    Default,
+}
+
+/// A channel and an address as a client requests them; the host name is not resolved yet.
+#[derive(PartialEq)]
+pub(super) struct InlineRequest {
+    pub(super) channel: ChannelKind,
+    pub(super) address: ParsedAddress,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) signing: SigningFields,
 }
 
 /// The requests of a client, each with the JSON pointer to it.
 pub(super) type DestinationRequests = Vec<(String, DestinationRequest)>;
 
-/// The detail for a saved destination.
-const NOT_SAVED: &str = "this version has no saved destinations; give the address itself";
-
 /// Parses every destination of a registration.
 pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>) -> DestinationRequests {
     let shorthands = channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?)));
-    if !fields.has("notify") && !shorthands.clone().any(|(_, shorthand)| fields.has(shorthand.field)) {
-        let detail =
-            "is required to say where to send events; or use email, slack or notify (`[]` for nowhere)";
-        fields.error("callbackUrl", FieldErrorCode::Required, detail);
+    let mut reader = DestinationReader::new(&api.channels);
+    let has_one = fields.has("notify") || fields.has("destinationId");
+    if !has_one && !shorthands.clone().any(|(_, shorthand)| fields.has(shorthand.field)) {
+        reader.requests.push((fields.at("callbackUrl"), DestinationRequest::Default));
     }
-    if fields.take("destinationId").is_some() {
-        fields.error("destinationId", FieldErrorCode::Unsupported, NOT_SAVED);
+    if let Some(id) = saved_id(fields) {
+        reader.requests.push((fields.at("destinationId"), DestinationRequest::Saved(id)));
     }
-    let mut reader = DestinationReader::new(api);
     for (channel, Shorthand { field, is_list }) in shorthands {
         let at = fields.at(field);
         let Some(raw) = fields.take(field) else { continue };
@@ -128,20 +135,27 @@ pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>)
     reader.requests
 }
 
+/// Takes the id of a saved destination.
+fn saved_id(fields: &mut ObjectReader<'_, '_>) -> Option<DestinationId> {
+    let wrong =
+        (FieldErrorCode::InvalidFormat, "is not a destination's id, which begins with dst_".to_owned());
+    fields.parsed("destinationId", |text| DestinationId::parse(text).ok_or(wrong))
+}
+
 /// The detail for a text in `notify` that is no URL.
 const PLAIN: &str = "must be a URL that begins with https://, or mailto: and a mail address; for a Slack channel, give \
                      an object: {\"type\": \"slack\", \"channel\": \"#ops\"}";
 
 /// Parser of destinations.
 pub(super) struct DestinationReader<'a> {
-    api: &'a Api,
+    channels: &'a Channels,
     /// The destinations so far.
     pub(super) requests: DestinationRequests,
 }
 
 impl<'a> DestinationReader<'a> {
-    pub(super) fn new(api: &'a Api) -> Self {
-        Self { api, requests: Vec::new() }
+    pub(super) fn new(channels: &'a Channels) -> Self {
+        Self { channels, requests: Vec::new() }
     }
 
     /// Parses a list of destinations.
@@ -184,56 +198,78 @@ impl<'a> DestinationReader<'a> {
     }
 
     /// Parses an address of a channel.
-    fn address(
-        &mut self,
-        channel: ChannelKind,
-        text: &str,
-        at: String,
-        errors: &mut FieldErrors,
-    ) -> Option<&mut DestinationRequest> {
-        let address = errors.keep(&at, self.api.channels.parse_address(channel, text))?;
-        let (headers, signing) = (Vec::new(), SigningFields::default());
-        self.requests.push((at, DestinationRequest { channel, address, headers, signing }));
-        self.requests.last_mut().map(|(_, request)| request)
+    fn address(&mut self, channel: ChannelKind, text: &str, at: String, errors: &mut FieldErrors) {
+        if let Some(address) = errors.keep(&at, self.channels.parse_address(channel, text)) {
+            let (headers, signing) = (Vec::new(), SigningFields::default());
+            let request = InlineRequest { channel, address, headers, signing };
+            self.requests.push((at, DestinationRequest::Inline(request)));
+        }
     }
 
     /// Parses a destination that is an object.
     fn object(&mut self, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<()> {
         let mut fields = ObjectReader::read(raw, at, errors)?;
-        if fields.take("destinationId").is_some() {
-            fields.error("destinationId", FieldErrorCode::Unsupported, NOT_SAVED);
-            return None;
-        }
-        let channel = match fields.text("type") {
-            None => channels::DEFAULT,
-            Some(word) => {
-                let allowed = ChannelKind::WORDS.iter().copied();
-                let parsed = ChannelKind::parse(&word).ok_or_else(|| not_one_of(&word, allowed));
-                fields.keep("type", parsed)?
+        if fields.has("destinationId") {
+            let id = saved_id(&mut fields);
+            for name in own_fields().chain(["type"]) {
+                if fields.take(name).is_some() {
+                    let detail = "cannot be used with destinationId; change the saved destination";
+                    fields.error(name, FieldErrorCode::Conflict, detail);
+                }
             }
-        };
-        let spec = channels::spec(channel);
-        let found = one_of(&mut fields, spec.address_fields);
-        let (mut own_headers, mut signing) = (Vec::new(), SigningFields::default());
-        if spec.is_signed {
-            signing = SigningFields::read(&mut fields);
-            own_headers = headers(&mut fields);
-            signing.check_headers(&own_headers, &mut fields);
+            let at = fields.at("destinationId");
+            fields.done();
+            self.requests.push((at, DestinationRequest::Saved(id?)));
+            return Some(());
         }
-        let of_channels = channels::TABLE.iter().flat_map(|spec| spec.address_fields);
-        of_channels
-            .chain(&["headers", "signature", "keys", "secret"])
-            .for_each(|name| fields.drop_null(name));
+        let request = inline(self.channels, &mut fields);
+        own_fields().for_each(|name| fields.drop_null(name));
         fields.done();
-        let (at, text) = found?;
-        let request = self.address(channel, &text, at, errors)?;
-        (request.headers, request.signing) = (own_headers, signing);
+        let (at, request) = request?;
+        self.requests.push((at, DestinationRequest::Inline(request)));
         Some(())
     }
 }
 
+/// Returns the fields of a destination object that depend on the channel.
+pub(super) fn own_fields() -> impl Iterator<Item = &'static str> {
+    let of_channels = channels::TABLE.iter().flat_map(|spec| spec.address_fields);
+    of_channels.copied().chain(["headers", "signature", "keys", "secret"])
+}
+
+/// Takes the fields of a channel and its address. Returns the pointer to the address as well.
+pub(super) fn inline(
+    channels: &Channels,
+    fields: &mut ObjectReader<'_, '_>,
+) -> Option<(String, InlineRequest)> {
+    let channel = match fields.text("type") {
+        None => channels::DEFAULT,
+        Some(word) => {
+            let allowed = ChannelKind::WORDS.iter().copied();
+            let parsed = ChannelKind::parse(&word).ok_or_else(|| not_one_of(&word, allowed));
+            let Some(channel) = fields.keep("type", parsed) else {
+                // It is not known which of these fields the channel has.
+                own_fields().for_each(|name| _ = fields.take(name));
+                return None;
+            };
+            channel
+        }
+    };
+    let spec = channels::spec(channel);
+    let found = one_of(fields, spec.address_fields);
+    let (mut headers, mut signing) = (Vec::new(), SigningFields::default());
+    if spec.is_signed {
+        signing = SigningFields::read(fields);
+        headers = self::headers(fields);
+        signing.check_headers(&headers, fields);
+    }
+    let (at, text) = found?;
+    let address = fields.errors.keep(&at, channels.parse_address(channel, &text))?;
+    Some((at, InlineRequest { channel, address, headers, signing }))
+}
+
 /// Takes the string that stands under exactly one of these names.
-fn one_of(fields: &mut ObjectReader<'_, '_>, names: &[&'static str]) -> Option<(String, String)> {
+pub(super) fn one_of(fields: &mut ObjectReader<'_, '_>, names: &[&'static str]) -> Option<(String, String)> {
     let present: Vec<_> = names.iter().copied().filter(|name| fields.has(name)).collect();
     let mut present = present.into_iter();
     let Some(name) = present.next() else {
@@ -249,7 +285,8 @@ fn one_of(fields: &mut ObjectReader<'_, '_>, names: &[&'static str]) -> Option<(
     Some((fields.at(name), text?))
 }
 
-fn headers(fields: &mut ObjectReader<'_, '_>) -> Vec<(String, String)> {
+/// Takes the additional headers of a webhook.
+pub(super) fn headers(fields: &mut ObjectReader<'_, '_>) -> Vec<(String, String)> {
     let at = fields.at("headers");
     let object = fields.take("headers").and_then(|raw| ObjectReader::read(raw, &at, fields.errors));
     let pairs = object.map(ObjectReader::rest).unwrap_or_default();
@@ -276,14 +313,14 @@ fn headers(fields: &mut ObjectReader<'_, '_>) -> Vec<(String, String)> {
     headers
 }
 
-/// Resolves every address and makes one destination of each.
+/// Resolves every address, reads every saved destination, and makes one destination of each.
 pub(super) async fn destinations(
     api: &Api,
     app: AppNo,
     requests: &[(String, DestinationRequest)],
     (now, until): (Timestamp, Moment),
     errors: &mut FieldErrors,
-) -> Vec<Destination> {
+) -> Result<Vec<Destination>, Problem> {
     // Equal requests are one destination. Different spellings of one address are found below.
     let mut distinct: Vec<&(String, DestinationRequest)> =
         Vec::with_capacity(requests.len().min(DESTINATIONS_MAX));
@@ -295,45 +332,126 @@ pub(super) async fn destinations(
     if distinct.len() > DESTINATIONS_MAX || requests.len() > ENTRIES_MAX {
         let detail = format!("must not have more than {DESTINATIONS_MAX} destinations");
         errors.add("/notify", FieldErrorCode::TooMany, detail);
-        return Vec::new();
+        return Ok(Vec::new());
     }
+    let mut saved = saved_destinations(api, app, &distinct).await?;
     let mut destinations: Vec<Destination> = Vec::with_capacity(distinct.len());
     // All at the same time, because each can take a second.
     let targets =
-        join_all(distinct.iter().map(|(_, request)| check(&api.egress, app, &request.address, until)));
+        join_all(distinct.iter().map(|(_, request)| check_request(&api.egress, app, request, until)));
     for ((at, request), target) in distinct.iter().zip(targets.await) {
         let Some(target) = errors.keep(at, target) else { continue };
-        let address = match (&target, &request.address) {
-            (Some(target), _) => target.as_str(),
-            (None, ParsedAddress::Url(text) | ParsedAddress::Text(text)) => text,
-        };
-        let channel = request.channel;
-        match destinations.iter().find(|known| known.address == address && known.channel == channel) {
-            Some(known)
-                if known.headers == request.headers
-                    && known.secret == request.signing.secret
-                    && known.signing == request.signing.signing => {}
-            Some(_) => {
-                let detail = "is given twice, with different headers, signatures or secrets; give it once";
-                errors.add(at, FieldErrorCode::Duplicate, detail);
+        match request {
+            DestinationRequest::Inline(request) => {
+                let id = || DestinationId(api.store.ids().draw(now));
+                add_inline(&mut destinations, (app, id), (at, request), target.as_ref(), errors);
             }
-            None => destinations.push(Destination {
-                id: DestinationId(api.store.ids().draw(now)),
-                channel,
-                address: address.to_owned(),
-                queue: channels::spec(channel).queue_name(app, address, target.as_ref()),
-                headers: request.headers.clone(),
-                secret: request.signing.secret.clone(),
-                signing: request.signing.signing.clone(),
-            }),
+            DestinationRequest::Saved(id) => {
+                match saved.iter().position(|(destination, _)| destination.id == *id) {
+                    None => errors.add(at, FieldErrorCode::UnknownDestination, UNKNOWN),
+                    Some(n) if !saved[n].1 => {
+                        let detail = format!("is disabled; enable it with POST /v1/destinations/{id}/enable");
+                        errors.add(at, FieldErrorCode::DestinationDisabled, detail);
+                    }
+                    Some(n) => destinations.push(saved.swap_remove(n).0),
+                }
+            }
+            DestinationRequest::Default => {
+                let most = u32::try_from(DESTINATIONS_MAX).unwrap_or(u32::MAX);
+                destinations = api.store.default_destinations(app, most + 1).await?;
+                if destinations.is_empty() {
+                    errors.add(at, FieldErrorCode::Required, NOWHERE);
+                } else if destinations.len() > DESTINATIONS_MAX {
+                    let detail =
+                        format!("the app has more than {DESTINATIONS_MAX} default destinations; name some");
+                    errors.add(at, FieldErrorCode::TooMany, detail);
+                }
+            }
         }
     }
-    destinations
+    Ok(destinations)
+}
+
+/// The detail for an unknown saved destination.
+pub(super) const UNKNOWN: &str =
+    "there is no saved destination with this id in this app; GET /v1/destinations lists them";
+
+/// The detail for a registration that names no destination.
+const NOWHERE: &str = "is required to say where to send events; or use email, slack or notify (`[]` for nowhere), or \
+                       save a destination with `default`";
+
+/// Reads the saved destinations of requests, each with whether it is enabled. Without one, nothing is read.
+async fn saved_destinations(
+    api: &Api,
+    app: AppNo,
+    requests: &[&(String, DestinationRequest)],
+) -> Result<Vec<(Destination, bool)>, Problem> {
+    let id = |(_, request): &&(String, DestinationRequest)| match request {
+        DestinationRequest::Saved(id) => Some(*id),
+        DestinationRequest::Inline(_) | DestinationRequest::Default => None,
+    };
+    let ids: Vec<DestinationId> = requests.iter().filter_map(id).collect();
+    if ids.is_empty() { Ok(Vec::new()) } else { Ok(api.store.destinations_to_use(app, ids).await?) }
+}
+
+/// Adds an inline destination, unless it is there already.
+fn add_inline(
+    destinations: &mut Vec<Destination>,
+    (app, id): (AppNo, impl FnOnce() -> DestinationId),
+    (at, request): (&str, &InlineRequest),
+    target: Option<&egress::Target>,
+    errors: &mut FieldErrors,
+) {
+    let address = address_of(&request.address, target);
+    let channel = request.channel;
+    let is_same =
+        |known: &&Destination| known.saved.is_none() && known.address == address && known.channel == channel;
+    match destinations.iter().find(is_same) {
+        Some(known)
+            if known.headers == request.headers
+                && known.secret == request.signing.secret
+                && known.signing == request.signing.signing => {}
+        Some(_) => {
+            let detail = "is given twice, with different headers, signatures or secrets; give it once";
+            errors.add(at, FieldErrorCode::Duplicate, detail);
+        }
+        None => destinations.push(Destination {
+            id: id(),
+            channel,
+            address: address.to_owned(),
+            queue: channels::spec(channel).queue_name(app, address, target),
+            headers: request.headers.clone(),
+            secret: request.signing.secret.clone(),
+            signing: request.signing.signing.clone(),
+            saved: None,
+        }),
+    }
+}
+
+/// Returns an address in its normalised spelling. `target` is the checked URL, where the address is one.
+pub(super) fn address_of<'a>(address: &'a ParsedAddress, target: Option<&'a egress::Target>) -> &'a str {
+    match (target, address) {
+        (Some(target), _) => target.as_str(),
+        (None, ParsedAddress::Url(text) | ParsedAddress::Text(text)) => text,
+    }
+}
+
+/// Checks the address of a request; a saved destination was checked before.
+async fn check_request(
+    egress: &Egress,
+    app: AppNo,
+    request: &DestinationRequest,
+    until: Moment,
+) -> Result<Option<egress::Target>, AddressError> {
+    match request {
+        DestinationRequest::Inline(request) => check(egress, app, &request.address, until).await,
+        DestinationRequest::Saved(_) | DestinationRequest::Default => Ok(None),
+    }
 }
 
 /// Checks a URL and resolves its name; `None` for an address without a URL. A panic is an error of this address
 /// alone: it ends neither the connection nor a batch.
-async fn check(
+pub(super) async fn check(
     egress: &Egress,
     app: AppNo,
     address: &ParsedAddress,

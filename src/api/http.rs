@@ -28,7 +28,9 @@ pub use concurrency_limit::ConcurrencyLimiter;
 pub use idempotency::InProgressKeys;
 pub use memory_budget::{MEMORY_MAX, MemoryBudget};
 pub use object_reader::ObjectReader;
-pub use problem::{FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of};
+pub use problem::{
+    FieldError, FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of,
+};
 pub use query::traceparent;
 pub use serve::{Front, Site, is_set, serve};
 pub use state::{Api, Batches, CONNECTIONS_MAX, WAITS_MAX};

@@ -1,7 +1,4 @@
 //! Registrations: JSON in, a [`NewWatch`] or every invalid field out; and their trace span.
-//!
-//! A field that this version does not support (saved destinations) is parsed and checked like the others, and
-//! then refused by itself, so that a client learns of all its errors at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +15,7 @@ use crate::domain::{
     credential_variable,
 };
 use crate::providers::{Definition, ParamError};
+use crate::store::DestinationDeleted;
 use crate::telemetry::traces::Context;
 
 /// Maximum size of the client's metadata, in bytes.
@@ -49,7 +47,7 @@ pub async fn read(
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
     let (watch, requests) = parse(api, app, text, now, &mut errors);
-    let destinations = destinations(api, app, &requests, (now, until), &mut errors).await;
+    let destinations = destinations(api, app, &requests, (now, until), &mut errors).await?;
     errors.check()?;
     // Without an error, the watch is there.
     let Some(watch) = watch else {
@@ -73,7 +71,7 @@ fn parse(
     let job = job(definition.as_deref(), &mut fields);
     let requests = destination_requests(api, &mut fields);
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
-    let events = events(&mut fields);
+    let events = events(&mut fields).unwrap_or_else(EventSet::endings);
     let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
     let deadline = definition.map_or(DEADLINE, |definition| definition.poll.deadline);
     let terms = Terms {
@@ -169,8 +167,9 @@ fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Op
     }
 }
 
-fn events(fields: &mut ObjectReader<'_, '_>) -> EventSet {
-    let Some(list) = fields.list("events", usize::MAX) else { return EventSet::endings() };
+/// Takes a list of event types and families; `None` if it is absent.
+pub(super) fn events(fields: &mut ObjectReader<'_, '_>) -> Option<EventSet> {
+    let list = fields.list("events", usize::MAX)?;
     let mut events = EventSet::NONE;
     if list.is_empty() {
         let detail = "must have at least one event; leave it out to get every ending";
@@ -184,7 +183,16 @@ fn events(fields: &mut ObjectReader<'_, '_>) -> EventSet {
             fields.errors.keep::<()>(at, Err(not_one_of(&pattern, allowed)));
         }
     }
-    events
+    Some(events)
+}
+
+/// The problem of a registration whose saved destination was deleted while it was read.
+pub(super) fn destination_deleted(_: DestinationDeleted) -> Problem {
+    Problem::field(
+        "/notify",
+        FieldErrorCode::UnknownDestination,
+        "names a saved destination that was just deleted",
+    )
 }
 
 /// Checks the client's metadata, which is stored byte for byte.

@@ -14,10 +14,10 @@ use crate::domain::{Masked, Timestamp, draw_private_key};
 use crate::store::{Idempotent, RotateSecret, StoreError};
 
 /// The bounds of the grace. A receiver that still uses the old secret after 30 days is not maintained.
-const GRACE: (&str, &str) = ("0s", "30d");
+pub(super) const GRACE: (&str, &str) = ("0s", "30d");
 
 /// Default of the grace.
-const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+pub(super) const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 /// A signing secret and the public key of the key pair.
 #[derive(Serialize, ToSchema)]
@@ -35,9 +35,9 @@ struct SigningSecret<'a> {
 /// A signing secret and a key pair that were replaced.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct PreviousSecret {
+pub(super) struct PreviousSecret {
     /// End of the grace: the previous secret and key sign until then.
-    expires_at: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
 impl<'a> SigningSecret<'a> {

@@ -94,7 +94,7 @@ pub async fn send(call: Call) -> Answer {
     let (api, app) = (&write.api, write.app());
     let now = api.clock.now();
     let requests = write.object(|fields| {
-        let mut reader = DestinationReader::new(api);
+        let mut reader = DestinationReader::new(&api.channels);
         let at = fields.at("destination");
         match fields.take("destination") {
             Some(raw) => reader.one(raw, at, fields.errors),
@@ -104,7 +104,7 @@ pub async fn send(call: Call) -> Answer {
     })?;
     let mut errors = FieldErrors::default();
     let until = api.clock.moment().plus(LOOK_UP_FOR);
-    let mut found = destinations(api, app, &requests, (now, until), &mut errors).await;
+    let mut found = destinations(api, app, &requests, (now, until), &mut errors).await?;
     errors.check()?;
     // Without an error, there is one.
     let destination = found.pop().ok_or_else(Problem::not_found)?;

@@ -20,18 +20,19 @@ use super::register::{self, find_provider};
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
-    Destination, EventSet, EventType, JobError, JobStatus, NewWatch, Output, Payload, PollStats,
-    TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
+    Destination, DestinationId, EventSet, EventType, JobError, JobStatus, NewWatch, Output, Payload,
+    PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
-    AmendRefusal, AmendWatch, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse,
-    TimelinePosition, WatchFilter,
+    AmendRefusal, AmendWatch, DestinationDeleted, Idempotent, NotFound, PollNow, Register, StopWatch,
+    StoredResponse, TimelinePosition, WatchFilter,
 };
 
 /// The bounds of `wait`, the time to wait for the end of a watch.
 const WAIT: (&str, &str) = ("1ms", "60s");
 
-/// A registration. `jobId` and a destination (or `"notify": []`) are required.
+/// A registration. `jobId` is required, and so is a destination (or `"notify": []`), unless the app has a default
+/// destination.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "`register` reads it field by field; a test compares the two")]
@@ -49,6 +50,8 @@ pub struct Registration {
     /// URL of a Slack webhook, or a Slack channel if a bot token is configured.
     #[schema(min_length = 1)]
     slack: Option<String>,
+    /// Id of a saved destination.
+    destination_id: Option<DestinationId>,
     /// Further destinations. `[]` without any other destination means that nothing is sent.
     #[schema(max_items = 20)]
     notify: Option<Vec<Target>>,
@@ -250,7 +253,7 @@ pub async fn create(call: Call) -> Answer {
     write.reserve_answer(registered_size(&watch))?;
     let context = register::trace_context(&write.api, &watch);
     let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
-    let Ok(watch) = write.api.store.register(register).await??;
+    let watch = write.api.store.register(register).await??.map_err(register::destination_deleted)?;
     register::record_span(&write.api, context, &watch, "/v1/watches", (at, took.elapsed()));
     Ok(registered(&watch).into_response())
 }
@@ -378,7 +381,7 @@ pub async fn amend(call: Call) -> Answer {
     let mut errors = FieldErrors::default();
     let Amendment { expires_in, notify, metadata } =
         read_amendment(api, &text, &mut errors).unwrap_or_default();
-    let destinations = destinations(api, app, &notify, (now, Moment::MAX), &mut errors).await;
+    let destinations = destinations(api, app, &notify, (now, Moment::MAX), &mut errors).await?;
     errors.check()?;
     let added = destinations_size(&destinations) + metadata.as_deref().map_or(0, str::len);
     reserve_shown(&call, id, added).await?;
@@ -406,6 +409,7 @@ pub async fn amend(call: Call) -> Answer {
             let detail = format!("{address} is a destination already, with other headers or another secret");
             Problem::field("/notify", FieldErrorCode::Conflict, detail)
         }
+        Err(AmendRefusal::DestinationDeleted) => register::destination_deleted(DestinationDeleted),
     };
     Err(problem.into())
 }
@@ -424,7 +428,7 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
         Some(raw) => fields.keep("metadata", register::check_metadata(raw)),
     };
-    let mut notify = DestinationReader::new(api);
+    let mut notify = DestinationReader::new(&api.channels);
     if let Some(list) = fields.list("notify", ENTRIES_MAX) {
         if list.is_empty() {
             fields.error("notify", FieldErrorCode::Empty, "must have at least one destination");
@@ -512,6 +516,7 @@ mod tests {
             headers: (0..32).map(|n| (format!("x-{n}"), "secret".to_owned())).collect(),
             secret: None,
             signing: Some(Box::new(Signing { form: SignatureForm::Standard, keys: KeyKind::ALL.to_vec() })),
+            saved: None,
         };
         let url = format!("https://app.example.com/?{}", "\\".repeat(2_000));
         let mut destinations = vec![one(ChannelKind::Webhook, &url); 20];

@@ -98,12 +98,16 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     Ok((header, value))
 }
 
-/// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation), the
-/// newest first.
+/// Returns the secrets that sign, the newest first: those of the destination, or else those of the app (each two during
+/// a rotation).
 fn secrets<'m>(message: &Message<'m>) -> impl Iterator<Item = &'m str> + use<'m> {
-    let own = message.delivery.destination.secret.as_deref();
-    let (app, now) = (message.app.filter(|_| own.is_none()), message.now);
-    own.into_iter().chain(app.into_iter().flat_map(move |app| app.secrets(now)).map(Masked::reveal))
+    let (destination, now) = (&message.delivery.destination, message.now);
+    let own = destination.secret.as_deref();
+    let old = destination.saved.as_ref().and_then(|saved| saved.old_secret.as_ref());
+    let old = old.filter(|(_, until)| own.is_some() && now < *until).map(|(secret, _)| secret.reveal());
+    let app = message.app.filter(|_| own.is_none());
+    let of_app = app.into_iter().flat_map(move |app| app.secrets(now)).map(Masked::reveal);
+    own.into_iter().chain(old).chain(of_app)
 }
 
 /// Returns the value of `webhook-signature`.

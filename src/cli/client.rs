@@ -152,6 +152,14 @@ impl Client {
         answer.map_err(|failure| body.unwrap_or_default().name_arguments(failure))
     }
 
+    /// Sends a PATCH request.
+    pub async fn patch(&self, path: &str, body: Body) -> Result<Answer, Failure> {
+        let request = self.request(Method::PATCH, path);
+        let request = request.header(CONTENT_TYPE, "application/json").body(body.json.clone());
+        let answer = self.exchange(request, Duration::ZERO).await;
+        answer.map_err(|failure| body.name_arguments(failure))
+    }
+
     /// Sends a DELETE request.
     pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
         self.exchange(self.request(Method::DELETE, path), Duration::ZERO).await

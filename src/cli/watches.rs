@@ -24,7 +24,7 @@ Example:
   ringback watch job_abc123def456 --follow \\
     --webhook https://app.example.com/hooks/muvi
 
-Without --webhook, --email and --slack nothing is sent: use --follow, or ringback show later.
+Without --webhook, --email, --slack and --destination nothing is sent: use --follow, or ringback show later.
 
 When the watch expires, the job is polled once more. If this poll fails, it is repeated for 60 s, so the watch can end up to a minute after --expires-in.
 
@@ -43,6 +43,9 @@ pub struct Watch {
     /// Post to this Slack webhook or #channel; can be repeated
     #[arg(long, value_name = "URL")]
     slack: Vec<String>,
+    /// Send to this saved destination; can be repeated
+    #[arg(long, value_name = "DESTINATION_ID")]
+    destination: Vec<String>,
     /// Provider of the job [default: the default of the server]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -102,7 +105,10 @@ impl Watch {
     }
 
     fn is_silent(&self) -> bool {
-        self.webhook.is_empty() && self.email.is_empty() && self.slack.is_empty()
+        self.webhook.is_empty()
+            && self.email.is_empty()
+            && self.slack.is_empty()
+            && self.destination.is_empty()
     }
 
     fn body(&self) -> Result<Body, Failure> {
@@ -115,7 +121,8 @@ impl Watch {
         // Fields with one value take the first one, so that errors of the server name the argument.
         let webhooks = self.webhook.iter().skip(1).map(|url| json!({ "type": "webhook", "url": url }));
         let slacks = self.slack.iter().skip(1).map(|url| json!({ "type": "slack", "url": url }));
-        let more: Vec<Value> = webhooks.chain(slacks).collect();
+        let saved = self.destination.iter().map(|id| json!({ "destinationId": id }));
+        let more: Vec<Value> = webhooks.chain(slacks).chain(saved).collect();
         let numbered = |flag, count: usize| (2..=count).map(move |n| format!("{flag} (number {n})"));
         let flags_of_more =
             numbered("--webhook", self.webhook.len()).chain(numbered("--slack", self.slack.len()));
@@ -141,7 +148,13 @@ impl Watch {
             ("payload", "--payload", given(json!(self.payload))),
         ]);
         let name = |body: Body, (n, flag)| body.with_argument(format!("/notify/{n}/url"), flag);
-        Ok(flags_of_more.enumerate().fold(body, name))
+        let body = flags_of_more.enumerate().fold(body, name);
+        let first = more.len() - self.destination.len();
+        let name = |body: Body, n: usize| {
+            let flag = format!("--destination (number {})", n + 1);
+            body.with_argument(format!("/notify/{}/destinationId", first + n), flag)
+        };
+        Ok((0..self.destination.len()).fold(body, name))
     }
 }
 

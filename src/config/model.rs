@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::destinations::DestinationSection;
 use super::source::{ConfigError, Source};
 use crate::channels::SettingValues;
 use crate::domain::{DispatchPolicy, Masked, Rate, similar};
@@ -51,6 +52,8 @@ pub struct Config {
     pub providers_path_is_known: bool,
     /// Settings of providers, by name.
     pub providers: BTreeMap<String, ProviderConfig>,
+    /// Saved destinations of the file.
+    pub destinations: Vec<DestinationSection>,
     /// Warnings for the log, such as variables that resemble settings.
     pub warnings: Vec<String>,
     /// Every setting with its value and source, in the order of the table, then those of the providers by name.
@@ -174,6 +177,7 @@ impl Config {
             providers_path: None,
             providers_path_is_known: true,
             providers: BTreeMap::new(),
+            destinations: Vec::new(),
             warnings: Vec::new(),
             effective: Vec::new(),
             provider_sources: BTreeMap::new(),

@@ -5,7 +5,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::secret_file::{has_file, value_or_file};
 use super::settings::{self, Setting, Store};
-use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
+use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, destinations, parse};
 use crate::channels;
 use crate::domain::check_setting;
 
@@ -112,6 +112,10 @@ impl Reader {
         source: &impl Fn(usize) -> Source,
     ) {
         for (key, value) in table {
+            if path.is_empty() && key.get_ref() == destinations::KEY {
+                self.destinations(value.get_ref(), source(key.span().start), source);
+                continue;
+            }
             path.push(key.get_ref());
             if let DeValue::Table(inner) = value.get_ref()
                 && (!inner.is_empty() || is_section(path))
@@ -122,6 +126,14 @@ impl Reader {
             }
             path.pop();
         }
+    }
+
+    fn destinations(&mut self, value: &DeValue<'_>, at: Source, source: &impl Fn(usize) -> Source) {
+        let (sections, shown, errors) = destinations::read(value, at, source);
+        self.config.destinations = sections;
+        let effective = |(key, value, source)| Effective { key, value: Some(value), source };
+        self.config.effective.extend(shown.into_iter().map(effective));
+        self.errors.extend(errors.into_iter().map(|(source, message)| ConfigError { source, message }));
     }
 
     fn leaf(&mut self, path: &[&str], value: &DeValue<'_>, source: Source) {

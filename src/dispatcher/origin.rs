@@ -16,8 +16,8 @@
 //! - Probes of URLs that do not answer use at most a quarter of the places together ([`probes_max`]). Each takes a
 //!   whole timeout, and with many such URLs they would otherwise use the half of the untried ones without end.
 //!
-//! The quick queues and the others take turns; within each kind, the queues take turns. Mail and chats have queues
-//! that are alone in their origin, and these rules do not apply to them.
+//! The quick queues and the others take turns; within each kind, the queues take turns. Mail, chats and saved
+//! destinations have queues that are alone in their origin, and these rules do not apply to them.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -46,6 +46,15 @@ pub(super) fn origin_of(queue: &str) -> &str {
     }
 }
 
+/// Returns the name of the breaker for connections to the host of a delivery: the origin of its queue, or of its
+/// address if it goes to a saved destination.
+pub(super) fn host_of(delivery: &PendingDelivery, origin: &Arc<str>) -> Arc<str> {
+    match &delivery.destination.saved {
+        Some(saved) => origin_of(&saved.target).into(),
+        None => Arc::clone(origin),
+    }
+}
+
 /// What the queues of an origin use together.
 #[derive(Debug, Default)]
 pub(super) struct Origin {
@@ -55,6 +64,8 @@ pub(super) struct Origin {
     pub(super) loaded: Places,
     /// Number of its probes, in flight or loaded.
     pub(super) probes: usize,
+    /// Maximum number of places in flight, if it is that of a saved destination with such a limit.
+    pub(super) concurrency: Option<u32>,
     /// Manual retries to queues that are held back, or that share places with slow ones. They are sent nevertheless, as
     /// soon as a place is free.
     pub(super) urgent: VecDeque<Box<PendingDelivery>>,
@@ -77,6 +88,11 @@ impl Origin {
             && self.sendable.is_empty()
             && self.loadable.is_empty()
             && !is_listed
+    }
+
+    /// Returns how many attempts may be in flight. `most` is the limit of every origin.
+    pub(super) fn places(&self, most: usize) -> usize {
+        self.concurrency.map_or(most, |limit| most.min(usize::try_from(limit).unwrap_or(most)).max(1))
     }
 
     /// Returns whether a delivery waits, or may wait soon because a page is being read.
@@ -277,6 +293,7 @@ mod tests {
             ("1 https://a.example:443", "1 https://a.example:443"),
             ("1 slack 0123456789abcdef", "1 slack 0123456789abcdef"),
             ("1 smtp", "1 smtp"),
+            ("1 dst_00000000000000000000000000", "1 dst_00000000000000000000000000"),
         ];
         for (queue, origin) in table {
             assert_eq!(origin_of(queue), origin);

@@ -8,6 +8,10 @@
 //!   server. An app sends while it has fewer in flight than places are free: alone it uses half of the places, and
 //!   recipients of one app that the mail server checks slowly leave places for the others.
 //!
+//! A saved destination has a queue of its own and may have a rate of its own. Its name without the app stands for that
+//! rate, as an address does: the queue is closed for the time between two attempts. The pace of its channel holds for
+//! its address, which other queues can share.
+//!
 //! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not check it repeatedly.
 //! If its address opens later than [`SOON`], its deliveries return to the store meanwhile: those of many closed
 //! addresses would otherwise use up the share of loaded deliveries of their app. Nothing here is stored: after a
@@ -21,7 +25,7 @@ use std::time::Duration;
 
 use super::fair_queue::app_of;
 use crate::channels::{self, Pacing};
-use crate::domain::{AppNo, ChannelKind, Timestamp};
+use crate::domain::{AppNo, ChannelKind, Destination, Timestamp};
 
 /// Maximum time for which a `Retry-After` closes an address. The delivery that received it waits for the
 /// requested time. After the maximum, other deliveries are sent again and show whether the address still
@@ -72,23 +76,47 @@ fn address(queue: &str) -> &str {
 }
 
 impl Pacer {
-    /// Returns whether a queue may send now. If so, the message counts as sent. If not, the queue is returned
-    /// later, by [`Self::open`] or by [`Self::finished`].
-    pub(super) fn admit(&mut self, queue: &Arc<str>, channel: ChannelKind, now: Timestamp) -> bool {
+    /// Returns whether a queue may send to a destination now. If so, the message counts as sent. If not, the queue is
+    /// returned later, by [`Self::open`] or by [`Self::finished`].
+    pub(super) fn admit(&mut self, queue: &Arc<str>, to: &Destination, now: Timestamp) -> bool {
+        let Some(saved) = &to.saved else { return self.admit_channel(queue, &to.queue, to.channel, now) };
+        if self.waits_for(queue, queue, now) || !self.admit_channel(queue, &saved.target, to.channel, now) {
+            return false;
+        }
+        if let Some(spacing) = saved.rate.spacing {
+            self.close_until(address(queue), now.plus(spacing));
+        }
+        true
+    }
+
+    /// Returns whether the address of `target` is closed. The queue then waits for it.
+    fn waits_for(&mut self, queue: &Arc<str>, target: &str, now: Timestamp) -> bool {
+        let Some(closed) = self.closed.get_mut(address(target)).filter(|closed| closed.until > now) else {
+            return false;
+        };
+        if !closed.queues.contains(queue) {
+            closed.queues.push(Arc::clone(queue));
+        }
+        true
+    }
+
+    /// Does the same by the pace of the channel alone. `target` names the address.
+    fn admit_channel(
+        &mut self,
+        queue: &Arc<str>,
+        target: &str,
+        channel: ChannelKind,
+        now: Timestamp,
+    ) -> bool {
         match channels::spec(channel).pacing {
             Pacing::Unlimited => true,
-            Pacing::PerAddress(interval) => match self.closed.get_mut(address(queue)) {
-                Some(closed) if closed.until > now => {
-                    if !closed.queues.contains(queue) {
-                        closed.queues.push(Arc::clone(queue));
-                    }
-                    false
+            Pacing::PerAddress(interval) => {
+                let is_open = !self.waits_for(queue, target, now);
+                if is_open {
+                    self.close_until(address(target), now.plus(interval));
                 }
-                Some(_) | None => {
-                    self.close_until(address(queue), now.plus(interval));
-                    true
-                }
-            },
+                is_open
+            }
             Pacing::Concurrent(limit) => {
                 let in_flight = self.limited.entry(channel).or_default();
                 let of_app = in_flight.by_app.entry(app_of(queue)).or_default();
@@ -207,6 +235,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{DestinationId, Id, SavedNo, SavedQueue, parse_rate};
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -216,10 +245,62 @@ mod tests {
         name.into()
     }
 
+    /// Returns an inline destination of a queue.
+    fn to(queue: &str, channel: ChannelKind) -> Destination {
+        Destination {
+            id: DestinationId(Id::from_bytes([7; 16])),
+            channel,
+            address: String::new(),
+            queue: queue.to_owned(),
+            headers: Vec::new(),
+            secret: None,
+            signing: None,
+            saved: None,
+        }
+    }
+
+    /// Returns a saved destination with a rate.
+    fn saved(queue: &str, channel: ChannelKind, target: &str, rate: &str) -> Destination {
+        let saved = SavedQueue {
+            no: SavedNo(1),
+            target: target.to_owned(),
+            rate: parse_rate(rate).expect("a rate"),
+            concurrency: None,
+            is_ordered: false,
+            old_secret: None,
+        };
+        Destination { saved: Some(Box::new(saved)), ..to(queue, channel) }
+    }
+
+    #[test]
+    fn a_saved_destination_keeps_its_rate() {
+        let (mut pacer, one) = (Pacer::default(), queue("1 dst_1"));
+        let hook = saved(&one, ChannelKind::Webhook, "1 https://a.example:443 x", "10/s");
+        assert!(pacer.admit(&one, &hook, at(0)) && !pacer.admit(&one, &hook, at(99)));
+        assert_eq!((pacer.open(at(99)), pacer.open(at(100))), (vec![], vec![Arc::clone(&one)]));
+        assert!(pacer.admit(&one, &hook, at(100)));
+        let slow = saved(&one, ChannelKind::Webhook, "1 https://a.example:443 x", "1/m");
+        pacer.open(at(200));
+        assert!(pacer.admit(&one, &slow, at(200)));
+        assert_eq!(pacer.closed_until(&one, at(200)), Some(at(60_200)));
+    }
+
+    #[test]
+    fn a_saved_chat_shares_the_pace_of_its_address() {
+        let (mut pacer, inline, own) = (Pacer::default(), queue("1 slack ops"), queue("1 dst_1"));
+        let chat = saved(&own, ChannelKind::Slack, "1 slack ops", "off");
+        assert!(pacer.admit(&inline, &to(&inline, ChannelKind::Slack), at(0)));
+        assert!(!pacer.admit(&own, &chat, at(999)));
+        assert_eq!(pacer.open(at(1_000)), [Arc::clone(&own)]);
+        assert!(pacer.admit(&own, &chat, at(1_000)));
+        assert!(!pacer.admit(&inline, &to(&inline, ChannelKind::Slack), at(1_000)));
+    }
+
     #[test]
     fn a_chat_gets_a_message_a_second_and_delays_no_other() {
         let (mut pacer, ops, dev) = (Pacer::default(), queue("1 slack ops"), queue("1 slack dev"));
-        let admit = |pacer: &mut Pacer, queue, millis| pacer.admit(queue, ChannelKind::Slack, at(millis));
+        let admit =
+            |pacer: &mut Pacer, queue, millis| pacer.admit(queue, &to(queue, ChannelKind::Slack), at(millis));
         assert!(admit(&mut pacer, &ops, 0) && admit(&mut pacer, &dev, 400));
         assert!(!admit(&mut pacer, &ops, 999));
         assert_eq!((pacer.next(), pacer.open(at(999))), (Some(at(1_000)), vec![]));
@@ -232,7 +313,8 @@ mod tests {
     #[test]
     fn two_apps_take_turns_at_the_pace_of_one_chat() {
         let (mut pacer, one, two) = (Pacer::default(), queue("1 slack ops"), queue("2 slack ops"));
-        let admit = |pacer: &mut Pacer, queue, millis| pacer.admit(queue, ChannelKind::Slack, at(millis));
+        let admit =
+            |pacer: &mut Pacer, queue, millis| pacer.admit(queue, &to(queue, ChannelKind::Slack), at(millis));
         assert!(admit(&mut pacer, &one, 0));
         assert!(!admit(&mut pacer, &two, 0) && !admit(&mut pacer, &one, 0) && !admit(&mut pacer, &two, 500));
         assert_eq!(pacer.open(at(1_000)), [Arc::clone(&two), Arc::clone(&one)]);
@@ -249,14 +331,14 @@ mod tests {
         let slack = |pacer: &mut Pacer, millis| pacer.admit_test(&ops, ChannelKind::Slack, at(millis));
         assert_eq!(slack(&mut pacer, 0), Ok(()));
         assert_eq!(slack(&mut pacer, 400), Err(at(1_000)));
-        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(400)), "a message waits for the test");
+        assert!(!pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(400)), "a message waits for the test");
         assert_eq!(pacer.open(at(1_000)), [Arc::clone(&ops)]);
         assert_eq!(slack(&mut pacer, 1_000), Ok(()));
         for _ in 0..4 {
             assert_eq!(pacer.admit_test(&mail, ChannelKind::Email, at(0)), Ok(()));
         }
         assert_eq!(pacer.admit_test(&mail, ChannelKind::Email, at(0)), Err(at(500)));
-        assert!(!pacer.admit(&mail, ChannelKind::Email, at(0)));
+        assert!(!pacer.admit(&mail, &to(&mail, ChannelKind::Email), at(0)));
         assert_eq!(pacer.finished(ChannelKind::Email, AppNo(1)), [Arc::clone(&mail)]);
         assert_eq!(pacer.admit_test(&mail, ChannelKind::Email, at(0)), Ok(()));
         let hook = queue("a webhook's");
@@ -266,11 +348,11 @@ mod tests {
     #[test]
     fn retry_after_closes_a_chat_for_an_hour_at_most() {
         let (mut pacer, ops) = (Pacer::default(), queue("1 slack ops"));
-        assert!(pacer.admit(&ops, ChannelKind::Slack, at(0)));
-        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(50)));
+        assert!(pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(0)));
+        assert!(!pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(50)));
         pacer.rate_limited(&ops, ChannelKind::Slack, Duration::from_secs(30), at(100));
         assert_eq!(pacer.open(at(1_000)), [] as [Arc<str>; 0]);
-        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(30_099)));
+        assert!(!pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(30_099)));
         assert_eq!(pacer.open(at(30_100)), [Arc::clone(&ops)]);
         pacer.rate_limited(&ops, ChannelKind::Slack, Duration::from_secs(1 << 30), at(30_100));
         assert_eq!(pacer.next(), Some(at(3_630_100)));
@@ -283,31 +365,32 @@ mod tests {
     fn a_clock_that_is_set_back_closes_nothing() {
         let (mut pacer, ops) = (Pacer::default(), queue("1 slack ops"));
         pacer.open(at(10_000_000));
-        assert!(pacer.admit(&ops, ChannelKind::Slack, at(10_000_000)));
-        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(10_000_000)));
+        assert!(pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(10_000_000)));
+        assert!(!pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(10_000_000)));
         assert_eq!(pacer.open(at(1_000)), [Arc::clone(&ops)]);
-        assert!(pacer.admit(&ops, ChannelKind::Slack, at(1_000)));
+        assert!(pacer.admit(&ops, &to(&ops, ChannelKind::Slack), at(1_000)));
     }
 
     #[test]
     fn mails_in_flight_are_limited_and_apps_take_turns() {
         let (mut pacer, one, two) = (Pacer::default(), queue("1 smtp"), queue("2 smtp"));
         for _ in 0..4 {
-            assert!(pacer.admit(&one, ChannelKind::Email, at(0)));
+            assert!(pacer.admit(&one, &to(&one, ChannelKind::Email), at(0)));
         }
-        assert!(!pacer.admit(&one, ChannelKind::Email, at(0)), "half of the places");
+        assert!(!pacer.admit(&one, &to(&one, ChannelKind::Email), at(0)), "half of the places");
         for _ in 0..2 {
-            assert!(pacer.admit(&two, ChannelKind::Email, at(0)), "another app has places");
+            assert!(pacer.admit(&two, &to(&two, ChannelKind::Email), at(0)), "another app has places");
         }
-        assert!(!pacer.admit(&two, ChannelKind::Email, at(0)));
+        assert!(!pacer.admit(&two, &to(&two, ChannelKind::Email), at(0)));
         let finished = |pacer: &mut Pacer, app| pacer.finished(ChannelKind::Email, AppNo(app));
         assert_eq!(finished(&mut pacer, 1), [Arc::clone(&one), Arc::clone(&two)]);
-        assert!(pacer.admit(&two, ChannelKind::Email, at(0)), "it has fewer than are free");
+        assert!(pacer.admit(&two, &to(&two, ChannelKind::Email), at(0)), "it has fewer than are free");
         for queue in [&two, &one] {
-            assert!(!pacer.admit(queue, ChannelKind::Email, at(0)));
+            assert!(!pacer.admit(queue, &to(queue, ChannelKind::Email), at(0)));
         }
         assert_eq!(finished(&mut pacer, 2), [two, one]);
         assert_eq!(finished(&mut pacer, 2), [] as [Arc<str>; 0]);
-        assert!(pacer.admit(&queue("a webhook's"), ChannelKind::Webhook, at(0)));
+        let hook = queue("a webhook's");
+        assert!(pacer.admit(&hook, &to(&hook, ChannelKind::Webhook), at(0)));
     }
 }

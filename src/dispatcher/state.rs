@@ -9,13 +9,15 @@
 mod forgotten;
 mod probes;
 pub(super) mod results;
+mod saved;
+mod skip;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue, app_of};
-use super::origin::{Origin, QuickQueues, Standing, Ticket, Turn, origin_of, probes_max};
+use super::origin::{Origin, QuickQueues, Standing, Ticket, Turn, host_of, origin_of, probes_max};
 use super::pacing::Pacer;
 use super::probe_waits::ProbeWaits;
 use super::timers::Timers;
@@ -87,6 +89,9 @@ pub(super) struct DispatchState {
     /// Pauses of origins after a fault of our own, and pages that could not be read, for the log.
     pauses: LogWindow,
     pub(super) unread_pages: LogWindow,
+    /// Whether deliveries of a saved destination are to be skipped or retried, and whether this is in progress.
+    pub(super) is_sweep_due: bool,
+    pub(super) is_sweeping: bool,
 }
 
 /// Deliveries to one destination, in order.
@@ -115,6 +120,9 @@ struct DestinationQueue {
     is_probing: bool,
     /// Whether the next probe is a retry, if there is one.
     retries_first: bool,
+    /// Queue of an inline destination with the address of a saved one, as its last loaded delivery had it. `None` for
+    /// the queue of inline destinations.
+    target: Option<Arc<str>>,
 }
 
 /// A page that is being read.
@@ -125,6 +133,8 @@ struct PageInFlight {
     limit: usize,
     /// Whether a delivery became due meanwhile, and may be missing from the page.
     became_due: bool,
+    /// Whether its saved destination has changed meanwhile: the page is read again.
+    is_stale: bool,
     /// Deliveries that were skipped meanwhile, and may be on the page.
     skipped: Vec<(WatchId, CancelScope)>,
     /// Manual retries that were requested meanwhile, and may be on the page.
@@ -167,22 +177,6 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
             CancelScope::Progress => !delivery.event_type.is_ending(),
             CancelScope::To(destination) => delivery.destination.id == destination,
         }
-}
-
-/// Removes and returns the skipped deliveries of a watch.
-#[expect(clippy::vec_box, reason = "the boxes come from the queue")]
-fn remove_skipped(
-    waiting: &mut VecDeque<Box<PendingDelivery>>,
-    watch: WatchId,
-    scope: CancelScope,
-) -> Vec<Box<PendingDelivery>> {
-    if !waiting.iter().any(|delivery| is_skipped(delivery, watch, scope)) {
-        return Vec::new();
-    }
-    let (skipped, kept): (VecDeque<_>, VecDeque<_>) =
-        std::mem::take(waiting).into_iter().partition(|delivery| is_skipped(delivery, watch, scope));
-    *waiting = kept;
-    skipped.into()
 }
 
 impl DispatchState {
@@ -230,24 +224,36 @@ impl DispatchState {
                 self.mark_has_more(&queue.into());
             }
             DispatcherMessage::Skip { watch, which } => self.skip(watch, which),
+            DispatcherMessage::DestinationChanged { queue, disabled } => {
+                self.is_sweep_due |= disabled.is_some();
+                self.reload(&queue.into());
+            }
+            DispatcherMessage::SweepDue => self.is_sweep_due = true,
         }
     }
 
     /// Loads a delivery that was just committed. If it cannot be loaded now, a later page contains it.
     fn add_committed(&mut self, delivery: Box<PendingDelivery>, now: Timestamp) {
         let most = self.loaded_per_origin();
+        let saved = delivery.destination.saved.as_deref();
         let is_full = self.is_full() || !self.shares.may_load(delivery.app, LOADED_MAX);
         let is_loaded = self.loaded.contains(&delivery.id);
         if is_loaded {
             self.retry_requested.insert(delivery.id);
         }
         let name: Arc<str> = delivery.destination.queue.as_str().into();
-        let is_paced = channels::spec(delivery.destination.channel).pacing != Pacing::Unlimited;
+        let is_paced = channels::spec(delivery.destination.channel).pacing != Pacing::Unlimited
+            || saved.is_some_and(|saved| saved.rate.spacing.is_some());
         let queue = self.queue(&name);
         let (origin, own, standing) = (Arc::clone(&queue.origin), queue.reserved(), queue.standing(&name));
         let is_behind_others = queue.has_more || queue.page.is_some();
-        let admission = self.admission(&origin, &name, now);
-        let is_closed = self.pacer.closed_until(&name, now).is_some();
+        if let Some(saved) = saved {
+            self.set_limits(&name, saved);
+        }
+        let host = host_of(&delivery, &origin);
+        let admission = self.admission(&host, &name, now);
+        let target = saved.and_then(|saved| self.pacer.closed_until(&saved.target, now));
+        let is_closed = target.or_else(|| self.pacer.closed_until(&name, now)).is_some();
         let places = self.origin(&origin).loaded.free(most, own, standing);
         if is_full || is_loaded {
             self.mark_has_more(&name);
@@ -298,6 +304,9 @@ impl DispatchState {
         }
         self.shares.load(delivery.app, delivery.body.len());
         self.occupied.insert(Arc::clone(name));
+        if let Some(saved) = &delivery.destination.saved {
+            self.set_limits(name, saved);
+        }
         let queue = self.queue(name);
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         self.origin(&origin).loaded.take(is_quick, 1);
@@ -352,40 +361,6 @@ impl DispatchState {
         self.end_unused_probe(name);
     }
 
-    /// Removes the waiting deliveries of a watch that are in the scope. Deliveries in flight continue.
-    fn skip(&mut self, watch: WatchId, scope: CancelScope) {
-        let mut removed: Vec<(Arc<str>, Vec<Box<PendingDelivery>>)> = Vec::new();
-        let mut urgent = Vec::new();
-        self.occupied.retain(|name| {
-            let Some(queue) = self.queues.get_mut(name) else { return false };
-            let skipped = remove_skipped(&mut queue.waiting, watch, scope);
-            if let Some(page) = &mut queue.page {
-                page.skipped.push((watch, scope));
-                page.urgent.retain(|delivery| !is_skipped(delivery, watch, scope));
-            }
-            if !skipped.is_empty() {
-                removed.push((Arc::clone(name), skipped));
-            }
-            if queue.urgent > 0
-                && let Some(origin) = self.origins.get_mut(&queue.origin)
-            {
-                urgent.extend(remove_skipped(&mut origin.urgent, watch, scope));
-            }
-            !queue.waiting.is_empty() || queue.page.is_some() || queue.urgent > 0
-        });
-        for delivery in urgent {
-            let name = delivery.destination.queue.as_str().into();
-            self.queue(&name).urgent -= 1;
-            removed.push((name, vec![delivery]));
-        }
-        for (name, skipped) in removed {
-            self.unload(&name, &skipped);
-            self.end_unused_probe(&name);
-            self.mark_loadable(&name);
-            self.remove_if_idle(&name);
-        }
-    }
-
     /// Records that the store has more due deliveries of a queue.
     fn mark_has_more(&mut self, name: &Arc<str>) {
         let counts = |queue: &DestinationQueue| queue.has_more || queue.page.is_some();
@@ -430,7 +405,8 @@ impl DispatchState {
     /// Gives an origin its turns, if it has something to send or to load.
     fn list(&mut self, name: &Arc<str>) {
         let Some(origin) = self.origins.get_mut(name) else { return };
-        if !origin.is_urgent && !origin.urgent.is_empty() && origin.in_flight.total() < self.per_origin_max {
+        let places = origin.places(self.per_origin_max);
+        if !origin.is_urgent && !origin.urgent.is_empty() && origin.in_flight.total() < places {
             origin.is_urgent = true;
             self.urgent.push(Arc::clone(name));
         }
@@ -468,7 +444,7 @@ impl DispatchState {
             let name = urgent.pop(|app| shares.may_send(app, *in_flight_max))?;
             let Some(origin) = self.origins.get_mut(&name) else { continue };
             origin.is_urgent = false;
-            if origin.in_flight.total() >= self.per_origin_max {
+            if origin.in_flight.total() >= origin.places(self.per_origin_max) {
                 // `finish` lists it again.
                 continue;
             }
@@ -504,14 +480,14 @@ impl DispatchState {
             let Some(queue) = self.queues.get_mut(&name) else { continue };
             queue.sendable = None;
             let Some(delivery) = queue.waiting.pop_front() else { continue };
-            if self.pacer.admit(&name, delivery.destination.channel, now) {
+            if self.pacer.admit(&name, &delivery.destination, now) {
                 self.start(&name, &delivery, now);
                 deliveries.push(delivery);
                 self.mark_sendable(&name);
             } else {
                 // The pacer returns the queue later.
                 queue.waiting.push_front(delivery);
-                if self.pacer.closed_until(&name, now).is_some() {
+                if self.closed_until(&name, now).is_some() {
                     self.return_to_store(&name);
                 }
             }
@@ -526,8 +502,9 @@ impl DispatchState {
         queue.in_flight.insert(delivery.id);
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         let is_counted = std::mem::take(&mut queue.is_probing);
+        let host = host_of(delivery, &origin);
         let is_probe =
-            [&origin, name].into_iter().any(|name| self.breakers.admission(name, now) == Admission::Probe);
+            [&host, name].into_iter().any(|name| self.breakers.admission(name, now) == Admission::Probe);
         if is_probe && !is_counted {
             self.count_probe(&origin);
         }
@@ -536,7 +513,7 @@ impl DispatchState {
         }
         self.origin(&origin).in_flight.take(is_quick, 1);
         self.shares.start(delivery.app);
-        for name in [&origin, name] {
+        for name in [&host, name] {
             self.breakers.started(name, delivery.id, now);
         }
     }
@@ -554,7 +531,7 @@ impl DispatchState {
             }
             return None;
         }
-        let (most, used, app) = (*per_origin_max, origin.in_flight, app_of(name));
+        let (most, used, app) = (origin.places(*per_origin_max), origin.in_flight, app_of(name));
         let may_probe_origin = admission != Admission::Probe || shares.may_probe(app, *in_flight_max);
         let may_probe_url = origin.probes < probes_max(most) && shares.may_probe(app, *in_flight_max);
         if used.total() >= most {
@@ -564,7 +541,7 @@ impl DispatchState {
         let (mut dropped, origin_name) = (Vec::new(), name);
         let found = origin.sendable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = breakers.admission(name, now);
+            let admission = queue.admission(breakers, name, now);
             if let Admission::Held(Some(until)) = admission {
                 holds.set(name, until);
             }
@@ -666,9 +643,9 @@ impl DispatchState {
         let mut chosen = (0, false);
         let found = origin.loadable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = breakers.admission(name, now);
+            let admission = queue.admission(breakers, name, now);
             let is_probe = is_probe || admission == Admission::Probe;
-            let closed_until = pacer.closed_until(name, now);
+            let closed_until = queue.closed_until(pacer, name, now);
             if let Admission::Held(Some(until)) = admission {
                 holds.set(name, until);
             } else if let Some(until) = closed_until {
@@ -700,14 +677,23 @@ impl DispatchState {
     /// Loads the deliveries of a page. `None` if the page could not be read.
     pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<DueDeliveries>, now: Timestamp) {
         let Some(queue) = self.queues.get_mut(name) else { return };
-        let Some(PageInFlight { limit, became_due, skipped, urgent }) = queue.page.take() else { return };
+        let Some(PageInFlight { limit, became_due, is_stale, skipped, urgent }) = queue.page.take() else {
+            return;
+        };
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        let page = page.filter(|_| !is_stale);
         self.origin(&origin).loaded.release(is_quick, limit);
         self.pages = (self.pages.0 - 1, self.pages.1 - limit);
         let failed = page.is_none();
         let DueDeliveries { deliveries, has_more, next_retry_at } = page.unwrap_or_default();
         // The breaker may have opened meanwhile.
-        let is_held = matches!(self.admission(&origin, name, now), Admission::Held(_));
+        if let Some(saved) = deliveries.first().and_then(|delivery| delivery.destination.saved.as_deref()) {
+            // Also if the host is held back: otherwise the same page would be read again at once.
+            self.set_limits(name, saved);
+        }
+        let host = deliveries.first().map(|delivery| host_of(delivery, &origin));
+        let admission = self.admission(host.as_ref().unwrap_or(&origin), name, now);
+        let is_held = matches!(admission, Admission::Held(_));
         let is_left = is_held && !deliveries.is_empty();
         for delivery in deliveries.into_iter().filter(|_| !is_held) {
             if !skipped.iter().any(|(watch, scope)| is_skipped(&delivery, *watch, *scope)) {

@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::id::jitter;
-use super::{AppNo, DeliveryId, DestinationId, EventId, EventType, Signing, Timestamp, WatchId};
+use super::{AppNo, DeliveryId, DestinationId, EventId, EventType, SavedQueue, Signing, Timestamp, WatchId};
 
 word_enum! {
     /// Name of a channel, such as `webhook`, `email` or `slack`. Later versions may add channels.
@@ -125,8 +125,8 @@ pub struct Destination {
     pub channel: ChannelKind,
     /// Address, in its normalised spelling.
     pub address: String,
-    /// Name of the destination queue: the app, with the scheme, host and port of a URL, or with the mail
-    /// server, or with the hash of a chat's address.
+    /// Name of the destination queue: the app, with the scheme, host and port of a URL, or with the mail server, or
+    /// with the hash of a chat's address, or with the id of a saved destination.
     pub queue: String,
     /// Additional headers of each request.
     pub headers: Vec<(String, String)>,
@@ -134,12 +134,22 @@ pub struct Destination {
     pub secret: Option<String>,
     /// How requests are signed; `None` for the default.
     pub signing: Option<Box<Signing>>,
+    /// Limits of a saved destination; `None` if one registration made the destination.
+    pub saved: Option<Box<SavedQueue>>,
 }
 
 impl Destination {
     /// Returns whether requests to both are made in the same way, apart from the address.
     pub fn has_same_options(&self, other: &Self) -> bool {
         self.headers == other.headers && self.secret == other.secret && self.signing == other.signing
+    }
+
+    /// Returns whether both are the same: a saved destination is the same as itself only, whatever its address.
+    pub fn is_same_address(&self, other: &Self) -> bool {
+        match (&self.saved, &other.saved) {
+            (None, None) => self.channel == other.channel && self.address == other.address,
+            (_, _) => self.id == other.id,
+        }
     }
 }
 
@@ -624,6 +634,7 @@ mod tests {
                 headers: Vec::new(),
                 secret: None,
                 signing: None,
+                saved: None,
             },
             traceparent: None,
             body: (*b"{}").into(),

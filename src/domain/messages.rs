@@ -1,7 +1,8 @@
 //! Messages between components, and how busy a component is.
 
 use super::{
-    AppNo, DeliveryId, DestinationId, JobName, JobNo, Known, PendingDelivery, Terms, Timestamp, WatchId,
+    AppNo, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingDelivery, Terms,
+    Timestamp, WatchId,
 };
 
 /// What the poller needs to know about a job to schedule its polls.
@@ -63,6 +64,15 @@ pub enum DispatcherMessage {
         /// Deliveries to retry.
         requested: Vec<DeliveryId>,
     },
+    /// A saved destination has changed: what is loaded of its deliveries is read again.
+    DestinationChanged {
+        /// Name of its queue.
+        queue: String,
+        /// Why it was disabled, if this is the change. Its deliveries are then to be skipped.
+        disabled: Option<DisabledReason>,
+    },
+    /// Deliveries of a saved destination are to be skipped or retried, in chunks.
+    SweepDue,
     /// Waiting deliveries of a watch are skipped. Attempts in flight go on.
     Skip {
         /// The watch.

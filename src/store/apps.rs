@@ -108,6 +108,11 @@ impl ReadStore {
         self.tenants(|tenants| tenants.apps.values().find(|app| app.id == id).cloned())
     }
 
+    /// Returns an app by its name.
+    pub fn app_by_name(&self, name: &str) -> Option<Arc<App>> {
+        self.tenants(|tenants| tenants.apps.values().find(|app| app.name == name).cloned())
+    }
+
     /// Returns up to `limit` apps that were created before `before`, newest first.
     pub fn apps(&self, before: Option<AppId>, limit: u32) -> Vec<Arc<App>> {
         let mut found: Vec<Arc<App>> = self.tenants(|tenants| {

@@ -25,19 +25,21 @@ mod overdue;
 mod queues;
 mod retry;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
+use super::destinations::{self, UsedDestination};
 use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
-use super::rows::read_destination;
+use super::rows::{DESTINATION, SAVED_JOIN, read_destination, read_inline};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination,
     DestinationId, DispatcherMessage, EventId, EventType, Id, NumberedAttempt, Payload, PendingDelivery,
-    Reason, Timestamp, WatchId,
+    Reason, SavedNo, Timestamp, WatchId,
 };
 use crate::events;
 
@@ -82,8 +84,9 @@ impl DeliveryFilter {
 
 const SHOWN: &str =
     "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
-    wd.channel, wd.address, d.attempts
-  from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
+    wd.channel, coalesce(s.address, wd.address), d.attempts, s.no
+  from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
+  left join destinations s on s.no = wd.saved";
 
 impl ReadStore {
     /// Returns a page of up to `limit` deliveries of the app, newest first.
@@ -205,6 +208,8 @@ pub(super) fn listed(
 fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
     let destination = row.id(4)?;
     let reason = row.opt_text(6)?;
+    let is_saved = row.opt_int(12)?.is_some();
+    let address = if is_saved { Column::SAVED_ADDRESS } else { Column::DESTINATION_ADDRESS };
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
@@ -217,7 +222,7 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
         created_at: row.time(8)?,
         attempt_count: row.count(11)?,
         channel: row.word(9, ChannelKind::parse)?,
-        address: keyring.open(Column::DESTINATION_ADDRESS, destination, row.text(10)?)?,
+        address: keyring.open(address, destination, row.text(10)?)?,
     })
 }
 
@@ -256,7 +261,24 @@ fn read_attempt(row: &Row<'_>) -> Result<Attempt> {
     })
 }
 
-/// Creates the deliveries of the events that were added since the last call. Destinations that are gone get none.
+/// A destination of a watch, as it is stored: a saved one is read afterwards.
+enum Found {
+    Inline(Destination),
+    Saved(SavedNo),
+}
+
+/// A delivery that is created.
+struct NewDelivery {
+    delivery: PendingDelivery,
+    /// Number of the destination among those of the watch.
+    n: i64,
+    shard: u16,
+    created_at: Timestamp,
+    raw_generation: Option<i64>,
+}
+
+/// Creates the deliveries of the events that were added since the last call. Destinations that are gone get none, and
+/// neither do saved destinations that do not receive the type. Those of a disabled destination are skipped at once.
 pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     let first = std::mem::replace(&mut batch.delivered, batch.events.len());
     let added = &batch.events[first..];
@@ -268,39 +290,32 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         return Ok(());
     }
     let keyring = &batch.shared.keyring;
-    let destinations = batch.tx.fetch(
-        "select id, channel, address, queue, headers, secret, options, n from watch_destinations
+    let found = batch.tx.fetch(
+        "select id, channel, address, queue, headers, secret, options, saved, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
         new.iter().map(|(event, ..)| params![event.watch]),
-        |row| Ok((read_destination(row, 0, keyring)?, row.int(7)?)),
+        |row| {
+            let found = match row.opt_int(7)? {
+                None => Found::Inline(read_inline(row, 0, keyring)?),
+                Some(no) => Found::Saved(SavedNo(no)),
+            };
+            Ok((found, row.int(8)?))
+        },
     )?;
+    let saved = saved_destinations(batch, &found)?;
     let mut created = Vec::with_capacity(new.len());
-    for ((event, traceparent, shard), destinations) in new.into_iter().zip(destinations) {
-        for (destination, n) in destinations {
-            // Channels without payload forms render their messages from the event.
-            let (raw_generation, payload, body) = match &event.webhook_body {
-                Some((generation, payload, body)) if destination.channel.traits().payload_forms => {
-                    (*generation, *payload, body)
-                }
-                _ => (None, Payload::Event, &event.body),
+    let mut skipped = Vec::new();
+    for ((event, traceparent, shard), destinations) in new.into_iter().zip(found) {
+        for (found, n) in destinations {
+            let (destination, is_enabled) = match found {
+                Found::Inline(destination) => (destination, true),
+                Found::Saved(no) => match saved.get(&no).filter(|used| used.events.has(event.event_type)) {
+                    Some(used) => (used.destination.clone(), used.is_enabled),
+                    None => continue,
+                },
             };
-            let delivery = PendingDelivery {
-                app: event.app,
-                id: DeliveryId(batch.shared.ids.draw(event.observed_at)),
-                event: event.id,
-                event_type: event.event_type,
-                watch: event.watch,
-                destination,
-                traceparent: traceparent.clone(),
-                body: Arc::clone(body),
-                payload,
-                step: 0,
-                waited: Duration::ZERO,
-                attempts: 0,
-                manual: false,
-                finished: event.finished.clone(),
-            };
-            created.push((delivery, n, shard, event.observed_at, raw_generation));
+            let new = new_delivery(batch, event, (destination, n), (traceparent, shard));
+            if is_enabled { &mut created } else { &mut skipped }.push(new);
         }
     }
     batch.tx.insert_each(
@@ -309,31 +324,123 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
                scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)"
             values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10")
         ),
-        created.iter().map(|(delivery, n, shard, at, raw_generation)| {
-            let PendingDelivery { app, id, event, event_type, watch, destination, .. } = delivery;
-            let Destination { id: to, queue, .. } = destination;
-            params![app, id, shard, event, event_type, watch, n, to, queue, at, *raw_generation]
-        }),
+        created.iter().map(NewDelivery::values),
     )?;
-    let messages = created.into_iter().map(|(delivery, ..)| DispatcherMessage::Dispatch(Box::new(delivery)));
+    if !skipped.is_empty() {
+        batch.tx.insert_each(
+            row_sql!(
+                "insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, reason, step,
+                   is_retry, created_at, raw_generation)"
+                values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, 'skipped', 'disabled', 0, 0, $10, $11")
+            ),
+            skipped.iter().map(NewDelivery::values),
+        )?;
+        batch.effects.tally.skipped.push((Reason::Disabled, skipped.len()));
+    }
+    remove_waiting_for_earlier(&batch.tx, &mut created)?;
+    let messages = created.into_iter().map(|new| DispatcherMessage::Dispatch(Box::new(new.delivery)));
     batch.effects.dispatcher_messages.extend(messages);
+    Ok(())
+}
+
+/// Reads the saved destinations among those of watches, each once. Without one, nothing is read.
+fn saved_destinations(
+    batch: &Batch<'_>,
+    found: &[Vec<(Found, i64)>],
+) -> Result<BTreeMap<SavedNo, UsedDestination>> {
+    let no = |(found, _): &(Found, i64)| match found {
+        Found::Saved(no) => Some(*no),
+        Found::Inline(_) => None,
+    };
+    let nos: BTreeSet<SavedNo> = found.iter().flatten().filter_map(no).collect();
+    if nos.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(nos.iter().copied().zip(destinations::used(batch, nos.iter().copied())?).collect())
+}
+
+fn new_delivery(
+    batch: &Batch<'_>,
+    event: &NewEvent,
+    (destination, n): (Destination, i64),
+    (traceparent, shard): (&Option<String>, u16),
+) -> NewDelivery {
+    // Channels without payload forms render their messages from the event.
+    let (raw_generation, payload, body) = match &event.webhook_body {
+        Some((generation, payload, body)) if destination.channel.traits().payload_forms => {
+            (*generation, *payload, body)
+        }
+        _ => (None, Payload::Event, &event.body),
+    };
+    let delivery = PendingDelivery {
+        app: event.app,
+        id: DeliveryId(batch.shared.ids.draw(event.observed_at)),
+        event: event.id,
+        event_type: event.event_type,
+        watch: event.watch,
+        destination,
+        traceparent: traceparent.clone(),
+        body: Arc::clone(body),
+        payload,
+        step: 0,
+        waited: Duration::ZERO,
+        attempts: 0,
+        manual: false,
+        finished: event.finished.clone(),
+    };
+    NewDelivery { delivery, n, shard, created_at: event.observed_at, raw_generation }
+}
+
+impl NewDelivery {
+    fn values(&self) -> [Value<'_>; 11] {
+        let Self { delivery, n, shard, created_at, raw_generation } = self;
+        let PendingDelivery { app, id, event, event_type, watch, destination, .. } = delivery;
+        let Destination { id: to, queue, .. } = destination;
+        params![app, id, shard, event, event_type, watch, n, to, queue, created_at, *raw_generation]
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.delivery.destination.saved.as_ref().is_some_and(|saved| saved.is_ordered)
+    }
+}
+
+/// Removes the deliveries to ordered destinations for which an earlier one of the same watch is pending. They stay in
+/// the store, where they are due when the earlier one has ended.
+fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Result<()> {
+    if !created.iter().any(NewDelivery::is_ordered) {
+        return Ok(());
+    }
+    let earlier = tx.fetch(
+        "select 1 from deliveries where watch = $1 and n = $2 and status = 'pending' and id < $3 limit 1",
+        created
+            .iter()
+            .filter(|new| new.is_ordered())
+            .map(|new| params![new.delivery.watch, new.n, new.delivery.id]),
+        |row| row.int(0),
+    )?;
+    let mut earlier = earlier.into_iter();
+    created.retain(|new| !new.is_ordered() || earlier.next().is_some_and(|found| found.is_empty()));
     Ok(())
 }
 
 /// Reads a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
 /// the provider's answer that the ending stores.
-const PENDING: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
-    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
-    case when n.raw is not null then 'raw'
-      when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
-    wd.id, wd.channel, wd.address, wd.queue, wd.headers, wd.secret, wd.options,
-    case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms
-  from deliveries d
-  join watches w on w.app = d.app and w.id = d.watch
-  join events e on e.id = d.event
-  join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
-  left join endings n on n.job = w.job and n.generation = d.raw_generation
-  where d.app = $1 and d.id = $2";
+static PENDING: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
+           w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
+           case when n.raw is not null then 'raw'
+             when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
+           case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms, {DESTINATION}
+         from deliveries d
+         join watches w on w.app = d.app and w.id = d.watch
+         join events e on e.id = d.event
+         join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
+         {SAVED_JOIN}
+         left join endings n on n.job = w.job and n.generation = d.raw_generation
+         where d.app = $1 and d.id = $2"
+    )
+});
 
 /// Reads a row of [`PENDING`].
 fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
@@ -345,7 +452,7 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
     // slowest. The provider's answer does not contain the time, so it is read from the event.
     let finished = match payload {
         _ if attempts > 0 || !event_type.reports_the_jobs_end() => None,
-        Payload::Raw => row.opt_bytes(18)?.as_deref().and_then(events::finished),
+        Payload::Raw => row.opt_bytes(11)?.as_deref().and_then(events::finished),
         Payload::Event | Payload::CloudEvents => events::finished(&body),
     };
     Ok(PendingDelivery {
@@ -356,13 +463,13 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
         event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        waited: Duration::from_millis(u64::try_from(row.int(19)?).unwrap_or(0)),
+        waited: Duration::from_millis(u64::try_from(row.int(12)?).unwrap_or(0)),
         attempts,
         manual: row.flag(7)?,
         traceparent: row.opt_text(8)?,
         body,
         payload,
-        destination: read_destination(row, 11, keyring)?,
+        destination: read_destination(row, 13, keyring)?,
     })
 }
 
@@ -385,6 +492,14 @@ pub(super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result
             where "watch = $1 and next_attempt_at is not null"
         ),
         watches.iter().map(|watch| params![watch]),
+    )?;
+    // What a disabled destination has skipped is not sent later, either.
+    batch.tx.update_each(
+        row_sql!(
+            "update deliveries set reason = $1"
+            where "watch = $2 and status = 'skipped' and reason = 'disabled'"
+        ),
+        watches.iter().map(|watch| params![reason, watch]),
     )?;
     for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {
         if skipped == 0 && manual > 0 {

@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries::created_before;
+use super::destinations;
 use super::idempotency;
 use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
 
@@ -96,7 +97,7 @@ impl Default for PrunePosition {
 /// Result of [`Prune`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// Number of watches, also in part, and of stored responses that were deleted.
+    /// Number of watches, also in part, of stored responses, and of rows of saved destinations that were deleted.
     pub count: usize,
     /// Position of the next chunk; `None` if nothing is left.
     pub next: Option<PrunePosition>,
@@ -141,7 +142,8 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_jobs(tx, &watches.iter().map(|watch| watch.job).collect())?;
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
-    let count = responses + watches_with_events.len() + parts + watches.len();
+    let of_destinations = destinations::prune_hours(tx, command.now)? + destinations::prune_deleted(tx)?;
+    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations;
     let is_done = count == 0 && next.is_none();
     Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
 }

@@ -45,6 +45,12 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
         )
     })?;
     let mut count = connection.transaction(failure, |tx| apps(tx, keyring))?;
+    let mut next = Some(0);
+    while let Some(last) = next {
+        let changed;
+        (changed, next) = connection.transaction(failure, |tx| saved_destinations(tx, keyring, last))?;
+        count += changed;
+    }
     let mut next = Some((Id::from_bytes([0; 16]), -1));
     while let Some(last) = next {
         let changed;
@@ -134,4 +140,47 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
         }),
     )?;
     Ok((changed.into_iter().sum(), found.last().map(|one| one.key)))
+}
+
+/// A row of `destinations`, as it is stored.
+struct StoredSaved {
+    no: i64,
+    /// Whether a secret was sealed again.
+    is_changed: bool,
+    address: String,
+    headers: Option<String>,
+    secret: Option<String>,
+    old_secret: Option<String>,
+}
+
+/// Re-seals the saved destinations after `last`. Returns the number of changed rows, and the last row if more remain.
+fn saved_destinations(tx: &Tx<'_>, keyring: &Keyring, last: i64) -> db::Result<(usize, Option<i64>)> {
+    let found = tx.list(
+        "select no, id, channel, address, headers, secret, old_secret from destinations where no > $1
+         order by no limit $2",
+        params![last, CHUNK],
+        |row| {
+            let is_secret = row.word(2, ChannelKind::parse)?.traits().secret_address;
+            let (mut address, mut headers) = (row.text(3)?, row.opt_text(4)?);
+            let (mut secret, mut old_secret) = (row.opt_text(5)?, row.opt_text(6)?);
+            let secrets = [
+                (Column::SAVED_ADDRESS, Some(&mut address).filter(|_| is_secret)),
+                (Column::SAVED_HEADERS, headers.as_mut()),
+                (Column::SAVED_SECRET, secret.as_mut()),
+                (Column::SAVED_OLD_SECRET, old_secret.as_mut()),
+            ];
+            let is_changed = keyring.reseal(row.id(1)?, secrets)?;
+            Ok(StoredSaved { no: row.int(0)?, is_changed, address, headers, secret, old_secret })
+        },
+    )?;
+    let changed = tx.update_each(
+        row_sql!(
+            "update destinations set address = $1, headers = $2, secret = $3, old_secret = $4" where "no = $5"
+        ),
+        found.iter().filter(|one| one.is_changed).map(|one| {
+            let StoredSaved { no, address, headers, secret, old_secret, .. } = one;
+            params![address, headers, secret, old_secret, no]
+        }),
+    )?;
+    Ok((changed.into_iter().sum(), found.last().map(|one| one.no)))
 }

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use super::db::{Result, Row, StoreError, Tx, params, row_sql};
 use super::sealing::{Column, Keyring};
-use crate::domain::{ChannelKind, Destination, DestinationId, Id, JobName, WatchId};
+use crate::domain::{
+    ChannelKind, Destination, DestinationId, Id, JobName, Masked, SavedNo, SavedQueue, WatchId, parse_rate,
+};
 
 /// Reads four columns from `first`: provider, account, job id, all parameters.
 pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
@@ -16,29 +18,94 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     })
 }
 
-/// Reads seven columns from `first`: id, channel, address, queue, headers, secret, options.
+/// Columns of a destination of a watch, for [`read_destination`]: those of `watch_destinations wd`, left joined with
+/// [`SAVED_JOIN`]. The row of a saved destination holds what applies when an attempt is made.
+pub(super) const DESTINATION: &str = "wd.id, wd.channel, coalesce(s.address, wd.address), wd.queue,
+    coalesce(s.headers, wd.headers), coalesce(s.secret, wd.secret), wd.options, s.no, s.target, s.rate, s.concurrency,
+    s.is_ordered, s.old_secret, s.old_secret_expires_at";
+
+/// Number of columns of [`DESTINATION`].
+pub(super) const DESTINATION_COLUMNS: usize = 14;
+
+/// The saved destination of a row of `watch_destinations wd`. For an inline one, `saved` is null and nothing is read.
+pub(super) const SAVED_JOIN: &str = "left join destinations s on s.no = wd.saved";
+
+/// Reads seven columns of an inline destination from `first`: id, channel, address, queue, headers, secret, options.
+pub(super) fn read_inline(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
+    let (address, headers, secret) =
+        (Column::DESTINATION_ADDRESS, Column::DESTINATION_HEADERS, Column::DESTINATION_SECRET);
+    read_columns(row, first, (address, headers, secret), keyring)
+}
+
+/// Reads the columns of [`DESTINATION`] from `first`.
 pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
+    if row.opt_int(first + 7)?.is_none() {
+        return read_inline(row, first, keyring);
+    }
+    let sealed = (Column::SAVED_ADDRESS, Column::SAVED_HEADERS, Column::SAVED_SECRET);
+    let destination = read_columns(row, first, sealed, keyring)?;
+    let saved = read_saved_queue(row, first + 7, destination.id.0, keyring)?;
+    Ok(Destination { saved: Some(Box::new(saved)), ..destination })
+}
+
+fn read_columns(
+    row: &Row<'_>,
+    first: usize,
+    (address, headers, secret): (Column, Column, Column),
+    keyring: &Keyring,
+) -> Result<Destination> {
     let id = row.id(first)?;
-    let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
-    let broken = |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
-    let headers = match open(Column::DESTINATION_HEADERS, row.opt_text(first + 4)?)? {
-        Some(headers) => serde_json::from_str(&headers).map_err(broken)?,
-        None => Vec::new(),
-    };
     let broken = |_| StoreError::Inconsistent("the options of a destination cannot be read".to_owned());
-    let signing = match open(Column::DESTINATION_OPTIONS, row.opt_text(first + 6)?)? {
-        Some(options) => Some(serde_json::from_str(&options).map_err(broken)?),
-        None => None,
-    };
+    let options = open(row, first + 6, (Column::DESTINATION_OPTIONS, id), keyring)?;
+    let signing = options.map(|options| serde_json::from_str(&options).map_err(broken)).transpose()?;
     Ok(Destination {
         id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
-        address: keyring.open(Column::DESTINATION_ADDRESS, id, row.text(first + 2)?)?,
+        address: keyring.open(address, id, row.text(first + 2)?)?,
         queue: row.text(first + 3)?,
-        headers,
-        secret: open(Column::DESTINATION_SECRET, row.opt_text(first + 5)?)?,
+        headers: read_headers(row, first + 4, (headers, id), keyring)?,
+        secret: open(row, first + 5, (secret, id), keyring)?,
         signing,
+        saved: None,
     })
+}
+
+/// Reads seven columns of `destinations s` from `first`, from `no` on.
+pub(super) fn read_saved_queue(row: &Row<'_>, first: usize, id: Id, keyring: &Keyring) -> Result<SavedQueue> {
+    let rate = row.opt_text(first + 2)?.map(|text| parse_rate(&text)).transpose();
+    let old = open(row, first + 5, (Column::SAVED_OLD_SECRET, id), keyring)?;
+    Ok(SavedQueue {
+        no: SavedNo(row.int(first)?),
+        target: row.text(first + 1)?,
+        rate: rate.map_err(StoreError::Inconsistent)?.unwrap_or_default(),
+        concurrency: row.opt_int(first + 3)?.and_then(|count| u32::try_from(count).ok()),
+        is_ordered: row.flag(first + 4)?,
+        old_secret: old.map(Masked::new).zip(row.opt_time(first + 6)?),
+    })
+}
+
+/// Reads a text that may be sealed.
+fn open(
+    row: &Row<'_>,
+    index: usize,
+    (column, id): (Column, Id),
+    keyring: &Keyring,
+) -> Result<Option<String>> {
+    row.opt_text(index)?.map(|text| keyring.open(column, id, text)).transpose()
+}
+
+/// Reads the headers of a destination.
+pub(super) fn read_headers(
+    row: &Row<'_>,
+    index: usize,
+    of: (Column, Id),
+    keyring: &Keyring,
+) -> Result<Vec<(String, String)>> {
+    let broken = |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
+    match open(row, index, of, keyring)? {
+        Some(headers) => serde_json::from_str(&headers).map_err(broken),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Serialises a type of this program. None of them can fail.
@@ -57,7 +124,8 @@ struct StoredDestination<'d> {
     options: Option<String>,
 }
 
-/// Inserts destinations, each with its watch and its number within the watch.
+/// Inserts destinations, each with its watch and its number within the watch. Of a saved one, only the id and the row
+/// number are stored: the rest stands in its own row.
 pub(super) fn insert_destinations<'d>(
     tx: &Tx<'_>,
     keyring: &Keyring,
@@ -67,6 +135,10 @@ pub(super) fn insert_destinations<'d>(
         let seal = |column, text| keyring.seal(column, destination.id.0, text);
         let address = destination.address.as_str();
         let is_secret = destination.channel.traits().secret_address;
+        if destination.saved.is_some() {
+            let (address, headers, secret, options) = ("".into(), None, None, None);
+            return Ok(StoredDestination { watch, n, destination, address, headers, secret, options });
+        }
         let address = if is_secret { seal(Column::DESTINATION_ADDRESS, address)? } else { address.into() };
         // Most destinations have no headers: this saves the serialisation.
         let headers = (!destination.headers.is_empty()).then(|| to_json(&destination.headers));
@@ -86,14 +158,15 @@ pub(super) fn insert_destinations<'d>(
     tx.insert_each(
         row_sql!(
             "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret,
-               options)"
-            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
+               options, saved)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10")
         ),
         stored.iter().map(|stored| {
             let StoredDestination { watch, n, destination, address, headers, secret, options } = stored;
             let Destination { id, channel, queue, .. } = destination;
             let (headers, secret, options) = (headers.as_deref(), secret.as_deref(), options.as_deref());
-            params![watch, n, id, channel, &**address, queue, headers, secret, options]
+            let saved = destination.saved.as_ref().map(|saved| saved.no);
+            params![watch, n, id, channel, &**address, queue, headers, secret, options, saved]
         }),
     )
 }
@@ -107,6 +180,7 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         "select (select id from deliveries where app = a.no order by id desc limit 1) from apps a",
         "select id from apps",
         "select id from keys",
+        "select id from destinations",
     ] {
         for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
             let broken = |_| StoreError::Inconsistent("an id is not 16 bytes".to_owned());

@@ -2,7 +2,7 @@
 //!
 //! A reader of the database (by a backup, a discarded disk, a replica) must not be able to sign as this service or to
 //! use the secrets of its clients. If an `encryption_key` is configured, these columns are sealed with it ([`Column`]):
-//! the signing secrets and private keys of apps, old and new; of a destination the secret, the headers (they often hold
+//! the signing secrets and private keys of apps, old and new; of a destination, inline or saved, the secret, the headers (they often hold
 //! credentials), the options (those of later versions can hold credentials), and the address if the address is a
 //! credential, as a Slack webhook is.
 //!
@@ -71,6 +71,10 @@ impl Column {
     pub(super) const DESTINATION_HEADERS: Self = Self("watch_destinations.headers");
     pub(super) const DESTINATION_SECRET: Self = Self("watch_destinations.secret");
     pub(super) const DESTINATION_OPTIONS: Self = Self("watch_destinations.options");
+    pub(super) const SAVED_ADDRESS: Self = Self("destinations.address");
+    pub(super) const SAVED_HEADERS: Self = Self("destinations.headers");
+    pub(super) const SAVED_SECRET: Self = Self("destinations.secret");
+    pub(super) const SAVED_OLD_SECRET: Self = Self("destinations.old_secret");
 
     fn associated(self, row: Id) -> Vec<u8> {
         [self.0.as_bytes(), &[0], &row.to_bytes()].concat()

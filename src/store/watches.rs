@@ -18,9 +18,12 @@ mod register;
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, Where, params, row_sql};
 use super::deliveries;
+use super::destinations;
 use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
-use super::rows::{insert_destinations, read_destination, read_name};
+use super::rows::{
+    DESTINATION, DESTINATION_COLUMNS, SAVED_JOIN, insert_destinations, read_destination, read_name,
+};
 use super::sealing::Keyring;
 use crate::domain::{
     AppNo, DeliveryStatus, Destination, EventSet, JobNo, Timestamp, Watch, WatchId, WatchStatus,
@@ -58,6 +61,8 @@ pub enum AmendRefusal {
     TooManyDestinations,
     /// The watch has this address already, with other headers or another secret.
     DestinationDiffers(String),
+    /// A saved destination was deleted meanwhile.
+    DestinationDeleted,
 }
 
 /// Stops a watch: its job is not polled for it any more, and its pending deliveries are skipped. Attempts in
@@ -254,13 +259,15 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
 /// Reads the destinations of each watch, and the status of the last delivery to each.
 fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
     let found = tx.fetch(
-        "select id, channel, address, queue, headers, secret, options,
-           (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
-         from watch_destinations wd where watch = $1 order by n",
+        &format!(
+            "select {DESTINATION},
+               (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
+             from watch_destinations wd {SAVED_JOIN} where wd.watch = $1 order by wd.n"
+        ),
         watches.iter().map(|watch| params![watch.id]),
         |row| {
             let destination = read_destination(row, 0, keyring)?;
-            let status = row.opt_text(7)?;
+            let status = row.opt_text(DESTINATION_COLUMNS)?;
             Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
         },
     )?;
@@ -319,22 +326,25 @@ pub(super) fn amend_watch(
         return Ok(Err(if known.is_some() { AmendRefusal::Ended } else { AmendRefusal::NotFound }));
     }
     let known = batch.tx.list(
-        "select n, id, channel, address, queue, headers, secret, options from watch_destinations
-         where watch = $1 order by n",
+        &format!("select wd.n, {DESTINATION} from watch_destinations wd {SAVED_JOIN} where wd.watch = $1 order by wd.n"),
         params![id],
         |row| Ok((row.int(0)?, read_destination(row, 1, keyring)?)),
     )?;
     let mut fresh = Vec::new();
     for one in &command.destinations {
-        let same = |known: &&Destination| known.channel == one.channel && known.address == one.address;
+        let same = |known: &&Destination| known.is_same_address(one);
         match known.iter().map(|(_, known)| known).find(same) {
             None => fresh.push(one),
+            Some(known) if known.saved.is_some() => {}
             Some(known) if known.has_same_options(one) => {}
             Some(_) => return Ok(Err(AmendRefusal::DestinationDiffers(one.address.clone()))),
         }
     }
     if known.len() + fresh.len() > command.destinations_max {
         return Ok(Err(AmendRefusal::TooManyDestinations));
+    }
+    if !destinations::all_exist(&batch.tx, fresh.iter().copied())? {
+        return Ok(Err(AmendRefusal::DestinationDeleted));
     }
     let first = known.last().map_or(0, |(n, _)| n + 1);
     let fresh = (first..).zip(fresh).map(|(n, one)| (id, n, one));

@@ -109,7 +109,7 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "pollInterval": "0m" }), "/pollInterval", "out_of_range", "from 1s to 24h"),
         (json!({ "expiresIn": 60 }), "/expiresIn", "invalid_type", "must be a string such as \"60s\""),
         (json!({ "expectedAt": 1_771_426_800 }), "/expectedAt", "invalid_type", "\"2026-02-18T15:00:00Z\""),
-        (json!({ "destinationId": "dst_1" }), "/destinationId", "unsupported", "give the address itself"),
+        (json!({ "destinationId": "dst_1" }), "/destinationId", "invalid_format", "begins with dst_"),
         (
             json!({ "callbackUrl": "app.example.com/hook" }),
             "/callbackUrl",

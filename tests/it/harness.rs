@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ringback::app::{App, FirstStart, HostEnvironment};
 use ringback::clock::{Clock, ManualClock};
-use ringback::config::{Config, Environment, Flags};
+use ringback::config::{Config, Environment, File, Flags};
 use ringback::domain::{Activity, Timestamp};
 use ringback::egress::Resolver;
 use rustix::io::Errno;
@@ -167,6 +167,8 @@ pub struct Harness {
     database: Option<(&'static Server, String)>,
     settings: Vec<(String, String)>,
     running: Option<Running>,
+    /// Configuration file of the next start.
+    pub file_text: Option<String>,
     /// Maximum number of open files that the application believes to have.
     pub descriptors: u64,
     threads: Vec<String>,
@@ -228,6 +230,7 @@ impl Harness {
             database,
             settings: all,
             running: None,
+            file_text: None,
             descriptors: 1 << 20,
             threads,
             finished: false,
@@ -264,7 +267,22 @@ impl Harness {
     /// Returns the configuration of the next start.
     pub fn config(&self) -> Config {
         let environment: Environment = self.settings.iter().cloned().collect();
-        Config::read(&Flags::default(), &environment, None).unwrap()
+        let file = self.file_text.clone().map(|text| File { path: "ringback.toml".to_owned(), text });
+        Config::read(&Flags::default(), &environment, file).unwrap()
+    }
+
+    /// Returns the error with which the application does not start on its database.
+    pub async fn start_error(&self) -> String {
+        let clock = Clock::Manual(self.clock.clone());
+        let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
+        let surroundings = HostEnvironment {
+            clock,
+            resolver,
+            roots: self.roots.clone(),
+            descriptors: self.descriptors,
+            discards_output: false,
+        };
+        App::build(self.config(), surroundings).await.unwrap_err().to_string()
     }
 
     /// Starts the application on its database.

@@ -37,6 +37,8 @@ mod cuttable_proxy;
 mod database_files;
 mod delivering;
 mod demo;
+mod destinations;
+mod destinations_of_the_file;
 mod fakes;
 mod harness;
 mod holding_back;

@@ -302,7 +302,21 @@ async fn long_parameters_of_the_previous_release_are_kept() {
     assert_eq!(fixture.register(watch).await.job_no, job.no, "the same job");
 }
 
+#[tokio::test]
+async fn destinations_of_the_previous_release_stay_inline() {
+    let (folder, location) = previous_release();
+    let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read").rows;
+    let destinations: Vec<_> = watches.iter().flat_map(|watch| &watch.destinations).collect();
+    assert!(!destinations.is_empty());
+    for (destination, _) in destinations {
+        assert!(destination.saved.is_none() && !destination.address.is_empty(), "{destination:?}");
+    }
+    assert_eq!((fixture.count("destinations"), fixture.count("destination_hours")), (0, 0));
+}
+
 crate::postgres::on_postgres_too! {
+    destinations_of_the_previous_release_stay_inline,
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,
     apps_of_the_previous_release_get_a_key_pair_once,

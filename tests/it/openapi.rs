@@ -103,6 +103,7 @@ fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mu
         "null" => value.is_null(),
         "string" => value.is_string(),
         "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
         "boolean" => value.is_boolean(),
         "array" => value.is_array(),
         "object" => value.is_object(),
@@ -194,7 +195,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
     };
     let fields = |file: &str| {
         found(
-            r#"fields\s*\.(?:take|take_nullable|text|required_text|word|parsed|duration|time|list)\(\s*"(\w+)""#,
+            r#"fields\s*\.(?:take|take_nullable|text|required_text|word|parsed|duration|time|list|boolean)\(\s*"(\w+)""#,
             &read(file),
         )
     };
@@ -204,6 +205,17 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
         let shorthand = spec.shorthand.map(|shorthand| shorthand.field);
         spec.address_fields.iter().copied().chain(shorthand).map(str::to_owned)
     });
+    // A saved destination has the address fields of an inline one, and no shorthand.
+    let inline: BTreeSet<String> =
+        fields("src/api/destinations.rs").into_iter().chain(addresses.clone()).collect();
+    let nullable = found(r#"nullable\((?:&mut )?fields, "(\w+)""#, &read("src/api/saved_destinations.rs"));
+    let saved = fields("src/api/saved_destinations.rs");
+    let saved: BTreeSet<String> = saved.union(&nullable).chain(&inline).cloned().collect();
+    let documented = ["NewDestination", "DestinationAmendment", "Enabling", "SecretRotation"].map(schema);
+    let documented: BTreeSet<String> = documented.into_iter().flatten().collect();
+    let others = ["destinationId", "callbackUrl", "notify"].map(str::to_owned).into();
+    assert_eq!(&saved - &others, documented);
+    assert_eq!(&schema("NewDestination") - &schema("DestinationAmendment"), ["secret".to_owned()].into());
     let destinations = fields("src/api/destinations.rs").into_iter().chain(addresses);
     let destinations = destinations.chain(fields("src/api/signing_fields.rs"));
     let all: BTreeSet<String> = fields("src/api/register.rs").into_iter().chain(destinations).collect();

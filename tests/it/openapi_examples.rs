@@ -116,6 +116,23 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     e.call("sendTest", "POST", "/v1/test", Some(test)).await;
     e.get("listProviders", "/v1/providers?limit=1").await;
 
+    let saved = json!({ "name": "billing", "url": t.receiver.url("/hooks/billing"), "rate": "10/s" });
+    let saved = e.call("createDestination", "POST", "/v1/destinations", Some(saved)).await;
+    let saved = format!("/v1/destinations/{}", id(&saved));
+    e.call("updateDestination", "PATCH", &saved, Some(json!({ "enabled": false }))).await;
+    e.call("enableDestination", "POST", &format!("{saved}/enable"), Some(json!({ "retrySkipped": true })))
+        .await;
+    e.call(
+        "rotateDestinationSecret",
+        "POST",
+        &format!("{saved}/rotate-secret"),
+        Some(json!({ "grace": "24h" })),
+    )
+    .await;
+    e.get("showDestination", &saved).await;
+    e.get("listDestinations", "/v1/destinations").await;
+    e.call("deleteDestination", "DELETE", &saved, None).await;
+
     let auth = format!("Bearer {key}");
     let mut follower = Follower::start(t, "", &[("authorization", &auth)]).await;
     t.provider.completed("job_abc123def456");

@@ -122,6 +122,7 @@ impl StoreFixture {
             headers: vec![("x-env".to_owned(), "prod".to_owned())],
             secret: None,
             signing: None,
+            saved: None,
         }
     }
 
@@ -217,7 +218,8 @@ impl StoreFixture {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
         let (app, manual) = (self.app, send.manual);
-        let record = RecordAttempt { app, delivery: send.id, manual, before, attempt: attempt(), after };
+        let record =
+            RecordAttempt { app, delivery: send.id, manual, before, attempt: attempt(), after, saved: None };
         self.store.record_attempt(record).await.expect("recorded");
     }
 
@@ -336,7 +338,10 @@ pub fn attempt() -> Attempt {
 pub fn take_deliveries(store: &Store) -> Vec<Box<PendingDelivery>> {
     let delivery = |message| match message {
         DispatcherMessage::Dispatch(delivery) => Some(delivery),
-        DispatcherMessage::QueueChanged { .. } | DispatcherMessage::Skip { .. } => None,
+        DispatcherMessage::QueueChanged { .. }
+        | DispatcherMessage::Skip { .. }
+        | DispatcherMessage::DestinationChanged { .. }
+        | DispatcherMessage::SweepDue => None,
     };
     store.dispatcher_messages().take().into_iter().filter_map(delivery).collect()
 }

@@ -30,6 +30,13 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/deliveries/{id}/attempts", Some(Scope::Read)),
     ("POST", "/v1/deliveries/{id}/retry", Some(Scope::Write)),
     ("POST", "/v1/deliveries/retry", Some(Scope::Write)),
+    ("GET", "/v1/destinations", Some(Scope::Read)),
+    ("POST", "/v1/destinations", Some(Scope::Write)),
+    ("GET", "/v1/destinations/{id}", Some(Scope::Read)),
+    ("PATCH", "/v1/destinations/{id}", Some(Scope::Write)),
+    ("DELETE", "/v1/destinations/{id}", Some(Scope::Write)),
+    ("POST", "/v1/destinations/{id}/enable", Some(Scope::Write)),
+    ("POST", "/v1/destinations/{id}/rotate-secret", Some(Scope::Write)),
     ("GET", "/v1/signing-secret", Some(Scope::Admin)),
     ("POST", "/v1/signing-secret/rotate", Some(Scope::Admin)),
     ("GET", "/v1/providers", Some(Scope::Read)),
@@ -120,6 +127,7 @@ fn unknown_id(kind: &str) -> &'static str {
         "watches" => "watch_00000000000000000000000000",
         "events" => "evt_00000000000000000000000000",
         "deliveries" => "dlv_00000000000000000000000000",
+        "destinations" => "dst_00000000000000000000000000",
         "apps" => "app_00000000000000000000000000",
         "keys" => "key_00000000000000000000000000",
         other => panic!("add an id of {other}"),
@@ -135,8 +143,10 @@ struct Other {
     delivery: String,
     /// A destination that has answered with 410.
     gone: String,
+    /// A saved destination.
+    saved: String,
     /// Cursors after the first row of its lists.
-    cursors: [(&'static str, String); 5],
+    cursors: [(&'static str, String); 6],
     /// Texts that no answer to another app may contain.
     marks: Vec<String>,
 }
@@ -182,6 +192,9 @@ impl Other {
         post("/v1/test", json!({ "destination": UNREACHABLE })).await;
         t.pass(seconds(5)).await;
         t.receiver.next_to("/other-tenant-hook").await;
+        // Not a default one: it would get the watches of this test.
+        let saved = json!({ "name": "other-tenant-saved", "url": t.receiver.url("/other-tenant-hook") });
+        let saved = post("/v1/destinations", saved).await;
         // A failed delivery that another app could retry.
         t.receiver.script("/other-tenant-end", [crate::fakes::Reply::status(410)]);
         t.receiver.secret("/other-tenant-end", &tenant.secret);
@@ -192,7 +205,9 @@ impl Other {
         t.receiver.next_to("/other-tenant-end").await;
         let list = async |path: &str| get(&format!("{path}?limit=1")).await;
         let mut cursors = Vec::new();
-        for path in ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/apps", "/v1/keys"] {
+        for path in
+            ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/destinations", "/v1/apps", "/v1/keys"]
+        {
             let page = list(path).await;
             // Some lists have only one page; any valid cursor serves there.
             let cursor = page["nextCursor"].as_str().unwrap_or("AAAAAAAAAAAAAAAAAAAAAA");
@@ -207,7 +222,10 @@ impl Other {
         let watch = id(&watch);
         let gone = failed["data"][0]["destinationId"].as_str().unwrap().to_owned();
         let secret = get("/v1/signing-secret").await["secret"].as_str().unwrap().to_owned();
+        let (saved_secret, saved) = (saved["secret"].as_str().unwrap().to_owned(), id(&saved));
         let marks = [
+            &saved,
+            &saved_secret,
             &gone,
             &secret,
             &tenant.id,
@@ -221,8 +239,8 @@ impl Other {
         ];
         let words = ["other-tenant", "job_other"].map(str::to_owned);
         let marks = marks.into_iter().cloned().chain(words).collect();
-        let cursors = cursors.try_into().expect("five");
-        Self { tenant, watch, destination, event, delivery, gone, cursors, marks }
+        let cursors = cursors.try_into().expect("six");
+        Self { tenant, watch, destination, event, delivery, gone, saved, cursors, marks }
     }
 
     fn name(&self, kind: &str) -> String {
@@ -230,6 +248,7 @@ impl Other {
             "watches" => &self.watch,
             "events" => &self.event,
             "deliveries" => &self.delivery,
+            "destinations" => &self.saved,
             "apps" => &self.tenant.id,
             "keys" => &self.tenant.key_id,
             other => panic!("add the other app's id of {other}"),
@@ -251,6 +270,7 @@ impl Other {
             "/v1/watches".to_owned(),
             "/v1/events".to_owned(),
             "/v1/deliveries".to_owned(),
+            "/v1/destinations".to_owned(),
             "/v1/signing-secret".to_owned(),
             "/v1/apps".to_owned(),
             "/v1/keys".to_owned(),
@@ -302,9 +322,10 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
         return vec![attempt("", Own)];
     }
     if route.path.contains("{id}") {
-        let body = match route.method {
-            "GET" => "",
-            "PATCH" => r#"{"expiresIn": "1h"}"#,
+        let body = match (route.method, route.path) {
+            ("GET", _) => "",
+            ("PATCH", "/v1/destinations/{id}") => r#"{"enabled": false}"#,
+            ("PATCH", _) => r#"{"expiresIn": "1h"}"#,
             _ => "{}",
         };
         let body = body.to_owned();
@@ -317,7 +338,15 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
         [attempt("", Own), attempt(cursor, Own)].into_iter().chain(more).collect()
     };
     match (route.method, route.path) {
-        ("POST", "/v1/watches") => vec![write(&json!({ "jobId": "job_own2", "notify": [] }), Own)],
+        ("POST", "/v1/watches") => vec![
+            write(&json!({ "jobId": "job_own2", "notify": [] }), Own),
+            Attempt {
+                body: json!({ "jobId": "job_own2", "notify": [{ "destinationId": b.saved }] }).to_string(),
+                ..attempt("", Refused(422))
+            },
+        ],
+        ("GET", "/v1/destinations") => list(Vec::new()),
+        ("POST", "/v1/destinations") => vec![write(&json!({ "url": "https://own.example.com/" }), Own)],
         ("GET", "/v1/watches") => list(vec![attempt("?jobId=job_other1", Empty)]),
         ("GET", "/v1/events") => list(vec![attempt(format!("?after={}", b.event), Refused(410))]),
         ("GET", "/v1/deliveries") => list(vec![

@@ -4,6 +4,7 @@
 //! changed, and a field that is never taken is unknown.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -112,6 +113,16 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         self.fields.iter().all(|(_, value)| is_null(value))
     }
 
+    /// Whether the object has no field.
+    pub fn has_no_field(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Whether the field is there and `null`.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.fields.iter().any(|(known, value)| known == name && is_null(value))
+    }
+
     /// Whether the field is there and not `null`.
     pub fn has(&mut self, name: &'static str) -> bool {
         self.known.push(name);
@@ -169,6 +180,28 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         let wrong =
             || (FieldErrorCode::InvalidType, format!("must be a string such as \"60s\", not {}", kind(raw)));
         self.keep(name, text(raw).ok_or_else(wrong).and_then(|text| duration(&text, bounds)))
+    }
+
+    /// Takes `true` or `false`.
+    pub fn boolean(&mut self, name: &'static str) -> Option<bool> {
+        let raw = self.take(name)?;
+        let wrong = (FieldErrorCode::InvalidType, format!("must be true or false, not {}", any_kind(raw)));
+        self.keep(name, serde_json::from_str(raw.get()).map_err(|_| wrong))
+    }
+
+    /// Takes a whole number within bounds.
+    pub fn integer(&mut self, name: &'static str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let raw = self.take(name)?;
+        let (least, most) = (bounds.start(), bounds.end());
+        let Ok(number) = serde_json::from_str::<f64>(raw.get()) else {
+            let detail = format!("must be a whole number from {least} to {most}, not {}", any_kind(raw));
+            self.error(name, FieldErrorCode::InvalidType, detail);
+            return None;
+        };
+        let whole = serde_json::from_str(raw.get()).ok().filter(|whole| bounds.contains(whole));
+        let code =
+            if number.fract() == 0.0 { FieldErrorCode::OutOfRange } else { FieldErrorCode::InvalidType };
+        self.keep(name, whole.ok_or_else(|| (code, format!("must be a whole number from {least} to {most}"))))
     }
 
     /// Takes an instant.
@@ -235,6 +268,11 @@ fn kind(raw: &RawValue) -> &'static str {
         Some(b'"') => "a broken string",
         _ => "a number",
     }
+}
+
+/// Returns the JSON type of a value where no string is expected.
+fn any_kind(raw: &RawValue) -> &'static str {
+    if raw.get().starts_with('"') { "a string" } else { kind(raw) }
 }
 
 /// Returns `; did you mean …?` with the known name that resembles an unknown one, or nothing.

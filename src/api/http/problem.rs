@@ -68,6 +68,9 @@ problem_codes! {
         IdempotencyOtherKey CONFLICT "idempotency_other_key" "The `Idempotency-Key` was used with another API key, and the response holds a secret."
         WatchEnded CONFLICT "watch_ended" "The watch has ended and cannot be changed."
         WatchStopped CONFLICT "watch_stopped" "The watch of the delivery was stopped, so the delivery cannot be retried."
+        DestinationInUse CONFLICT "destination_in_use" "A running watch names the saved destination, so it cannot be deleted."
+        DestinationManaged CONFLICT "destination_managed" "The saved destination is in the server's configuration file and cannot be changed through the API."
+        DestinationDisabled CONFLICT "destination_disabled" "The destination of the delivery is disabled, so the delivery cannot be retried."
         NameTaken CONFLICT "name_taken" "Another app has this name."
         LimitReached CONFLICT "limit_reached" "The maximum number of such objects exists."
         SecretConfigured CONFLICT "secret_configured" "The signing secret is set in the server's configuration and cannot be rotated through the API."
@@ -116,6 +119,8 @@ codes! {
         Conflict "conflict" "The value contradicts another one, or what is stored."
         UnknownProvider "unknown_provider" "The server knows no provider of this name."
         NoCredential "no_credential" "The server has no API key for this provider."
+        UnknownDestination "unknown_destination" "There is no such saved destination, or it belongs to another app."
+        DestinationDisabled "destination_disabled" "The saved destination is disabled."
         UnknownApp "unknown_app" "There is no such app, or the API key does not manage it."
         InvalidAddress "invalid_address" "The address is not a URL, mail address or Slack address that can be used."
         ForbiddenAddress "forbidden_address" "Callbacks must not reach this address; the operator can allow it."
@@ -123,7 +128,6 @@ codes! {
         ChannelNotConfigured "channel_not_configured" "The operator has not configured this channel."
         InvalidHeader "invalid_header" "The header's name or value cannot be sent."
         InvalidSecret "invalid_secret" "The signing secret is not `whsec_` and the base64 of 24 to 64 bytes."
-        Unsupported "unsupported" "This version does not support the field."
     }
 }
 

@@ -176,6 +176,7 @@ fn delivery(url: &str, headers: &[(&str, &str)]) -> PendingDelivery {
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             secret: None,
             signing: None,
+            saved: None,
         },
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         body: BODY.into(),

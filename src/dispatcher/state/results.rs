@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::DispatchState;
 use crate::channels::{self, AttemptResult, Reach};
-use crate::dispatcher::origin::QUICK;
+use crate::dispatcher::origin::{QUICK, host_of};
 use crate::domain::{AppNo, ChannelKind, NextStep, Outcome, PendingDelivery, Timestamp};
 
 /// Maximum number of deliveries that wait for a late reply, and hold neither a place of their queue nor one of their
@@ -47,9 +47,10 @@ impl DispatchState {
         let channel = delivery.destination.channel;
         let name: Arc<str> = delivery.destination.queue.as_str().into();
         let origin = Arc::clone(&self.queue(&name).origin);
+        let host = host_of(delivery, &origin);
         let mut changes = Changes::default();
         if result.outcome == Outcome::NotMade {
-            if self.breakers.pause(&origin, ended_at) {
+            if self.breakers.pause(&host, ended_at) {
                 changes.paused = self.pauses.count(ended_at);
             }
             return changes;
@@ -57,21 +58,23 @@ impl DispatchState {
         if let (Some(429), Outcome::Retry { after: Some(wait) }) =
             (result.attempt.status_code, &result.outcome)
         {
-            let waiting = self.pacer.rate_limited(&name, channel, *wait, ended_at);
-            if self.pacer.closed_until(&name, ended_at).is_some() {
+            let saved = delivery.destination.saved.as_ref();
+            let target = saved.map_or(&*name, |saved| saved.target.as_str());
+            let waiting = self.pacer.rate_limited(target, channel, *wait, ended_at);
+            if self.pacer.closed_until(target, ended_at).is_some() {
                 waiting.iter().chain([&name]).for_each(|name| self.return_to_store(name));
             }
         }
         if channels::spec(channel).has_breaker {
             let is_connected = !matches!(result.reach, Reach::NotTried | Reach::NotConnected);
-            if is_connected && origin != name {
-                changes.closed |= self.breakers.responded(&origin);
+            if is_connected && host != name {
+                changes.closed |= self.breakers.responded(&host);
             }
             match result.reach {
                 Reach::NotTried => {}
                 Reach::NotConnected => {
-                    let opens = self.breakers.failed(&origin, delivery.id, (started_at, ended_at));
-                    changes.outage = self.breakers.outage(&origin, ended_at);
+                    let opens = self.breakers.failed(&host, delivery.id, (started_at, ended_at));
+                    changes.outage = self.breakers.outage(&host, ended_at);
                     changes.opened = opens.then_some(Opened::Origin);
                 }
                 Reach::NoAnswer | Reach::Broken => {
@@ -88,9 +91,13 @@ impl DispatchState {
         }
         match changes.opened {
             Some(Opened::Origin) => {
-                for name in self.origin(&origin).sendable.drain() {
-                    self.queue(&name).sendable = None;
-                    self.return_to_store(&name);
+                // Saved destinations of the host have origins of their own, and return when it is their turn.
+                for origin in [&host, &origin] {
+                    let Some(origin) = self.origins.get_mut(origin) else { continue };
+                    for name in origin.sendable.drain() {
+                        self.queue(&name).sendable = None;
+                        self.return_to_store(&name);
+                    }
                 }
             }
             Some(Opened::Url) => self.return_to_store(&name),
@@ -192,7 +199,8 @@ impl DispatchState {
             self.free_places(&name, delivery);
         }
         self.shares.unload(delivery.app, delivery.body.len());
-        for name in [&origin, &name] {
+        let host = host_of(delivery, &origin);
+        for name in [&host, &name] {
             self.breakers.ended(name, delivery.id, now);
         }
         if self.probes.remove(&delivery.id) {
@@ -202,11 +210,17 @@ impl DispatchState {
             self.set_timer(&name, due_at);
         }
         // After a failed manual retry, or if no attempt could be made, the delivery may be due.
-        if self.retry_requested.remove(&delivery.id) || next == NextStep::Unchanged {
+        // To an ordered destination, a later one of its watch may be due now.
+        let is_ordered = delivery.destination.saved.as_ref().is_some_and(|saved| saved.is_ordered);
+        if self.retry_requested.remove(&delivery.id) || next == NextStep::Unchanged || is_ordered {
             self.mark_has_more(&name);
         }
         self.mark_loadable(&name);
         self.mark_sendable(&name);
+        if host != origin {
+            // The inline destinations of the host may have waited for this probe.
+            self.list(&host);
+        }
         self.list(&origin);
         self.remove_if_idle(&name);
     }

@@ -9,7 +9,8 @@ use super::results::{Changes, Opened};
 use crate::channels::{AttemptResult, Reach};
 use crate::domain::{
     AppNo, Attempt, ChannelKind, DeliveryId, Destination, DestinationId, DispatcherMessage, EventId,
-    EventType, Id, NextStep, Outcome, Payload, PendingDelivery, Timestamp, WatchId,
+    EventType, Id, NextStep, Outcome, Payload, PendingDelivery, Rate, SavedNo, SavedQueue, Timestamp,
+    WatchId,
 };
 use crate::store::DueDeliveries;
 
@@ -51,6 +52,7 @@ fn delivery(number: u32, url: &str) -> PendingDelivery {
             headers: Vec::new(),
             secret: None,
             signing: None,
+            saved: None,
         },
         traceparent: None,
         body: (*b"{}").into(),
@@ -61,6 +63,26 @@ fn delivery(number: u32, url: &str) -> PendingDelivery {
         manual: false,
         finished: None,
     }
+}
+
+/// Returns the delivery with this number to a saved destination, whose address is on the host of [`delivery`].
+fn to_saved(number: u32, destination: u8, concurrency: Option<u32>) -> PendingDelivery {
+    let mut delivery = delivery(number, "saved");
+    delivery.destination.id = DestinationId(Id::from_bytes([destination; 16]));
+    delivery.destination.queue = delivery.destination.id.queue(delivery.app);
+    delivery.destination.saved = Some(Box::new(SavedQueue {
+        no: SavedNo(destination.into()),
+        target: "1 https://a.example:443 saved".to_owned(),
+        rate: Rate::default(),
+        concurrency,
+        is_ordered: false,
+        old_secret: None,
+    }));
+    delivery
+}
+
+fn changed(destination: &Destination) -> DispatcherMessage {
+    DispatcherMessage::DestinationChanged { queue: destination.queue.clone(), disabled: None }
 }
 
 fn result(outcome: Outcome, reach: Reach) -> AttemptResult {
@@ -463,4 +485,79 @@ fn a_manual_retry_that_waits_for_a_place_leaves_nothing_behind() {
     }
     assert_eq!((count, f.state.shares.total.loaded, f.state.shares.total.in_flight), (40, 0, 0));
     assert!(f.state.queues.is_empty() && f.state.origins.is_empty(), "nothing is remembered");
+}
+
+#[test]
+fn a_changed_destination_is_read_again_before_the_next_attempt() {
+    let mut f = Fixture::new();
+    for number in 0..10 {
+        f.dispatch(to_saved(number, 7, Some(2)), at(0));
+    }
+    let sent = f.step(at(0));
+    assert_eq!((sent.len(), f.state.shares.total.loaded), (2, 10), "its own limit");
+    for one in &mut f.stored {
+        one.destination.address = "changed".to_owned();
+    }
+    f.state.apply(changed(&sent[0].destination), at(0));
+    assert_eq!(f.state.shares.total.loaded, 2, "those in flight");
+    let mut left = sent;
+    let mut addresses = Vec::new();
+    while !left.is_empty() {
+        for one in &left {
+            f.end(one, &result(Outcome::Ok, Reach::Answered), (0, 0));
+        }
+        left = f.step(at(0));
+        assert!(left.len() <= 2);
+        addresses.extend(left.iter().map(|one| one.destination.address.clone()));
+    }
+    assert_eq!(addresses, vec!["changed"; 8]);
+    assert!(f.state.queues.is_empty() && f.state.origins.is_empty(), "nothing is remembered");
+}
+
+#[test]
+fn a_page_that_was_read_before_a_change_is_dropped() {
+    let mut f = Fixture::new();
+    let before = to_saved(1, 7, None);
+    let queue: std::sync::Arc<str> = before.destination.queue.as_str().into();
+    f.state.apply(changed(&before.destination), at(0));
+    let [page] = &f.state.take_pages(at(0))[..] else { panic!("one page") };
+    assert_eq!(page.queue, *queue);
+    f.state.apply(changed(&before.destination), at(0));
+    let found = DueDeliveries { deliveries: vec![before], has_more: false, next_retry_at: None };
+    f.state.finish_page(&queue, Some(found), at(0));
+    assert!(f.state.take_sendable(at(0)).is_empty());
+    assert_eq!(f.state.take_pages(at(0)).len(), 1, "it is read again");
+}
+
+#[test]
+fn a_saved_destination_shares_only_the_breaker_of_its_host() {
+    let mut f = Fixture::new();
+    for n in 0..5 {
+        f.dispatch(to_saved(n, 7, None), at(n.into()));
+        let [sent] = &f.step(at(n.into()))[..] else { panic!("one is sent") };
+        let times = (i64::from(n) * 2 + 1, i64::from(n) * 2 + 2);
+        f.end(sent, &result(RETRY, Reach::NotConnected), times);
+    }
+    f.next = 100;
+    f.commit("inline", at(10));
+    f.dispatch(to_saved(200, 8, None), at(10));
+    assert!(f.step(at(10)).is_empty(), "the host is held back for both");
+    let probe = f.step(at(11));
+    assert_eq!(probe.len(), 1, "one probe");
+    f.end(&probe[0], &result(Outcome::Ok, Reach::Answered), (11, 11));
+    assert_eq!(f.step(at(12)).len(), 1, "the other one follows within a second");
+    // Silence of one saved destination concerns no other, and not the URLs of its host.
+    let mut f = Fixture::new();
+    for n in 0..5 {
+        f.dispatch(to_saved(n, 7, None), at(n.into()));
+        let [sent] = &f.step(at(n.into()))[..] else { panic!("one is sent") };
+        let times = (i64::from(n) * 2 + 1, i64::from(n) * 2 + 2);
+        f.end(sent, &result(RETRY, Reach::NoAnswer), times);
+    }
+    assert_eq!(f.state.breakers.open_count(), 1);
+    f.next = 100;
+    f.commit("inline", at(10));
+    f.dispatch(to_saved(200, 8, None), at(10));
+    f.dispatch(to_saved(201, 7, None), at(10));
+    assert_eq!(f.step(at(10)).len(), 2);
 }

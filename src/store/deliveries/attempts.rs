@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, RowSql, Value, params, row_sql};
+use super::super::destinations::{self, SavedResult};
 use super::super::rows::to_json;
 use super::{skip, skip_sql};
 use crate::domain::{
-    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, Timestamp, WatchId,
+    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, SavedNo, Timestamp, WatchId,
 };
 
 /// Records an attempt and the next step of its delivery.
@@ -25,6 +26,8 @@ pub struct RecordAttempt {
     pub attempt: Attempt,
     /// Next step of the delivery.
     pub after: NextStep,
+    /// Row number of the destination, if it is a saved one, and the name of its queue.
+    pub saved: Option<(SavedNo, String)>,
 }
 
 /// Postpones a delivery whose attempt waits for a late reply: if the process ends before the attempt is recorded,
@@ -95,6 +98,12 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
             params![delivery, before, at, duration_ms, *status_code, error, request, response, response_body]
         }),
     )?;
+    let results = applied.iter().filter_map(|command| {
+        let (no, queue) = command.saved.as_ref()?;
+        let is_success = command.after == NextStep::Succeeded;
+        Some(SavedResult { no: *no, queue, attempt: &command.attempt, is_success })
+    });
+    destinations::record_results(batch, &results.collect::<Vec<_>>())?;
     Ok(vec![(); commands.len()])
 }
 
@@ -169,13 +178,21 @@ fn update_some<'a, const N: usize>(
     Ok(applied.map(|((command, _), _)| command).collect())
 }
 
-/// Marks the destinations that are gone, and skips their other pending deliveries.
+/// Marks the destinations that are gone, and skips their other pending deliveries. A saved destination is disabled
+/// instead, for all watches.
 fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
     let gone: Vec<&RecordAttempt> =
         failed.iter().copied().filter(|command| command.after == NextStep::Failed(Reason::Gone)).collect();
+    let saved = gone.iter().filter_map(|command| {
+        let (no, queue) = command.saved.as_ref()?;
+        Some((*no, (queue.as_str(), command.attempt.at)))
+    });
+    destinations::disable_gone(batch, &saved.collect())?;
+    let inline: Vec<&RecordAttempt> =
+        gone.iter().copied().filter(|command| command.saved.is_none()).collect();
     let found = batch.tx.fetch(
         "select watch, n, destination from deliveries where app = $1 and id = $2",
-        gone.iter().map(|command| params![command.app, command.delivery]),
+        inline.iter().map(|command| params![command.app, command.delivery]),
         |row| Ok((WatchId(row.id(0)?), row.int(1)?, DestinationId(row.id(2)?))),
     )?;
     // A manual retry is answered by this attempt.
@@ -183,7 +200,7 @@ fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
         row_sql!("update deliveries set is_manual = 0, next_attempt_at = null" where "app = $1 and id = $2"),
         gone.iter().filter(|command| command.manual).map(|command| params![command.app, command.delivery]),
     )?;
-    let found = gone
+    let found = inline
         .iter()
         .zip(found)
         .flat_map(|(command, found)| found.into_iter().map(move |found| (command, found)));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
+use super::super::destinations::{self, QueueState};
 use super::super::reads::{INTERNAL, ReadStore};
 use super::{PENDING, read_pending};
 use crate::domain::{AppNo, DeliveryId, Id, PendingDelivery, Timestamp};
@@ -154,24 +155,27 @@ pub fn load_due_deliveries<'c>(
     batch: &mut Batch<'_>,
     commands: &[&'c LoadDueDeliveries],
 ) -> Result<Vec<DueDeliveries>> {
-    let page = |command: &&'c LoadDueDeliveries| {
+    let states =
+        destinations::queue_states(&batch.tx, commands.iter().map(|command| command.queue.as_str()))?;
+    let page = |(command, state): (&&'c LoadDueDeliveries, QueueState)| {
         let loaded = command.loaded.iter().copied().collect();
-        QueuePage { command, limit: command.limit as usize, loaded, ids: Vec::new() }
+        QueuePage { command, state, limit: command.limit as usize, loaded, ids: Vec::new() }
     };
-    let mut pages: Vec<QueuePage<'_>> = commands.iter().map(page).collect();
+    let mut pages: Vec<QueuePage<'_>> = commands.iter().zip(states).map(page).collect();
     add_due(&batch.tx, &mut pages, |command| command.retries_first)?;
     add_due(&batch.tx, &mut pages, |command| !command.retries_first)?;
     let keyring = &batch.shared.keyring;
     let ids = pages.iter().flat_map(|page| page.ids.iter().take(page.limit));
     let rows = ids.map(|(app, id)| params![app, id]);
-    let mut deliveries = batch.tx.fetch(PENDING, rows, |row| read_pending(row, keyring))?.into_iter();
+    let mut deliveries = batch.tx.fetch(&PENDING, rows, |row| read_pending(row, keyring))?.into_iter();
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
         commands.iter().map(|command| params![&command.queue, command.now]),
         |row| row.opt_time(0),
     )?;
-    let due = |(QueuePage { ids, limit, .. }, next_retry_at): (&QueuePage<'_>, _)| {
+    let due = |(QueuePage { ids, limit, state, .. }, next_retry_at): (&QueuePage<'_>, Option<_>)| {
         let deliveries = deliveries.by_ref().take(ids.len().min(*limit)).flatten().collect();
+        let next_retry_at = next_retry_at.filter(|_| !state.is_disabled);
         DueDeliveries { deliveries, has_more: ids.len() > *limit, next_retry_at }
     };
     Ok(pages.iter().zip(next_retry_at).map(due).collect())
@@ -181,6 +185,8 @@ pub fn load_due_deliveries<'c>(
 /// are due.
 struct QueuePage<'a> {
     command: &'a LoadDueDeliveries,
+    /// The page of a disabled destination is empty.
+    state: QueueState,
     limit: usize,
     loaded: HashSet<DeliveryId>,
     ids: Vec<(i64, DeliveryId)>,
@@ -193,24 +199,30 @@ fn add_due(
     pages: &mut [QueuePage<'_>],
     is_retry: impl Fn(&LoadDueDeliveries) -> bool,
 ) -> Result<()> {
-    let mut pages: Vec<_> = pages.iter_mut().filter(|page| page.ids.len() <= page.limit).collect();
-    // A covering index answers this query. Only the rows that are taken are read.
-    let found = tx.fetch(
-        "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
-         order by next_attempt_at limit $4",
-        pages.iter().map(|page| {
-            let is_retry = is_retry(page.command);
-            // A first attempt is due at once, even if the clock was set back since it was created.
-            let until = if is_retry { page.command.now } else { Timestamp::MAX };
-            // Those that the dispatcher has may be among them. One more shows whether more are due.
-            let limit = i64::try_from(page.limit + page.command.loaded.len() + 1).unwrap_or(i64::MAX);
-            params![&page.command.queue, i64::from(is_retry), until, limit]
-        }),
-        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
-    )?;
-    for (page, found) in pages.iter_mut().zip(found) {
-        let QueuePage { loaded, ids, .. } = &mut **page;
-        ids.extend(found.into_iter().filter(|(_, id)| !loaded.contains(id)));
+    let is_open = |page: &&mut QueuePage<'_>| page.ids.len() <= page.limit && !page.state.is_disabled;
+    let (mut ordered, mut others): (Vec<_>, Vec<_>) =
+        pages.iter_mut().filter(is_open).partition(|page| page.state.is_ordered);
+    // A covering index answers the first query. Only the rows that are taken are read.
+    for (pages, sql) in [(&mut others, DUE), (&mut ordered, DUE_IN_ORDER)] {
+        if pages.is_empty() {
+            continue;
+        }
+        let found = tx.fetch(
+            sql,
+            pages.iter().map(|page| {
+                let is_retry = is_retry(page.command);
+                // A first attempt is due at once, even if the clock was set back since it was created.
+                let until = if is_retry { page.command.now } else { Timestamp::MAX };
+                // Those that the dispatcher has may be among them. One more shows whether more are due.
+                let limit = i64::try_from(page.limit + page.command.loaded.len() + 1).unwrap_or(i64::MAX);
+                params![&page.command.queue, i64::from(is_retry), until, limit]
+            }),
+            |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
+        )?;
+        for (page, found) in pages.iter_mut().zip(found) {
+            let QueuePage { loaded, ids, .. } = &mut **page;
+            ids.extend(found.into_iter().filter(|(_, id)| !loaded.contains(id)));
+        }
     }
     Ok(())
 }
@@ -230,6 +242,15 @@ struct Waiting {
     is_manual: bool,
     last_attempt_at: Option<Timestamp>,
 }
+const DUE: &str =
+    "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
+         order by next_attempt_at limit $4";
+
+/// The same for an ordered destination: a delivery is due only when no earlier one of its watch is pending.
+const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
+         where d.queue = $1 and d.is_retry = $2 and d.next_attempt_at <= $3 and not exists (
+           select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status = 'pending' and e.id < d.id)
+         order by d.next_attempt_at limit $4";
 
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits
 /// for the pause of its step from now. First attempts and manual retries are due at once.

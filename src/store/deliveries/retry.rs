@@ -39,10 +39,12 @@ pub enum RetryRefusal {
     NotFound,
     /// Its watch was stopped.
     Stopped,
+    /// Its destination is disabled.
+    Disabled,
 }
 
-/// Requests attempts of the next chunk of failed deliveries at once. Skipped deliveries and those of stopped watches
-/// are not included.
+/// Requests attempts of the next chunk of failed deliveries at once. Skipped deliveries, those of stopped watches and
+/// those to disabled destinations are not included.
 #[derive(Clone, Debug)]
 pub struct RetryFailedDeliveries {
     /// The app.
@@ -78,29 +80,33 @@ impl ReadStore {
 pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome<(), RetryRefusal> {
     let RetryDelivery { app, delivery: id, now } = command;
     // A stop skips pending deliveries, also those of a watch that had ended; others had failed before.
-    let is_stopped = batch.tx.find(
-        "select case when w.status = 'stopped' or d.reason = 'stopped' then 1 else 0 end
-         from deliveries d join watches w on w.app = d.app and w.id = d.watch where d.app = $1 and d.id = $2",
+    let found = batch.tx.find(
+        "select case when w.status = 'stopped' or d.reason = 'stopped' then 1 else 0 end,
+           case when s.disabled_reason is null then 0 else 1 end
+         from deliveries d join watches w on w.app = d.app and w.id = d.watch
+         join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
+         left join destinations s on s.no = wd.saved where d.app = $1 and d.id = $2",
         params![app, id],
-        |row| row.flag(0),
+        |row| Ok((row.flag(0)?, row.flag(1)?)),
     )?;
-    match is_stopped {
+    match found {
         None => return Ok(Err(RetryRefusal::NotFound)),
-        Some(true) => return Ok(Err(RetryRefusal::Stopped)),
-        Some(false) => {}
+        Some((true, _)) => return Ok(Err(RetryRefusal::Stopped)),
+        Some((_, true)) => return Ok(Err(RetryRefusal::Disabled)),
+        Some((false, false)) => {}
     }
     batch.tx.run(
         "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
         params![now, app, id],
     )?;
     let keyring = &batch.shared.keyring;
-    let pending = batch.tx.one(PENDING, params![app, id], |row| read_pending(row, keyring))?;
+    let pending = batch.tx.one(&PENDING, params![app, id], |row| read_pending(row, keyring))?;
     batch.effects.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(pending)));
     Ok(Ok(()))
 }
 
 /// Returns the app's failed deliveries after one, with their queues, in the order of their creation, without those of
-/// stopped watches.
+/// stopped watches and those to disabled destinations.
 fn failed(
     tx: &Tx<'_>,
     app: AppNo,
@@ -121,7 +127,10 @@ fn failed(
     query.and("created_at <", filter.until);
     query.push(
         " and not exists (select 1 from watches w where w.app = deliveries.app and w.id = deliveries.watch
-           and w.status = 'stopped') order by id limit",
+           and w.status = 'stopped')
+         and not exists (select 1 from watch_destinations wd join destinations s on s.no = wd.saved
+           where wd.watch = deliveries.watch and wd.n = deliveries.n and s.disabled_reason is not null)
+         order by id limit",
         limit,
     );
     tx.list(&query.sql, query.values, |row| Ok((DeliveryId(row.id(0)?), row.text(1)?)))

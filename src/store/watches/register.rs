@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
+use super::super::destinations::{self, DestinationDeleted};
 use super::super::idempotency::{Outcome, Results};
 use super::super::reads::ReadStore;
 use super::super::rows::insert_destinations;
@@ -55,12 +56,30 @@ impl ReadStore {
     }
 }
 
-pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch> {
-    let watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
+pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch, DestinationDeleted> {
+    let mut watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
+    if !destinations::all_exist(&batch.tx, watches.iter().flat_map(|new| &new.destinations))? {
+        // Rare: it is not known yet which of the watches is refused.
+        let check = |new: &&NewWatch| destinations::all_exist(&batch.tx, new.destinations.iter());
+        let exist: Vec<bool> = watches.iter().map(check).collect::<Result<_>>()?;
+        let mut kept = exist.iter();
+        watches.retain(|_| kept.next().copied().unwrap_or_default());
+        let mut inserted = insert(batch, &watches)?.into_iter();
+        let result = |exists: &bool| {
+            if *exists { inserted.next().ok_or(DestinationDeleted) } else { Err(DestinationDeleted) }
+        };
+        return Ok(exist.iter().map(result).collect());
+    }
     Ok(insert(batch, &watches)?.into_iter().map(Ok).collect())
 }
 
-pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<Vec<Watch>> {
+pub fn register_many(
+    batch: &mut Batch<'_>,
+    command: &RegisterMany,
+) -> Outcome<Vec<Watch>, DestinationDeleted> {
+    if !destinations::all_exist(&batch.tx, command.0.iter().flat_map(|new| &new.destinations))? {
+        return Ok(Err(DestinationDeleted));
+    }
     insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)
 }
 

@@ -174,7 +174,8 @@ async fn a_watch_with_many_rows_is_deleted_in_parts() {
         let retry = RetryDelivery { app, delivery, now: at(80) };
         fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
         let after = NextStep::Unchanged;
-        let record = RecordAttempt { app, delivery, manual: true, before, attempt: attempt(), after };
+        let record =
+            RecordAttempt { app, delivery, manual: true, before, attempt: attempt(), after, saved: None };
         fixture.store.record_attempt(record).await.expect("recorded");
     }
     let small = fixture.delivery("job_2").await;
@@ -324,6 +325,7 @@ async fn a_repeated_write_changes_nothing() {
         before: 0,
         attempt: attempt(),
         after,
+        saved: None,
     };
     for _ in 0..2 {
         fixture.store.record_attempt(record.clone()).await.expect("recorded");

@@ -112,6 +112,7 @@ async fn an_attempt_written_twice_is_recorded_once() {
         before: 0,
         attempt: attempt(),
         after,
+        saved: None,
     };
     proxy.cut(Cut::After, true);
     let answer = fixture.store.record_attempt(record.clone()).await;

@@ -2,8 +2,13 @@
 
 use std::path::Path;
 
-use ringback::domain::{ChannelKind, Masked, NewWatch, SignatureForm, Signing, Watch};
-use ringback::store::{BootstrapTenant, CreateApp, Keyring, RotateSecret, StoreError};
+use ringback::domain::{
+    ChannelKind, DestinationHealth, DestinationId, EventSet, Masked, NewWatch, Rate, SavedAddress,
+    SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, Watch,
+};
+use ringback::store::{
+    BootstrapTenant, CreateApp, CreateDestination, Keyring, RotateDestinationSecret, RotateSecret, StoreError,
+};
 
 use super::{START, StoreFixture, at, file, open_with};
 
@@ -256,7 +261,74 @@ async fn a_sealed_value_copied_to_another_row_does_not_open() {
     fixture.shown(watches[0].id).await;
 }
 
+/// Saves a destination whose every secret contains this text.
+async fn save(fixture: &StoreFixture, text: &str) -> SavedDestination {
+    let hook = format!("https://hooks.slack.com/services/T00/B00/{text}");
+    let secret = format!("whsec_{text}-the-first-one-of-two");
+    let destination = SavedDestination {
+        app: fixture.app,
+        id: DestinationId(fixture.store.ids().draw(START)),
+        name: Some("ops".to_owned()),
+        description: None,
+        address: SavedAddress {
+            channel: ChannelKind::Slack,
+            address: hook,
+            headers: vec![("authorization".to_owned(), text.to_owned())],
+            secret: Some(secret),
+        },
+        events: EventSet::endings(),
+        is_default: true,
+        queue: SavedQueue {
+            no: SavedNo(0),
+            target: "1 slack 0123456789abcdef".to_owned(),
+            rate: Rate::default(),
+            concurrency: None,
+            is_ordered: false,
+            old_secret: None,
+        },
+        is_managed: false,
+        disabled: None,
+        health: DestinationHealth::default(),
+        created_at: START,
+    };
+    let created = fixture.store.create_destination(CreateDestination(destination.clone())).await;
+    assert!(matches!(created.expect("created"), Ok(Ok(()))));
+    let rotate = RotateDestinationSecret {
+        app: fixture.app,
+        id: destination.id,
+        secret: Masked::new(format!("whsec_{text}-the-second-one")),
+        old_until: Some(at(60)),
+        now: START,
+    };
+    assert!(matches!(fixture.store.rotate_destination_secret(rotate).await.expect("rotated"), Ok(Ok(()))));
+    destination
+}
+
+#[tokio::test]
+async fn the_secrets_of_a_saved_destination_are_sealed_and_sealed_again() {
+    let canary = "canary-of-a-saved-destination";
+    let mut fixture = fixture_with(&[OLD]).await;
+    let saved = save(&fixture, canary).await;
+    for keys in [&[OLD][..], &[NEW, OLD], &[NEW]] {
+        fixture = reopen_with(fixture, keys).await;
+        let found = fixture.store.saved_destination(fixture.app, saved.id, START).await;
+        let found = found.expect("read").expect("there");
+        assert_eq!(found.address.address, saved.address.address);
+        assert_eq!(found.address.headers, saved.address.headers);
+        assert_eq!(found.address.secret, Some(format!("whsec_{canary}-the-second-one")));
+        let old = found.queue.old_secret.map(|(secret, until)| (secret.reveal().to_owned(), until));
+        assert_eq!(old, saved.address.secret.clone().map(|secret| (secret, at(60))));
+        // The same secrets reach a delivery.
+        let used = fixture.store.default_destinations(fixture.app, 1).await.expect("read");
+        assert_eq!(used[0].secret, found.address.secret);
+        if let ringback::store::DatabaseLocation::File(path) = &fixture.location {
+            assert_eq!(found_in(path, &[canary]), [""; 0], "in no file");
+        }
+    }
+}
+
 crate::postgres::on_postgres_too! {
+    the_secrets_of_a_saved_destination_are_sealed_and_sealed_again,
     a_start_without_a_needed_key_is_refused_and_names_the_key,
     after_a_start_with_both_keys_the_new_key_is_sufficient,
 }

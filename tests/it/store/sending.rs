@@ -175,7 +175,7 @@ async fn many_waiting_deliveries_are_rescheduled_in_steps() {
     let fixture = StoreFixture::new().await;
     let watches = (0..1_000).map(|_| fixture.watch("job_1")).collect();
     let many = Idempotent::new(RegisterMany(watches), None, |_: &Vec<Watch>| None);
-    let Ok(made) = fixture.store.register_many(many).await.expect("taken").expect("new");
+    let made = fixture.store.register_many(many).await.expect("taken").expect("new").expect("registered");
     let job = made[0].job_no;
     fixture.register(fixture.watch("job_1")).await;
     fixture.end(job, 0).await;

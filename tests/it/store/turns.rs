@@ -16,6 +16,7 @@ async fn another_app(fixture: &StoreFixture) -> AppNo {
         id: AppId(fixture.store.ids().draw(at(0))),
         name: "another".to_owned(),
         signing_secret: Masked::new("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
+        private_key: Masked::new(super::PRIVATE_KEY),
         now: at(0),
     };
     match fixture.store.create_app(create).await.expect("taken") {
@@ -40,7 +41,8 @@ async fn register(
     for first in (0..count).step_by(1_000) {
         let watches = (first..count.min(first + 1_000)).map(|_| watch()).collect();
         let many = Idempotent::new(RegisterMany(watches), None, |_: &Vec<_>| None);
-        let Ok(watches) = fixture.store.register_many(many).await.expect("taken").expect("new");
+        let watches =
+            fixture.store.register_many(many).await.expect("taken").expect("new").expect("registered");
         made.extend(watches);
     }
     (made[0].job_no, made.into_iter().map(|watch| watch.id).collect())

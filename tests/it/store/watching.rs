@@ -567,7 +567,7 @@ async fn a_filter_finds_what_lies_behind_many_others() {
         let watches = (0..1_000)
             .map(|n| NewWatch { destinations: Vec::new(), ..fixture.watch(&format!("job_{chunk}_{n}")) });
         let many = Idempotent::new(RegisterMany(watches.collect()), None, |_: &Vec<Watch>| None);
-        let Ok(made) = fixture.store.register_many(many).await.expect("taken").expect("new");
+        let made = fixture.store.register_many(many).await.expect("taken").expect("new").expect("all exist");
         assert_eq!(made.len(), 1_000);
     }
     fixture.stop(first).await;

@@ -1,0 +1,368 @@
+//! `ringback destinations`: saves, lists, shows, changes, enables and deletes destinations of a running server.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::arguments::{duration, parameter};
+use super::client::{Paging, Server, segment};
+use super::output::{Failure, address, clean, discards_stdout, join, print_line, print_note, text, texts};
+use super::request_fields::{Body, Field};
+use super::terminal::{Column, FieldList, Terminal};
+
+/// Path of the list.
+const PATH: &str = "/v1/destinations";
+
+/// Save destinations, and manage them
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Example:
+  ringback destinations create --name billing \\
+    --webhook https://app.example.com/hooks/billing")]
+pub(super) enum Destinations {
+    /// List saved destinations, newest first
+    #[command(after_help = "\
+Example:
+  ringback destinations list")]
+    List {
+        #[command(flatten)]
+        paging: Paging,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Save a destination, and print the secret of a webhook once
+    #[command(after_help = "\
+Example:
+  ringback destinations create --name billing --rate 10/s \\
+    --webhook https://app.example.com/hooks/billing
+
+Registrations use the id that is printed:
+  ringback watch JOB_ID --destination dst_…")]
+    Create {
+        #[command(flatten)]
+        address: AddressFlags,
+        #[command(flatten)]
+        settings: SettingFlags,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show a saved destination and its health
+    #[command(after_help = "\
+Example:
+  ringback destinations show dst_01m84y…")]
+    Show {
+        /// Id of the destination (dst_…)
+        id: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change a saved destination, also for pending deliveries
+    #[command(after_help = "\
+Example:
+  ringback destinations update dst_01m84y… --rate off --enabled false")]
+    Update {
+        /// Id of the destination (dst_…)
+        id: String,
+        #[command(flatten)]
+        address: AddressFlags,
+        #[command(flatten)]
+        settings: SettingFlags,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Enable a saved destination
+    #[command(after_help = "\
+Example:
+  ringback destinations enable dst_01m84y… --retry-skipped")]
+    Enable {
+        /// Id of the destination (dst_…)
+        id: String,
+        /// Send what was skipped while it was disabled
+        #[arg(long)]
+        retry_skipped: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a saved destination; its pending deliveries are skipped
+    #[command(after_help = "\
+Example:
+  ringback destinations delete dst_01m84y…")]
+    Delete {
+        /// Id of the destination (dst_…)
+        id: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Replace the secret of a webhook, and print the new one once
+    #[command(after_help = "\
+Example:
+  ringback destinations rotate-secret dst_01m84y… --grace 24h")]
+    RotateSecret {
+        /// Id of the destination (dst_…)
+        id: String,
+        /// Time in which the previous secret signs, too, such as 24h
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        grace: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Form of the result, and the server.
+#[derive(Debug, clap::Args)]
+pub(super) struct Output {
+    /// Print the server's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// The channel with its address.
+#[derive(Debug, clap::Args)]
+#[group(multiple = true)]
+pub(super) struct AddressFlags {
+    /// URL of the webhook
+    #[arg(long, value_name = "URL", conflicts_with_all = ["email", "slack"])]
+    webhook: Option<String>,
+    /// Mail address
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "slack")]
+    email: Option<String>,
+    /// URL of a Slack webhook, or a #channel
+    #[arg(long, value_name = "URL")]
+    slack: Option<String>,
+    /// Additional header of the webhook; can be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    header: Vec<(String, String)>,
+}
+
+/// What does not depend on the channel.
+#[derive(Debug, clap::Args)]
+pub(super) struct SettingFlags {
+    /// Name of the destination
+    #[arg(long)]
+    name: Option<String>,
+    /// Description of the destination
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Events that it receives, such as job.completed or job.*
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    events: Vec<String>,
+    /// Whether it is enabled: true or false
+    #[arg(long, value_name = "YES")]
+    enabled: Option<bool>,
+    /// Whether it receives watches that name no destination
+    #[arg(long, value_name = "YES")]
+    default: Option<bool>,
+    /// Maximum rate of attempts, such as 10/s, or off
+    #[arg(long, value_name = "RATE")]
+    rate: Option<String>,
+    /// Maximum number of attempts in progress, or off
+    #[arg(long, value_name = "N", value_parser = concurrency)]
+    concurrency: Option<Concurrency>,
+    /// Whether an event waits for retries of earlier ones
+    #[arg(long, value_name = "YES")]
+    ordered: Option<bool>,
+}
+
+/// A number of attempts in progress; `None` for no limit of its own.
+#[derive(Clone, Copy, Debug)]
+struct Concurrency(Option<u32>);
+
+fn concurrency(text: &str) -> Result<Concurrency, String> {
+    if text == "off" {
+        return Ok(Concurrency(None));
+    }
+    let number = text.parse().map_err(|_| "must be a whole number, such as 4, or off".to_owned());
+    number.map(|number| Concurrency(Some(number)))
+}
+
+/// Returns the body with the fields that are given.
+fn body(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> Body {
+    let given =
+        |value: Value| Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()));
+    let kind = match address {
+        AddressFlags { email: Some(_), .. } => Some("email"),
+        AddressFlags { slack: Some(_), .. } => Some("slack"),
+        AddressFlags { .. } => None,
+    };
+    let headers: BTreeMap<_, _> = address.header.iter().cloned().collect();
+    let fields: [Field; 13] = [
+        ("type", "--slack", given(json!(kind.filter(|_| is_new)))),
+        ("url", "--webhook", given(json!(address.webhook))),
+        ("email", "--email", given(json!(address.email))),
+        ("slack", "--slack", given(json!(address.slack))),
+        ("headers", "--header", given(json!(headers))),
+        ("name", "--name", given(json!(settings.name))),
+        ("description", "--description", given(json!(settings.description))),
+        ("events", "--events", given(json!(settings.events))),
+        ("enabled", "--enabled", given(json!(settings.enabled))),
+        ("default", "--default", given(json!(settings.default))),
+        ("rate", "--rate", given(json!(settings.rate))),
+        (
+            "concurrency",
+            "--concurrency",
+            settings.concurrency.map(|Concurrency(limit)| json!(limit).to_string()),
+        ),
+        ("ordered", "--ordered", given(json!(settings.ordered))),
+    ];
+    Body::of_json(&fields)
+}
+
+fn path(id: &str) -> String {
+    format!("{PATH}/{}", segment(id))
+}
+
+/// Returns the fields of a destination.
+fn fields_of(destination: &Value, terminal: Terminal) -> String {
+    let mut card = FieldList::new(terminal);
+    let [id, name, kind, secret] = texts(destination, ["/id", "/name", "/type", "/secret"]);
+    card.line("destination", id);
+    card.line("name", name);
+    card.line("description", text(destination, "/description"));
+    card.line("sends to", join([kind, address(destination)], " "));
+    card.line("secret", secret);
+    card.line("state", state(destination));
+    card.time("disabled", destination, "/disabledAt");
+    let limits = ["/rate", "/concurrency"].map(|pointer| text(destination, pointer));
+    let [rate, concurrency] = limits;
+    card.line("rate", rate);
+    card.line("concurrency", concurrency);
+    let flags = [("/default", "default"), ("/ordered", "ordered"), ("/managed", "in the configuration file")];
+    let is_set = |(pointer, _): &(&str, &str)| destination.pointer(pointer) == Some(&Value::Bool(true));
+    card.line("is", join(flags.into_iter().filter(is_set).map(|(_, word)| word.to_owned()), ", "));
+    card.line("success, 24 h", percent(destination));
+    let [p50, p95] = texts(destination, ["/health/latencyMs/p50", "/health/latencyMs/p95"]);
+    if !p50.is_empty() {
+        card.line("duration", format!("half within {p50} ms, 95 % within {p95} ms"));
+    }
+    card.line("last error", text(destination, "/health/lastError"));
+    card.time("failing since", destination, "/health/failingSince");
+    card.render()
+}
+
+/// Returns whether a destination is enabled, or why not.
+fn state(destination: &Value) -> String {
+    let reason = text(destination, "/disabledReason");
+    if reason.is_empty() { "enabled".to_owned() } else { format!("disabled ({reason})") }
+}
+
+/// Returns the part of the attempts that succeeded; empty without attempts.
+fn percent(destination: &Value) -> String {
+    let rate = destination.pointer("/health/successRate").and_then(Value::as_f64);
+    rate.map(|rate| format!("{:.1} %", rate * 100.0)).unwrap_or_default()
+}
+
+/// Refuses to create a secret that would not be shown.
+fn check_stdout() -> Result<(), Failure> {
+    if discards_stdout() {
+        let why = "stdout is closed or the null device, and a secret is shown only once; keep stdout";
+        return Err(Failure::Failed(why.to_owned()));
+    }
+    Ok(())
+}
+
+impl Destinations {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List { paging, server } => {
+                let columns = [
+                    Column::new("ID"),
+                    Column::new("NAME").soft(),
+                    Column::new("SENDS TO").soft(),
+                    Column::new("STATE"),
+                    Column::new("SUCCESS").optional(2),
+                    Column::time("CREATED").optional(1),
+                ];
+                let row = |one: &Value| {
+                    let [id, name, created] = texts(one, ["/id", "/name", "/createdAt"]);
+                    vec![id, name, address(one), state(one), percent(one), created]
+                };
+                paging.show(&server.client()?, PATH, &[], &columns, row).await
+            }
+            Self::Create { address, settings, output } => {
+                check_stdout()?;
+                let created =
+                    output.server.client()?.post(PATH, Some(body(&address, &settings, true)), None).await?;
+                created.print(output.json, fields_of)?;
+                if !output.json && !text(&created.value(), "/secret").is_empty() {
+                    print_note("The secret is not shown again; store it now.");
+                }
+                Ok(())
+            }
+            Self::Show { id, output } => {
+                output.server.client()?.get(&path(&id)).await?.print(output.json, fields_of)
+            }
+            Self::Update { id, address, settings, output } => {
+                let body = body(&address, &settings, false);
+                output.server.client()?.patch(&path(&id), body).await?.print(output.json, fields_of)
+            }
+            Self::Enable { id, retry_skipped, output } => {
+                let body = Body::fixed(json!({ "retrySkipped": retry_skipped }).to_string());
+                let enable = format!("{}/enable", path(&id));
+                output.server.client()?.post(&enable, Some(body), None).await?.print(output.json, fields_of)
+            }
+            Self::Delete { id, server } => {
+                server.client()?.delete(&path(&id)).await?;
+                Ok(print_line(format_args!("{} is deleted.", clean(&id)))?)
+            }
+            Self::RotateSecret { id, grace, output } => {
+                check_stdout()?;
+                let body = Body::of_texts([("grace", "--grace", grace)]);
+                let rotate = format!("{}/rotate-secret", path(&id));
+                let rotated = output.server.client()?.post(&rotate, Some(body), None).await?;
+                rotated.print(output.json, |rotated, terminal| {
+                    let mut card = FieldList::new(terminal);
+                    card.line("secret", text(rotated, "/secret"));
+                    card.time("previous until", rotated, "/previous/expiresAt");
+                    card.render()
+                })?;
+                if !output.json {
+                    print_note("The secret is not shown again; store it now.");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        address: AddressFlags,
+        #[command(flatten)]
+        settings: SettingFlags,
+    }
+
+    fn json_of(line: &str, is_new: bool) -> String {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        body(&line.address, &line.settings, is_new).json
+    }
+
+    #[test]
+    fn only_given_settings_of_a_destination_are_sent() {
+        assert_eq!(json_of("", false), "{}");
+        assert_eq!(json_of("--slack #ops", true), r##"{"type":"slack","slack":"#ops"}"##);
+        assert_eq!(json_of("--slack #ops", false), r##"{"slack":"#ops"}"##);
+        assert_eq!(
+            json_of(
+                "--webhook https://a --header x-a=1 --events job.*,watch.expired --rate off --ordered true",
+                true
+            ),
+            r#"{"url":"https://a","headers":{"x-a":"1"},"events":["job.*","watch.expired"],"rate":"off","ordered":true}"#
+        );
+        assert_eq!(
+            json_of("--concurrency off --enabled false", false),
+            r#"{"enabled":false,"concurrency":null}"#
+        );
+        assert_eq!(json_of("--concurrency 4", false), r#"{"concurrency":4}"#);
+    }
+}

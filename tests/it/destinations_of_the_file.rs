@@ -1,0 +1,123 @@
+//! Saved destinations of the configuration file: `[[destination]]`.
+
+use serde_json::{Value, json};
+
+use crate::destinations::{patch, shown};
+use crate::harness::{Harness, id, seconds};
+
+const PATH: &str = "/v1/destinations";
+
+async fn all(t: &Harness) -> Vec<Value> {
+    t.get(PATH).await.expect(200)["data"].as_array().unwrap().clone()
+}
+
+async fn restart_with(t: &mut Harness, text: &str) {
+    t.stop().await;
+    t.file_text = Some(text.to_owned());
+    t.restart().await;
+}
+
+#[tokio::test]
+async fn the_file_creates_and_changes_a_destination_under_one_id() {
+    let mut t = Harness::start().await;
+    let (a, b) = (t.receiver.url("/a"), t.receiver.url("/b"));
+    restart_with(&mut t, &format!("[[destination]]\nname = 'ops'\nurl = '{a}'\nconcurrency = 4\n")).await;
+    let [first] = &all(&t).await[..] else { panic!("one") };
+    assert_eq!((&first["managed"], &first["name"], &first["url"]), (&json!(true), &json!("ops"), &json!(a)));
+    let destination = id(first);
+    t.provider.completed("job_1");
+    t.register(&json!({ "jobId": "job_1", "destinationId": destination })).await;
+    t.pass(seconds(5)).await;
+    // Without a secret in the file, the app's secret signs, which the receiver verifies.
+    t.receiver.next_to("/a").await;
+    restart_with(&mut t, &format!("[[destination]]\nname = 'ops'\nurl = '{b}'\ndefault = true\n")).await;
+    let after = shown(&t, &destination).await;
+    assert_eq!(
+        (&after["url"], &after["concurrency"], &after["default"]),
+        (&json!(b), &Value::Null, &json!(true))
+    );
+    assert_eq!(all(&t).await.len(), 1);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_managed_destination_is_not_changed_through_the_api() {
+    let mut t = Harness::start().await;
+    let text = format!("[[destination]]\nname = 'ops'\nurl = '{}'\n", t.receiver.url("/a"));
+    restart_with(&mut t, &text).await;
+    let destination = id(&all(&t).await[0]);
+    let path = format!("{PATH}/{destination}");
+    let refusals = [
+        patch(&t, &destination, &json!({ "rate": "1/s" })).await,
+        t.delete(&path).await,
+        t.act(&format!("{path}/rotate-secret")).await,
+    ];
+    for refusal in refusals {
+        assert_eq!(refusal.expect(409)["code"], "destination_managed");
+    }
+    // Attempts have disabled it: it can be enabled.
+    t.receiver.script("/a", [crate::fakes::Reply::status(410)]);
+    t.provider.completed("job_1");
+    t.register(&json!({ "jobId": "job_1", "destinationId": destination })).await;
+    t.pass(seconds(5)).await;
+    t.receiver.next_to("/a").await;
+    t.stop().await;
+    t.restart().await;
+    assert_eq!(shown(&t, &destination).await["disabledReason"], "gone", "a start does not enable it");
+    assert_eq!(t.act(&format!("{path}/enable")).await.expect(200)["enabled"], true);
+    restart_with(&mut t, &format!("{text}enabled = false\n")).await;
+    assert_eq!(shown(&t, &destination).await["disabledReason"], "manual");
+    assert_eq!(t.act(&format!("{path}/enable")).await.expect(409)["code"], "destination_managed");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_destination_that_leaves_the_file_is_disabled_and_can_return() {
+    let mut t = Harness::start().await;
+    let text = format!("[[destination]]\nname = 'ops'\nurl = '{}'\n", t.receiver.url("/a"));
+    restart_with(&mut t, &text).await;
+    let destination = id(&all(&t).await[0]);
+    restart_with(&mut t, "log = 'warn'\n").await;
+    let left = shown(&t, &destination).await;
+    assert_eq!((&left["managed"], &left["disabledReason"]), (&json!(false), &json!("unmanaged")));
+    restart_with(&mut t, &text).await;
+    let back = shown(&t, &destination).await;
+    assert_eq!((&back["managed"], &back["enabled"]), (&json!(true), &json!(true)));
+    restart_with(&mut t, "log = 'warn'\n").await;
+    assert_eq!(t.delete(&format!("{PATH}/{destination}")).await.status, 204);
+    restart_with(&mut t, &text).await;
+    assert_ne!(id(&all(&t).await[0]), destination, "another one");
+    t.finish().await;
+}
+
+// Once: nothing is stored.
+#[tokio::test]
+async fn errors_in_destinations_of_the_file_name_line_and_field() {
+    let mut t = Harness::start().await;
+    t.stop().await;
+    t.file_text = Some(
+        "[[destination]]\nname = 'a'\nurl = 'http://169.254.169.254/'\n\
+         [[destination]]\nname = 'b'\nurl = 'https://a.example/x'\nrat = '1/s'\n\
+         [[destination]]\nname = 'c'\napp = 'nowhere'\nurl = 'https://a.example/x'\n"
+            .to_owned(),
+    );
+    let error = t.start_error().await;
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 3, "{error}");
+    assert!(lines[0].starts_with("ringback.toml:1: [[destination]] `a`: url: must not lead to"), "{error}");
+    assert_eq!(
+        lines[1],
+        "ringback.toml:4: [[destination]] `b`: rat: there is no such field; did you mean `rate`?"
+    );
+    assert!(
+        lines[2].starts_with("ringback.toml:8: [[destination]] app: there is no app `nowhere`"),
+        "{error}"
+    );
+    t.give_up().await;
+}
+
+crate::postgres::on_postgres_too! {
+    the_file_creates_and_changes_a_destination_under_one_id,
+    a_managed_destination_is_not_changed_through_the_api,
+    a_destination_that_leaves_the_file_is_disabled_and_can_return,
+}

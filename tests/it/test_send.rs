@@ -202,7 +202,7 @@ async fn a_test_by_mail_says_what_it_is() {
     assert_eq!(mail.header("Subject"), "Test: a message to this address (Ringback)");
     for part in mail.parts() {
         assert!(part.contains("This is a test."), "{part}");
-        assert!(part.contains("Sent on request, to test this address."), "{part}");
+        assert!(part.contains("Sent on request, to check this address."), "{part}");
     }
     let answer = t.post("/v1/test", &json!({ "destination": "mailto:me@other.example" })).await;
     assert_eq!(errors(&answer), ["/destination"]);

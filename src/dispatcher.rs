@@ -218,11 +218,13 @@ impl Dispatcher {
         state.expire_timers(now);
         state.clock.advance(now);
         let (mut deliveries, mut pages) = (Vec::new(), Vec::new());
-        while !is_refusing {
-            deliveries.extend(state.take_sendable(now));
-            pages.extend(state.take_pages(now));
-            if !state.resume_probes() {
-                break;
+        if !is_refusing {
+            loop {
+                deliveries.extend(state.take_sendable(now));
+                pages.extend(state.take_pages(now));
+                if !state.resume_probes() {
+                    break;
+                }
             }
         }
         let (next, searches, sweeps) = (state.next(), state.take_search(now), state.take_sweep());

@@ -182,6 +182,7 @@ pub fn explain(error: &Error) -> String {
 }
 
 /// Returns a sentence about a certificate that has expired, or is not valid yet.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors are not about time")]
 fn outside_its_time(refused: &CertificateError) -> Option<String> {
     let date = |at: &UnixTime| fmt_http_date(UNIX_EPOCH + Duration::from_secs(at.as_secs()));
     let (what, at) = match refused {

@@ -46,7 +46,7 @@ pub enum OneOrMany {
 /// A destination: a URL, `mailto:` and an address, or an object.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "part of `Registration`")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "part of `Registration`, and never made")]
 pub enum Target {
     /// A URL, or `mailto:` and an address.
     Plain(String),
@@ -124,7 +124,7 @@ pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>)
         let at = fields.at(field);
         let Some(raw) = fields.take(field) else { continue };
         match object_reader::text(raw) {
-            Some(text) => _ = reader.address(channel, &text, at, fields.errors),
+            Some(text) => reader.address(channel, &text, at, fields.errors),
             None if is_list => reader.addresses(channel, raw, &at, fields.errors),
             None => fields.error(field, FieldErrorCode::InvalidType, "must be a string"),
         }

@@ -49,6 +49,7 @@ const ANSWER_MAX: usize = 24 * 1024;
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = SavedDestination)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct SavedDestinationView<'a> {
     id: DestinationId,
     /// Name for people.

@@ -215,7 +215,8 @@ impl Reader {
         {
             // As for scalars: `${X:-}` of a compose file gives an empty value for a variable that is not set.
             // A secret with a file variable as well is an error, which that variable reports.
-            if !value.is_empty() && !(setting.has_file_variable() && has_file(env, name)) {
+            let is_in_file = setting.has_file_variable() && has_file(env, name);
+            if !value.is_empty() && !is_in_file {
                 self.set_text(setting, provider, value, source);
             }
         } else if name.contains("__") {

@@ -160,7 +160,7 @@ mod tests {
             fs::write(&path, bytes).expect("written");
             path.display().to_string()
         };
-        let large = write("large", &[b'x'; 64 * 1024 + 1]);
+        let large = write("large", &vec![b'x'; 64 * 1024 + 1]);
         let (empty, lines) = (write("empty", b"\n"), write("lines", b"hush-01234567\n89abcdef\n"));
         let (quoted, latin) = (write("quoted", b"\"xoxb-hush\""), write("latin", b"hush\xe4"));
         let root = folder.path().display().to_string();

@@ -152,6 +152,7 @@ impl From<ResolveError> for SendError {
 }
 
 /// Returns an error of a handshake that the server ended without an alert.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
 fn closed_handshake(kind: io::ErrorKind) -> String {
     match kind {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {

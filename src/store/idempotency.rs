@@ -116,6 +116,11 @@ impl<C, T> From<C> for Idempotent<C, T> {
 #[derive(Clone, Copy, Debug)]
 pub struct KeepAnswer;
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::unnecessary_wraps,
+    reason = "the shape of every command"
+)]
 pub(super) fn keep_answer(_: &mut Batch<'_>, _: &KeepAnswer) -> Outcome<()> {
     Ok(Ok(()))
 }

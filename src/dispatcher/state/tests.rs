@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::DispatchState;
 use super::results::{Changes, Opened};
 use crate::channels::{AttemptResult, Reach};
+use crate::dispatcher::probe_waits::ProbeWaits;
 use crate::domain::{
     AppNo, Attempt, ChannelKind, DeliveryId, Destination, DestinationId, DispatcherMessage, EventId,
     EventType, Id, NextStep, Outcome, Payload, PendingDelivery, Rate, SavedNo, SavedQueue, Timestamp,
@@ -386,9 +387,9 @@ fn every_hung_url_gets_its_probe_after_those_due_before_it() {
 #[test]
 fn the_end_of_a_probe_gives_one_that_waits_its_turn() {
     let mut f = Fixture { state: DispatchState::new(64, 16), ..Fixture::new() };
-    hang(&mut f, 60, |number, url| to_numbered_host(number, url));
+    hang(&mut f, 60, to_numbered_host);
     let probes = f.step(at(60));
-    let waiting = |f: &Fixture| f.state.probe_waits.get(&AppNo(1)).map_or(0, |waits| waits.len());
+    let waiting = |f: &Fixture| f.state.probe_waits.get(&AppNo(1)).map_or(0, ProbeWaits::len);
     assert_eq!((probes.len(), waiting(&f)), (14, 46));
     f.end(&probes[0], &result(RETRY, Reach::NoAnswer), (60, 80));
     assert!(f.state.can_probe(), "a step is due");

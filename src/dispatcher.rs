@@ -2,7 +2,7 @@
 //!
 //! A delivery waits in the store until it is due. A delivery is *loaded* while the dispatcher holds it in
 //! memory, where it waits for its destination or is in flight. A new delivery is loaded directly from the
-//! commit that created it ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)).
+//! commit that created it ([`DispatcherMessage::Dispatch`]).
 //! All other deliveries are read from the store in pages. A page contains due deliveries of one queue.
 //!
 //! **Each destination** has a queue: for a webhook, the app and the URL without its query. The queues of one scheme,

@@ -7,6 +7,7 @@ mod concurrency_limit;
 mod connections;
 pub mod cursor;
 pub mod endpoint;
+pub mod endpoint_layer;
 mod failures;
 mod idempotency;
 mod memory_budget;

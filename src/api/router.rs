@@ -6,7 +6,8 @@ use axum::Router;
 use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::http::endpoint::{Resource, with_endpoint};
+use super::http::endpoint::Resource;
+use super::http::endpoint_layer::with_endpoint;
 use super::http::{Api, Problem, ProblemCode, Site};
 use super::{metrics, openapi, service};
 

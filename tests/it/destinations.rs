@@ -116,7 +116,7 @@ async fn invalid_fields_of_a_destination_are_named() {
         ("/default", "invalid_type"),
         ("/rate", "out_of_range"),
         ("/concurrency", "out_of_range"),
-        ("/signature", "unknown_field"),
+        ("/signature", "invalid_value"),
         ("/headers/host", "invalid_header"),
     ];
     assert_eq!(found, expected.iter().map(|(pointer, code)| error(pointer, code)).collect());
@@ -125,6 +125,8 @@ async fn invalid_fields_of_a_destination_are_named() {
         [error("/url", "forbidden_address")]
     );
     assert_eq!(errors(&t.post(PATH, &json!({})).await), [error("/url", "required")]);
+    let signed = json!({ "url": "https://a.example/", "signature": "github" });
+    assert_eq!(errors(&t.post(PATH, &signed).await), [error("/signature", "unknown_field")]);
     let destination = save(&t, "/a", json!({})).await;
     for (change, expected) in [
         (json!({}), error("", "empty")),

@@ -440,7 +440,9 @@ async fn an_unreadable_response_is_a_failed_poll_and_is_shown() {
     let t = Harness::start().await;
     for (job, reply, says) in table {
         t.provider.completed(job);
-        t.provider.script(job, [reply]);
+        // A request on a kept connection that closes is sent once more, on a new one.
+        let again = (job == "reset").then(Reply::reset);
+        t.provider.script(job, std::iter::once(reply).chain(again));
         let watch = t.watch(job).await;
         t.pass(seconds(5)).await;
         let shown = t.shown(&watch).await;

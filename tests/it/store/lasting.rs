@@ -338,7 +338,7 @@ async fn a_repeated_write_changes_nothing() {
 #[test]
 fn writes_are_refused_on_a_full_disk_and_accepted_afterwards() {
     let name = "store::lasting::writes_are_refused_on_a_full_disk_and_accepted_afterwards";
-    if let Some(disk) = small_disk(name, "1m") {
+    if let Some(disk) = small_disk(name, "2m") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.expect("a runtime").block_on(on_a_small_disk(&disk));
     }

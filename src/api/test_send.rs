@@ -22,7 +22,7 @@ use crate::store::{Idempotent, KeepAnswer};
 /// Maximum number of tests in progress. Each holds a connection.
 pub const TESTS_MAX: usize = 64;
 
-/// Time for the name look-up of the destination.
+/// Time for the resolution of the destination's name.
 const LOOK_UP_FOR: Duration = Duration::from_secs(1);
 
 /// Maximum size of an answer, in bytes: 16 KiB of body and of headers, escaped.

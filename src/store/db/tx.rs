@@ -40,7 +40,7 @@ impl Tx<'_> {
     /// Inserts or updates a row for each row of values, at once where it is faster. No two rows have the same key.
     ///
     /// SQLite keeps a copy of each page that a statement of several rows changes, if an update of it may fail, and it
-    /// looks for children of each row. That takes longer than a statement for each row.
+    /// searches for children of each row. That takes longer than a statement for each row.
     pub fn upsert_each<'v>(&self, sql: RowSql, rows: impl ManyParams<'v>) -> Result<()> {
         match self {
             Self::Sqlite(_) => self.each(sql.one, rows).map(|_| ()),

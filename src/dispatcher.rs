@@ -74,8 +74,8 @@ use crate::domain::{
     PendingDelivery, Postponement, Timestamp, during_outage, next_attempt, while_unclear,
 };
 use crate::store::{
-    ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries,
-    Rescheduled, Store, StoreError, SweepDestinations, WRITE_RETRY_PAUSE, write_until_accepted,
+    LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, Store,
+    StoreError, SweepDestinations, WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -127,10 +127,7 @@ impl Dispatcher {
     /// Reads from the store which queues have waiting deliveries, and when the first delivery of each queue
     /// is due.
     pub async fn load(&self) -> Result<(), StoreError> {
-        let count = self.store.exclude_downtime(ExcludeDowntime { now: self.clock.now() }).await?;
-        if count > 0 {
-            tracing::info!(count, "the time in which no process ran does not count for waiting deliveries");
-        }
+        self.store.note_running(NoteRunning { now: self.clock.now() }).await?;
         self.reschedule().await?;
         if self.store.has_sweep().await? {
             self.state().is_sweep_due = true;
@@ -493,10 +490,10 @@ impl Dispatcher {
     /// Writes when the next attempt is due if this one stays unclear. Failures are ignored: the attempt will be
     /// recorded anyway, unless the process ends.
     async fn postpone(&self, delivery: &PendingDelivery, kind: AttemptKind) {
-        let Postponement { step, due_at, waited } =
-            while_unclear(&self.policy, delivery, kind, self.clock.now());
+        let now = self.clock.now();
+        let Postponement { step, due_at, waited } = while_unclear(&self.policy, delivery, kind, now);
         let PendingDelivery { app, id: delivery, attempts: before, manual, .. } = *delivery;
-        let postponement = PostponeDelivery { app, delivery, manual, before, step, due_at, waited };
+        let postponement = PostponeDelivery { app, delivery, manual, before, step, due_at, waited, now };
         let postponed = self.store.postpone_delivery(postponement);
         if let Err(error) = postponed.await {
             tracing::debug!(%error, %delivery, "a delivery that waits for a late reply could not be postponed");

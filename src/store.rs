@@ -66,9 +66,9 @@ use crate::telemetry::metrics::Queues;
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
-    DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, ExcludeDowntime,
-    LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled,
-    RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, LoadDueDeliveries,
+    NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, RetryDelivery,
+    RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 pub use self::destinations::{
     ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationDeleted,
@@ -253,7 +253,6 @@ commands! {
     /// Notes that the process runs.
     write note_running: NoteRunning => (), each(deliveries::note_running);
     /// Subtracts the time in which no process ran from the waits of deliveries. Returns their number.
-    write exclude_downtime: ExcludeDowntime => usize, each(deliveries::exclude_downtime);
     /// Reschedules a chunk of the deliveries whose last attempt lies in the future. If more may remain, the caller
     /// repeats the command from the position of the result.
     write reschedule_retries: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);

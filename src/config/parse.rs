@@ -96,8 +96,18 @@ pub(super) fn database(text: &str) -> Result<Database, String> {
             Err(format!("a database in memory would lose everything at a restart; {form}"))
         }
         Some(path) if path.contains(['?', '#']) => Err(format!("parameters are not supported; {form}")),
+        Some(path) if has_escape(path) => Err(
+            "the path is taken as it is, and escapes such as %20 are not decoded; write the character itself"
+                .into(),
+        ),
         Some(path) => Ok(Database::Sqlite(PathBuf::from(path))),
     }
+}
+
+/// Returns whether a text has percent-encoded bytes, as in a URL.
+fn has_escape(text: &str) -> bool {
+    let escaped = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    text.split('%').skip(1).any(escaped)
 }
 
 /// Checks the URL of a PostgreSQL server. The library's messages are not repeated: what the library takes for a
@@ -330,10 +340,18 @@ mod tests {
         let file = |path: &str| Ok(Database::Sqlite(PathBuf::from(path)));
         assert_eq!(database("sqlite://ringback.db"), file("ringback.db"));
         assert_eq!(database("sqlite:///var/lib/r.db"), file("/var/lib/r.db"));
-        for text in ["", "ringback.db", "sqlite:r.db", "sqlite://", "sqlite://:memory:", "sqlite://r.db?x=1"]
-        {
+        for text in [
+            "",
+            "ringback.db",
+            "sqlite:r.db",
+            "sqlite://",
+            "sqlite://:memory:",
+            "sqlite://r.db?x=1",
+            "sqlite://my%20data.db",
+        ] {
             assert!(database(text).is_err(), "{text}");
         }
+        assert_eq!(database("sqlite://100%.db"), file("100%.db"));
         assert!(database("mysql://u:hush@db/r").is_err_and(|e| !e.contains("hush")));
     }
 

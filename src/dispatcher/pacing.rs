@@ -32,6 +32,10 @@ use crate::domain::{AppNo, ChannelKind, Destination, Timestamp};
 /// refuses messages.
 const CLOSED_MAX: Duration = Duration::from_secs(3600);
 
+/// Maximum number of addresses that are closed at a time, before a further `Retry-After` closes no address: an app with
+/// many chats could fill the memory. Each delivery to a further one then waits for its own retry alone.
+const CLOSED_COUNT_MAX: usize = 50_000;
+
 /// Longest time until an address opens for which its messages stay in memory: two messages at the usual pace.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -195,6 +199,9 @@ impl Pacer {
         if !matches!(channels::spec(channel).pacing, Pacing::PerAddress(_)) {
             return Vec::new();
         }
+        if self.closed.len() >= CLOSED_COUNT_MAX {
+            return Vec::new();
+        }
         let until = now.plus(retry_after.min(CLOSED_MAX));
         if self.closed.get(address(queue)).is_none_or(|known| known.until < until) {
             self.close_until(address(queue), until);
@@ -270,6 +277,20 @@ mod tests {
             old_secret: None,
         };
         Destination { saved: Some(Box::new(saved)), ..to(queue, channel) }
+    }
+
+    #[test]
+    fn rate_limits_close_a_limited_number_of_addresses() {
+        let mut pacer = Pacer::default();
+        for n in 0..CLOSED_COUNT_MAX + 10 {
+            pacer.rate_limited(&format!("1 chat-{n}"), ChannelKind::Slack, Duration::from_secs(60), at(0));
+        }
+        assert_eq!((pacer.closed.len(), pacer.timers.len()), (CLOSED_COUNT_MAX, CLOSED_COUNT_MAX));
+        assert_eq!(pacer.closed_until(&format!("1 chat-{CLOSED_COUNT_MAX}"), at(0)), None);
+        pacer.open(at(60_000));
+        let queue = "1 chat-new";
+        pacer.rate_limited(queue, ChannelKind::Slack, Duration::from_secs(60), at(60_000));
+        assert_eq!(pacer.closed_until(queue, at(60_000)), Some(at(120_000)));
     }
 
     #[test]

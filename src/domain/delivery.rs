@@ -24,10 +24,10 @@
 //!
 //! - The sum contains each wait without its jitter. A schedule that nothing lengthens therefore ends by its attempts:
 //!   before the last one, the sum is smaller by the last wait.
-//! - Time in which the process does not run is not counted. At a start, the store subtracts from the sums what passed
-//!   of the current waits since the process last noted that it runs (`store/deliveries/downtime`). It notes this every
-//!   minute while deliveries wait, so a crash or a stop loses a minute of a wait at most; interruptions of two minutes
-//!   or less are counted.
+//! - Time in which the process does not run is not counted. When the store loads a delivery, it subtracts from the sum
+//!   the part of the current wait in which no process ran (`store/deliveries/downtime`). The process notes every minute
+//!   while deliveries wait that it runs, so a crash or a stop loses a minute of a wait at most; interruptions of two
+//!   minutes or less are counted.
 
 use std::fmt;
 use std::sync::Arc;

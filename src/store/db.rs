@@ -24,5 +24,5 @@ pub use self::fair_semaphore::{FairPermit, FairSemaphore};
 pub use self::sqlite::in_memory;
 pub use self::sqlite::{Fault, Files, LOG_SIZE_MAX};
 pub use self::tx::Tx;
-pub use self::value::{Parts, Pieces, Read, Row, RowSql, Value, Where};
+pub use self::value::{ManyParams, Parts, Pieces, Read, Row, RowSql, Value, Where};
 pub(super) use self::value::{params, pieces, row_sql};

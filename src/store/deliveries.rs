@@ -30,7 +30,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
+use super::db::{ManyParams, Result, Row, RowSql, Tx, Value, Where, params, row_sql};
 use super::destinations::{self, UsedDestination};
 use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
@@ -44,13 +44,14 @@ use crate::domain::{
 use crate::events;
 
 pub use self::attempts::{PostponeDelivery, RecordAttempt};
-pub use self::downtime::{ExcludeDowntime, NoteRunning};
+pub use self::downtime::NoteRunning;
+use self::downtime::Wait;
 pub use self::overdue::{EndOverdue, EndedOverdue};
 pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};
-pub(super) use self::downtime::{created_before, exclude_downtime, note_running};
+pub(super) use self::downtime::{created_before, note_running};
 pub(super) use self::overdue::end_overdue;
 #[cfg(test)]
 pub(super) use self::queues::WAITING;
@@ -431,7 +432,8 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
            w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
            case when n.raw is not null then 'raw'
              when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
-           case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms, {DESTINATION}
+           case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms,
+           d.wait_began_at, d.scheduled_at, {DESTINATION}
          from deliveries d
          join watches w on w.app = d.app and w.id = d.watch
          join events e on e.id = d.event
@@ -441,6 +443,22 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
          where d.app = $1 and d.id = $2"
     )
 });
+
+/// Loads pending deliveries by app and id: one result for each row of values, `None` if the delivery does not exist.
+fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<Option<PendingDelivery>>> {
+    let keyring = &batch.shared.keyring;
+    let read = |row: &Row<'_>| Ok((read_pending(row, keyring)?, read_wait(row)?));
+    let found = batch.tx.fetch(&PENDING, ids, read)?;
+    let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop()).collect();
+    downtime::exclude(&batch.tx, loaded.iter_mut().flatten().map(|(delivery, wait)| (delivery, *wait)))?;
+    Ok(loaded.into_iter().map(|found| Some(found?.0)).collect())
+}
+
+/// Reads the current wait from a row of [`PENDING`]. A first attempt waits for nothing.
+fn read_wait(row: &Row<'_>) -> Result<Option<Wait>> {
+    let wait = |(began_at, scheduled_at)| Wait { began_at, scheduled_at };
+    Ok(row.opt_time(13)?.zip(row.opt_time(14)?).map(wait))
+}
 
 /// Reads a row of [`PENDING`].
 fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
@@ -469,7 +487,7 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
         traceparent: row.opt_text(8)?,
         body,
         payload,
-        destination: read_destination(row, 13, keyring)?,
+        destination: read_destination(row, 15, keyring)?,
     })
 }
 

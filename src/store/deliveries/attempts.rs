@@ -51,6 +51,8 @@ pub struct PostponeDelivery {
     pub due_at: Timestamp,
     /// Sum of the waits before it.
     pub waited: Duration,
+    /// The current time.
+    pub now: Timestamp,
 }
 
 fn millis(span: Duration) -> i64 {
@@ -60,11 +62,11 @@ fn millis(span: Duration) -> i64 {
 pub fn postpone_delivery(batch: &mut Batch<'_>, commands: &[&PostponeDelivery]) -> Result<Vec<()>> {
     batch.tx.update_each(
         row_sql!("update deliveries set step = $1, scheduled_at = $2, next_attempt_at = $3, is_retry = 1,
-           waited_ms = $4" where
-          "app = $5 and id = $6 and attempts = $7 and status = 'pending' and is_manual = 0"),
+           waited_ms = $4, wait_began_at = $5" where
+          "app = $6 and id = $7 and attempts = $8 and status = 'pending' and is_manual = 0"),
         commands.iter().filter(|command| !command.manual).map(|command| {
-            let PostponeDelivery { app, delivery, before, step, due_at, waited, .. } = command;
-            params![step, due_at, due_at, millis(*waited), app, delivery, before]
+            let PostponeDelivery { app, delivery, before, step, due_at, waited, now, .. } = command;
+            params![step, due_at, due_at, millis(*waited), now, app, delivery, before]
         }),
     )?;
     batch.tx.update_each(
@@ -128,11 +130,13 @@ fn update_deliveries<'a>(
            scheduled_at = case when status = 'pending' then cast($2 as bigint) end,
            is_retry = case when is_manual = 1 then 0 else 1 end,
            next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end,
-           waited_ms = $3" where "app = $4 and id = $5 and attempts = $6"),
+           waited_ms = $3, wait_began_at = $4" where "app = $5 and id = $6 and attempts = $7"),
         commands,
         |command, [app, id, before]| {
             let NextStep::Retry { step, due_at, waited } = command.after else { return None };
-            Some([step.into(), due_at.into(), millis(waited).into(), app, id, before])
+            let Attempt { at, duration_ms, .. } = command.attempt;
+            let ended_at = at.plus(Duration::from_millis(duration_ms.into()));
+            Some([step.into(), due_at.into(), millis(waited).into(), ended_at.into(), app, id, before])
         },
     )?);
     // A delivery that was skipped as gone has failed if it is refused as gone itself.

@@ -1,24 +1,30 @@
 //! Time in which the process does not run. It is not counted against deliveries.
 //!
 //! The column `waited_ms` of a delivery contains its current wait in full (`domain/delivery` explains what the sum is
-//! for). If the process does not run during a part of that wait, the next start subtracts the part. It knows the part
-//! from `nodes.running_at`, which the process sets every minute while a delivery waits, and at each deletion of old data.
+//! for), and `wait_began_at` is the beginning of that wait. If the process does not run during a part of the wait, the
+//! part is subtracted when the delivery is loaded ([`exclude`]). No row is changed for it: millions of deliveries may be
+//! waiting at a start. The attempt that ends the wait writes the reduced sum.
 //!
-//! - A short interruption ([`COUNTED_MAX`]) is counted, so an ordinary restart changes no row.
+//! The store knows the interruptions from `nodes.running_at`, which the process sets at its start, every minute while a
+//! delivery waits, and at each deletion of old data. If more time than [`COUNTED_MAX`] has passed since the last note, it
+//! writes a row of `interruptions`.
+//!
+//! - A shorter interruption, such as an ordinary restart, is counted as a wait.
 //! - After a longer one, the time between the last note and the end of the process, a minute at most, is subtracted
 //!   as well.
-//! - The subtraction and the new note are one transaction: if it is repeated, no time is left to subtract.
+//! - An idle process notes nothing, so its next note writes an interruption that did not happen. A wait that began after
+//!   it is not affected, apart from the minutes around a note.
+//! - The rows can overlap after the clock was set back. Each moment is subtracted once.
 //!
-//! The longer interruptions are also kept as rows of `interruptions`, until no pending delivery can be as old: they do
-//! not count for the maximum age of a delivery ([`created_before`]). A process that stands still, or that can write
-//! nothing, leaves such a row as well. So does an idle process, which notes nothing; no delivery is pending then.
+//! Interruptions do not count for the maximum age of a delivery, either ([`created_before`]), and are kept until no
+//! pending delivery can be as old. A process that stands still, or that can write nothing, leaves a row as well.
 
 use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params};
 use super::super::reads::{INTERNAL, ReadStore};
-use crate::domain::Timestamp;
+use crate::domain::{PendingDelivery, Timestamp};
 
 /// Longest interruption that is counted as a wait: two notes.
 const COUNTED_MAX: Duration = Duration::from_secs(120);
@@ -27,13 +33,6 @@ const COUNTED_MAX: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct NoteRunning {
     /// The current time.
-    pub now: Timestamp,
-}
-
-/// Subtracts the time in which no process ran from the waits of pending deliveries. The result is their number.
-#[derive(Clone, Debug)]
-pub struct ExcludeDowntime {
-    /// The current time, shortly after the start.
     pub now: Timestamp,
 }
 
@@ -49,7 +48,7 @@ impl ReadStore {
 }
 
 pub fn note_running(batch: &mut Batch<'_>, command: &NoteRunning) -> Result<()> {
-    note(&batch.tx, command.now).map(|_| ())
+    note(&batch.tx, command.now)
 }
 
 /// Returns the time of the last note, if a longer interruption has followed it.
@@ -57,19 +56,16 @@ fn last_before_interruption(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Timest
     Ok(running_at(tx)?.filter(|last| now.since(*last) > COUNTED_MAX))
 }
 
-/// Notes that the process runs, and the interruption before. Returns the time of the last note, if a longer
-/// interruption has followed it.
-fn note(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Timestamp>> {
-    let last = last_before_interruption(tx, now)?;
-    if let Some(last) = last {
+/// Notes that the process runs, and the interruption before.
+fn note(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    if let Some(last) = last_before_interruption(tx, now)? {
         tx.run(
             "insert into interruptions (started_at, ended_at) values ($1, $2)
              on conflict (started_at) do update set ended_at = excluded.ended_at",
             params![last, now],
         )?;
     }
-    tx.run("update nodes set running_at = $1", params![now])?;
-    Ok(last)
+    tx.run("update nodes set running_at = $1", params![now]).map(|_| ())
 }
 
 /// Returns the time since which the process has run for `age`: the latest creation of what is as old.
@@ -100,15 +96,48 @@ pub fn forget_interruptions(tx: &Tx<'_>, before: Timestamp) -> Result<()> {
     tx.run("delete from interruptions where ended_at < $1", params![before]).map(|_| ())
 }
 
-pub fn exclude_downtime(batch: &mut Batch<'_>, command: &ExcludeDowntime) -> Result<usize> {
-    let now = command.now;
-    let Some(last) = note(&batch.tx, now)? else { return Ok(0) };
-    // `scheduled_at` is the end of the wait. A part of the wait may lie before `last`, and a part after `now`.
-    batch.tx.run(
-        "update deliveries set waited_ms = case
-           when waited_ms < (case when scheduled_at < $1 then scheduled_at else $1 end) - $2 then 0
-           else waited_ms - ((case when scheduled_at < $1 then scheduled_at else $1 end) - $2) end
-         where next_attempt_at is not null and status = 'pending' and step > 0 and scheduled_at > $2",
-        params![now, last],
-    )
+/// The current wait of a delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// End of the attempt before it.
+    pub began_at: Timestamp,
+    /// Time of the next scheduled attempt.
+    pub scheduled_at: Timestamp,
+}
+
+/// Subtracts the interruptions during the current waits from the sums of waits.
+pub fn exclude<'a>(
+    tx: &Tx<'_>,
+    deliveries: impl Iterator<Item = (&'a mut PendingDelivery, Option<Wait>)>,
+) -> Result<()> {
+    let waiting: Vec<(&mut PendingDelivery, Wait)> =
+        deliveries.filter_map(|(delivery, wait)| Some((delivery, wait?))).collect();
+    let Some(first) = waiting.iter().map(|(_, wait)| wait.began_at).min() else { return Ok(()) };
+    let interruptions: Vec<(Timestamp, Timestamp)> = tx.list(
+        "select started_at, ended_at from interruptions where started_at >= $1 order by started_at",
+        params![first.minus(COUNTED_MAX)],
+        |row| Ok((row.time(0)?, row.time(1)?)),
+    )?;
+    for (delivery, wait) in waiting {
+        delivery.waited = delivery.waited.saturating_sub(interrupted(&interruptions, wait));
+    }
+    Ok(())
+}
+
+/// Returns the part of a wait in which no process ran. The interruptions are in the order of their beginning.
+fn interrupted(interruptions: &[(Timestamp, Timestamp)], wait: Wait) -> Duration {
+    let mut until = wait.began_at;
+    let mut sum = Duration::ZERO;
+    for (started_at, ended_at) in interruptions {
+        // The process ran while the wait began, and would have noted it: this is a note after an idle time.
+        if wait.began_at > started_at.plus(COUNTED_MAX) {
+            continue;
+        }
+        let (from, to) = (until.max(*started_at), (*ended_at).min(wait.scheduled_at));
+        if from < to {
+            sum = sum.saturating_add(to.since(from));
+            until = to;
+        }
+    }
+    sum
 }

@@ -7,7 +7,7 @@ use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
 use super::super::destinations::{self, QueueState};
 use super::super::reads::{INTERNAL, ReadStore};
-use super::{PENDING, read_pending};
+use super::load_pending;
 use crate::domain::{AppNo, DeliveryId, Id, PendingDelivery, Timestamp};
 use crate::telemetry::metrics::Backlog;
 
@@ -164,10 +164,8 @@ pub fn load_due_deliveries<'c>(
     let mut pages: Vec<QueuePage<'_>> = commands.iter().zip(states).map(page).collect();
     add_due(&batch.tx, &mut pages, |command| command.retries_first)?;
     add_due(&batch.tx, &mut pages, |command| !command.retries_first)?;
-    let keyring = &batch.shared.keyring;
     let ids = pages.iter().flat_map(|page| page.ids.iter().take(page.limit));
-    let rows = ids.map(|(app, id)| params![app, id]);
-    let mut deliveries = batch.tx.fetch(&PENDING, rows, |row| read_pending(row, keyring))?.into_iter();
+    let mut deliveries = load_pending(batch, ids.map(|(app, id)| params![app, id]))?.into_iter();
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
         commands.iter().map(|command| params![&command.queue, command.now]),

@@ -15,7 +15,7 @@ use super::super::batch::Batch;
 use super::super::db::{Result, Tx, Where, params, row_sql};
 use super::super::idempotency::Outcome;
 use super::super::reads::ReadStore;
-use super::{DeliveryFilter, PENDING, read_pending};
+use super::{DeliveryFilter, load_pending};
 use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Timestamp};
 
 /// Maximum number of deliveries that are marked in one transaction.
@@ -99,9 +99,9 @@ pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome
         "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
         params![now, app, id],
     )?;
-    let keyring = &batch.shared.keyring;
-    let pending = batch.tx.one(&PENDING, params![app, id], |row| read_pending(row, keyring))?;
-    batch.effects.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(pending)));
+    let pending = load_pending(batch, [params![app, id]])?.into_iter().flatten();
+    let messages = pending.map(|pending| DispatcherMessage::Dispatch(Box::new(pending)));
+    batch.effects.dispatcher_messages.extend(messages);
     Ok(Ok(()))
 }
 

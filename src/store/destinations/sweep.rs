@@ -142,7 +142,7 @@ fn retry(batch: &mut Batch<'_>, sweep: &Sweep, command: &SweepDestinations) -> R
     let retried = batch.tx.update_each(
         row_sql!(
             "update deliveries set status = 'pending', reason = null, step = 0, waited_ms = 0, is_retry = 1,
-               is_manual = 1, scheduled_at = $1, next_attempt_at = $2"
+               is_manual = 1, wait_began_at = null, scheduled_at = $1, next_attempt_at = $2"
             where "app = $3 and id = $4 and status = 'skipped'"
         ),
         wanted.map(|id| params![command.now.plus(command.first_wait), command.now, sweep.app, id]),

@@ -7,9 +7,8 @@ use ringback::domain::{
     Watch,
 };
 use ringback::store::{
-    DeliveryFilter, ExcludeDowntime, Idempotent, LoadDueDeliveries, NoteRunning, NotifyWatches,
-    PostponeDelivery, RegisterMany, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress,
-    RetryRefusal,
+    DeliveryFilter, Idempotent, LoadDueDeliveries, NoteRunning, NotifyWatches, PostponeDelivery,
+    RegisterMany, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 
 use super::{StoreFixture, app, at, ended, observed, take_deliveries};
@@ -90,25 +89,29 @@ async fn time_without_a_running_process_is_not_counted() {
     let send = fixture.delivery("job_1").await;
     let (store, hour) = (&fixture.store, 3_600);
     let note = async |seconds| store.note_running(NoteRunning { now: at(seconds) }).await.expect("noted");
-    let exclude =
-        async |seconds| store.exclude_downtime(ExcludeDowntime { now: at(seconds) }).await.expect("excluded");
     let waited = async || {
         let due = fixture.page(at(1_000_000), 10, &[]).await;
         let [again] = &due.deliveries[..] else { panic!("{due:?}") };
         again.waited.as_secs()
     };
-    // The second wait is a day, from 0 to 24 h, after 1 h.
+    // The second wait is a day, from 61 s on, after 1 h.
     let waits = Duration::from_secs(25 * hour);
     fixture.record(&send, NextStep::Retry { step: 2, due_at: at(24 * hour), waited: waits }).await;
+    // Each start notes that the process runs.
+    let started = async |seconds| {
+        note(seconds).await;
+        waited().await
+    };
     note(2 * hour).await;
-    assert_eq!((exclude(2 * hour + 120).await, waited().await), (0, 25 * hour), "a short interruption");
-    assert_eq!((exclude(5 * hour + 120).await, waited().await), (1, 22 * hour), "three hours");
-    assert_eq!((exclude(5 * hour + 120).await, waited().await), (0, 22 * hour), "it was repeated");
+    assert_eq!(started(2 * hour + 120).await, 25 * hour, "a short interruption");
+    assert_eq!(started(5 * hour + 120).await, 22 * hour, "three hours");
+    assert_eq!(started(5 * hour + 120).await, 22 * hour, "it was repeated");
     note(20 * hour).await;
-    assert_eq!((exclude(30 * hour).await, waited().await), (1, 18 * hour), "until the wait ended");
-    // The delivery is due since then: nothing is counted.
-    assert_eq!((exclude(90 * hour).await, waited().await), (0, 18 * hour));
-    assert_eq!((exclude(1).await, exclude(hour).await), (0, 1), "the clock was set back");
+    // The notes between are missing, so these hours count as an interruption, too.
+    assert_eq!(started(30 * hour).await, 3 * hour + 120, "until the wait ended");
+    assert_eq!(started(90 * hour).await, 3 * hour + 120, "nothing counts after it");
+    note(1_000).await;
+    assert_eq!(started(5 * hour).await, hour + 1_000, "the clock was set back: no moment counts twice");
 }
 
 #[tokio::test]
@@ -360,7 +363,7 @@ async fn a_delivery_that_is_pending_for_too_long_ends() {
     run(160, 460).await;
     // The process does not run for hours.
     assert_eq!(fixture.end_overdue(most, at(10_000)).await, 0, "before the first note");
-    store.exclude_downtime(ExcludeDowntime { now: at(10_000) }).await.expect("excluded");
+    store.note_running(NoteRunning { now: at(10_000) }).await.expect("noted");
     run(10_100, 10_500).await;
     assert_eq!(fixture.end_overdue(most, at(10_500)).await, 0, "after 900 s of running");
     assert!(retry_delivery(&fixture, &retried, 10_600).await.is_ok());
@@ -417,7 +420,7 @@ async fn a_late_reply_postpones_every_kind_of_attempt() {
     let postpone = async |send: &PendingDelivery, manual, before| {
         let (app, delivery, due_at) = (fixture.app, send.id, at(4_000));
         let (step, waited) = (1, Duration::from_secs(5));
-        let command = PostponeDelivery { app, delivery, manual, before, step, due_at, waited };
+        let command = PostponeDelivery { app, delivery, manual, before, step, due_at, waited, now: at(400) };
         fixture.store.postpone_delivery(command).await.expect("postponed");
         fixture.shown_delivery(send.id).await.0.next_attempt_at
     };

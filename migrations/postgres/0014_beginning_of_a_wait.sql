@@ -1,0 +1,3 @@
+-- End of the attempt before the current wait: interruptions of the process after it do not count as a wait. Null for
+-- waits that began before this migration.
+alter table deliveries add column wait_began_at bigint;

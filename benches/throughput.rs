@@ -23,7 +23,6 @@ use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +35,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use self::server::Server;
+use self::service::{CONNECTIONS, Service, Target, client, median, per_second, post};
+
+#[path = "support/service.rs"]
+mod service;
 
 #[path = "../tests/it/server.rs"]
 #[expect(dead_code, reason = "the tests do more with it")]
@@ -43,9 +46,7 @@ mod server;
 
 const ROUNDS: usize = 3;
 const BINARY: &str = env!("CARGO_BIN_EXE_ringback");
-const CONNECTIONS: usize = 64;
 const SPAN: Duration = Duration::from_secs(3);
-const KEY: &str = "benchmark-0123456789";
 
 /// Database in the folder of the service.
 const SQLITE: &str = "sqlite://ringback.db";
@@ -114,86 +115,6 @@ impl Local {
     }
 }
 
-/// A binary, the server that it polls and notifies, and the database that it uses.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    binary: &'a str,
-    local: SocketAddr,
-    database: &'a str,
-}
-
-/// The service in a separate process with a new database.
-struct Service {
-    process: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Service {
-    async fn start(on: &Target<'_>, first: &str, interval: &str) -> Self {
-        let Target { binary, local, database } = on;
-        let folder = tempfile::tempdir_in(".").unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(binary)
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
-            .current_dir(folder.path())
-            .env("RINGBACK_DATABASE_URL", database)
-            .env("RINGBACK_API_KEY", KEY)
-            .env("MUVI_API_KEY", "bench")
-            .env("RINGBACK_PROVIDERS__MUVI__BASE_URL", format!("http://{local}"))
-            .env("RINGBACK_PROVIDERS__MUVI__RATE", "off")
-            .env("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", CONNECTIONS.to_string())
-            .env("RINGBACK_PROVIDERS__MUVI__FIRST", first)
-            .env("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", interval)
-            .env("RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL", interval)
-            .env("RINGBACK_DELIVERY__PER_DESTINATION", "256")
-            .env("RINGBACK_EGRESS__ALLOW", "127.0.0.1/32")
-            .env("RINGBACK_LOG", "warn")
-            .env_remove("RINGBACK_BENCH_BASE")
-            .env_remove("RINGBACK_BENCH_ROUNDS")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let service = Self { process, url: format!("http://127.0.0.1:{port}"), _folder: folder };
-        let client = client();
-        let ready = || async {
-            let answer = client.get(format!("{}/readyz", service.url)).send().await;
-            answer.is_ok_and(|answer| answer.status().is_success())
-        };
-        while !ready().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        service
-    }
-
-    fn resident(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id())).unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .no_proxy()
-        .tls_backend_preconfigured(
-            rustls::ClientConfig::builder_with_provider(ringback::tls::provider())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth(),
-        )
-        .pool_max_idle_per_host(CONNECTIONS)
-        .build()
-        .unwrap()
-}
-
 /// Sends requests on all connections until `until` returns true. Returns the requests per second.
 async fn load(
     request: impl Fn(u64) -> reqwest::RequestBuilder + Send + Sync + 'static,
@@ -224,21 +145,8 @@ async fn load(
     per_second(count.load(Ordering::Relaxed), start.elapsed())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
-fn per_second(count: u64, span: Duration) -> f64 {
-    count as f64 / span.as_secs_f64()
-}
-
 fn registration(job: &str, local: SocketAddr) -> String {
     format!(r#"{{"jobId":"{job}","callbackUrl":"http://{local}/hook","metadata":{{"orderId":42}}}}"#)
-}
-
-fn post(client: &reqwest::Client, url: &str, body: String) -> reqwest::RequestBuilder {
-    client
-        .post(url)
-        .header("authorization", format!("Bearer {KEY}"))
-        .header("content-type", "application/json")
-        .body(body)
 }
 
 fn for_span(_: u64, elapsed: Duration) -> bool {
@@ -375,11 +283,6 @@ fn sync_ms(folder: &Path) -> f64 {
         })
         .collect();
     median(&mut spans)
-}
-
-fn median(of: &mut [f64]) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
 }
 
 /// The figures that are measured for each binary.

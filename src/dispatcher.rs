@@ -53,6 +53,7 @@
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
 //! refuses writes, no attempt starts.
 
+mod background_run;
 mod breaker;
 mod fair_queue;
 mod origin;
@@ -128,27 +129,11 @@ impl Dispatcher {
     /// is due.
     pub async fn load(&self) -> Result<(), StoreError> {
         self.store.note_running(NoteRunning { now: self.clock.now() }).await?;
-        self.reschedule().await?;
+        self.state().reschedule.request();
         if self.store.has_sweep().await? {
-            self.state().is_sweep_due = true;
+            self.state().sweep.request();
         }
         self.search().await
-    }
-
-    /// Reschedules what waits after the clock was set back.
-    async fn reschedule(&self) -> Result<(), StoreError> {
-        let mut step = RescheduleRetries::new(self.policy.retry_schedule.clone(), self.clock.now());
-        let mut total = 0;
-        loop {
-            let Rescheduled { count, next } = self.store.reschedule_retries(step.clone()).await?;
-            total += count;
-            let Some(next) = next else { break };
-            step.after = next;
-        }
-        if total > 0 {
-            tracing::warn!(count = total, "the clock was set back; retries are rescheduled");
-        }
-        Ok(())
     }
 
     /// Reads from the store which queues have waiting deliveries.
@@ -190,7 +175,8 @@ impl Dispatcher {
         let is_due = can_load
             || state.can_send()
             || state.can_probe()
-            || (state.is_sweep_due && !state.is_sweeping)
+            || state.sweep.can_start()
+            || state.reschedule.can_start()
             || state.clock.jump(now).is_some()
             || !self.store.dispatcher_messages().is_empty();
         Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() }, in_background: 0 }
@@ -224,13 +210,17 @@ impl Dispatcher {
                 }
             }
         }
-        let (next, searches, sweeps) = (state.next(), state.take_search(now), state.take_sweep());
+        let (next, searches) = (state.next(), state.take_search(now));
+        let (sweeps, reschedules) = (state.sweep.start(), state.reschedule.start());
         drop(state);
         if searches {
             self.start_search();
         }
         if sweeps {
             self.start_sweep();
+        }
+        if reschedules {
+            self.start_reschedule();
         }
         for page in pages {
             self.start_page(page);
@@ -281,6 +271,11 @@ impl Dispatcher {
     pub fn stop(&self) {
         let _ = self.stopping_for.set(self.clock.stopwatch());
         self.is_stopping.send_replace(true);
+    }
+
+    /// Returns whether the process stops. What is left of a run is done after the next start.
+    fn is_stopping(&self) -> bool {
+        *self.is_stopping.borrow()
     }
 
     /// Returns when the process stops.
@@ -337,15 +332,51 @@ impl Dispatcher {
             loop {
                 let sweep = SweepDestinations { first_wait, now: dispatcher.clock.now() };
                 match dispatcher.store.sweep_destinations(sweep).await {
-                    Ok(true) => {}
-                    Ok(false) => break,
+                    Ok(true) if !dispatcher.is_stopping() => {}
+                    Ok(_) => break,
                     Err(error) => {
                         tracing::warn!(%error, "deliveries of a disabled destination could not be skipped yet");
                         dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
                     }
                 }
             }
-            dispatcher.state().is_sweeping = false;
+            dispatcher.state().sweep.end();
+            dispatcher.wake.notify_one();
+            drop(alive);
+        });
+    }
+
+    /// Reschedules what waits after the clock was set back. Every waiting delivery is examined, which takes a minute
+    /// for some millions: others are attempted meanwhile.
+    fn start_reschedule(self: &Arc<Self>) {
+        let dispatcher = Arc::clone(self);
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            let mut step =
+                RescheduleRetries::new(dispatcher.policy.retry_schedule.clone(), dispatcher.clock.now());
+            let mut total = 0;
+            loop {
+                match dispatcher.store.reschedule_retries(step.clone()).await {
+                    Ok(Rescheduled { count, next }) => {
+                        total += count;
+                        let Some(next) = next.filter(|_| !dispatcher.is_stopping()) else { break };
+                        (step.after, step.now) = (next, dispatcher.clock.now());
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the clock was set back, and retries could not be rescheduled yet");
+                        dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                    }
+                }
+            }
+            if total > 0 {
+                tracing::warn!(count = total, "the clock was set back; retries are rescheduled");
+                // The timers of their queues are those of the old times.
+                while let Err(error) = dispatcher.search().await {
+                    tracing::warn!(%error, "the queues of waiting deliveries could not be read");
+                    dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                }
+            }
+            dispatcher.state().reschedule.end();
             dispatcher.wake.notify_one();
             drop(alive);
         });

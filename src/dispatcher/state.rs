@@ -15,6 +15,7 @@ mod skip;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::background_run::BackgroundRun;
 use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue, app_of};
 use super::origin::{Origin, QuickQueues, Standing, Ticket, Turn, host_of, origin_of, probes_max};
@@ -89,9 +90,10 @@ pub(super) struct DispatchState {
     /// Pauses of origins after a fault of our own, and pages that could not be read, for the log.
     pauses: LogWindow,
     pub(super) unread_pages: LogWindow,
-    /// Whether deliveries of a saved destination are to be skipped or retried, and whether this is in progress.
-    pub(super) is_sweep_due: bool,
-    pub(super) is_sweeping: bool,
+    /// Skips or retries the deliveries of saved destinations.
+    pub(super) sweep: BackgroundRun,
+    /// Reschedules retries after the clock was set back.
+    pub(super) reschedule: BackgroundRun,
 }
 
 /// Deliveries to one destination, in order.
@@ -225,10 +227,12 @@ impl DispatchState {
             }
             DispatcherMessage::Skip { watch, which } => self.skip(watch, which),
             DispatcherMessage::DestinationChanged { queue, disabled } => {
-                self.is_sweep_due |= disabled.is_some();
+                if disabled.is_some() {
+                    self.sweep.request();
+                }
                 self.reload(&queue.into());
             }
-            DispatcherMessage::SweepDue => self.is_sweep_due = true,
+            DispatcherMessage::SweepDue => self.sweep.request(),
         }
     }
 

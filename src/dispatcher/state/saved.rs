@@ -75,13 +75,4 @@ impl DispatchState {
         }
         self.mark_has_more(name);
     }
-
-    /// Returns whether a sweep is to be started now. It is then in progress.
-    pub(in crate::dispatcher) fn take_sweep(&mut self) -> bool {
-        let starts = self.is_sweep_due && !self.is_sweeping;
-        if starts {
-            (self.is_sweep_due, self.is_sweeping) = (false, true);
-        }
-        starts
-    }
 }

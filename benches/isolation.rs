@@ -208,8 +208,7 @@ async fn concurrency_used() -> f64 {
     let limit = LIMIT.to_string();
     let more = [ALLOWED, ("RINGBACK_DELIVERY__PER_DESTINATION", &limit)];
     let service = Service::start_with(&on, "1ms", "1s", &more).await;
-    let registered =
-        register_all(&service, "latency", DELIVERIES, |_| format!("http://{local}/latency"));
+    let registered = register_all(&service, "latency", DELIVERIES, |_| format!("http://{local}/latency"));
     // The first and the last tenth are not measured: the queue is filling, or ends.
     let measured = async {
         server.received(DELIVERIES / 10).await;

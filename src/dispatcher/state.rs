@@ -104,6 +104,9 @@ struct DestinationQueue {
     origin: Arc<str>,
     waiting: VecDeque<Box<PendingDelivery>>,
     in_flight: HashSet<DeliveryId>,
+    /// Watches with a first attempt in flight. The first attempt of a later event of the watch follows it, so that they
+    /// arrive in their order. Retries neither wait nor are waited for.
+    first_attempts: HashSet<WatchId>,
     /// Number of its deliveries in `Origin::urgent`.
     urgent: usize,
     /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
@@ -151,6 +154,15 @@ impl DestinationQueue {
     /// Returns the number of its places among the loaded deliveries of its origin.
     fn reserved(&self) -> usize {
         self.loaded() + self.page.as_ref().map_or(0, |page| page.limit)
+    }
+
+    /// Removes and returns the next delivery that may be sent. The events of one watch are few, so this is the first one
+    /// as a rule.
+    fn take_waiting(&mut self) -> Option<Box<PendingDelivery>> {
+        let may_start =
+            |one: &Box<PendingDelivery>| !one.is_first_attempt() || !self.first_attempts.contains(&one.watch);
+        let index = self.waiting.iter().position(may_start)?;
+        self.waiting.remove(index)
     }
 
     fn standing(&self, name: &str) -> Standing {
@@ -483,7 +495,11 @@ impl DispatchState {
             };
             let Some(queue) = self.queues.get_mut(&name) else { continue };
             queue.sendable = None;
-            let Some(delivery) = queue.waiting.pop_front() else { continue };
+            let Some(delivery) = queue.take_waiting() else {
+                // The end of a first attempt marks the queue as sendable again.
+                self.list(&origin);
+                continue;
+            };
             if self.pacer.admit(&name, &delivery.destination, now) {
                 self.start(&name, &delivery, now);
                 deliveries.push(delivery);
@@ -504,6 +520,9 @@ impl DispatchState {
     fn start(&mut self, name: &Arc<str>, delivery: &PendingDelivery, now: Timestamp) {
         let queue = self.queue(name);
         queue.in_flight.insert(delivery.id);
+        if delivery.is_first_attempt() {
+            queue.first_attempts.insert(delivery.watch);
+        }
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         let is_counted = std::mem::take(&mut queue.is_probing);
         let host = host_of(delivery, &origin);

@@ -199,6 +199,13 @@ pub struct PendingDelivery {
     pub finished: Option<Finished>,
 }
 
+impl PendingDelivery {
+    /// Returns whether no attempt was made, and none is requested by a client.
+    pub const fn is_first_attempt(&self) -> bool {
+        self.attempts == 0 && !self.manual
+    }
+}
+
 /// End of a job by its provider's clock. The detection delay is measured from it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Finished {

@@ -142,6 +142,9 @@ impl DispatchState {
         }
         queue.in_flight.remove(&delivery.id);
         queue.awaiting_reply.insert(delivery.id);
+        if delivery.is_first_attempt() {
+            queue.first_attempts.remove(&delivery.watch);
+        }
         self.free_places(&name, delivery);
         self.mark_loadable(&name);
         self.mark_sendable(&name);
@@ -192,7 +195,11 @@ impl DispatchState {
         let queue = self.queue(&name);
         let origin = Arc::clone(&queue.origin);
         queue.in_flight.remove(&delivery.id);
-        if queue.awaiting_reply.remove(&delivery.id) {
+        let is_late = queue.awaiting_reply.remove(&delivery.id);
+        if delivery.is_first_attempt() && !is_late {
+            queue.first_attempts.remove(&delivery.watch);
+        }
+        if is_late {
             self.shares.end_late(delivery.app);
         } else {
             self.shares.end(delivery.app);

@@ -155,6 +155,48 @@ impl Fixture {
     }
 }
 
+/// Returns deliveries of one watch to one URL, with these numbers.
+fn of_one_watch<const N: usize>(numbers: [u32; N]) -> [PendingDelivery; N] {
+    let watch = WatchId(Id::from_bytes([9; 16]));
+    numbers.map(|number| PendingDelivery { watch, ..delivery(number, "url") })
+}
+
+fn ids(deliveries: &[PendingDelivery]) -> Vec<DeliveryId> {
+    deliveries.iter().map(|delivery| delivery.id).collect()
+}
+
+#[test]
+fn first_attempts_of_a_watch_keep_their_order() {
+    let mut f = Fixture::new();
+    let [one, two, three] = of_one_watch([1, 2, 3]);
+    let other = delivery(4, "url");
+    for delivery in [&one, &two, &three, &other] {
+        f.dispatch(delivery.clone(), at(0));
+    }
+    assert_eq!(ids(&f.step(at(0))), [one.id, other.id], "another watch does not wait");
+    f.end(&one, &result(RETRY, Reach::Answered), (0, 1));
+    assert_eq!(ids(&f.step(at(1))), [two.id], "the retry is not waited for");
+    f.end(&two, &result(Outcome::Ok, Reach::Answered), (1, 2));
+    assert_eq!(ids(&f.step(at(2))), [three.id]);
+    f.end(&three, &result(Outcome::Ok, Reach::Answered), (2, 3));
+    f.end(&other, &result(Outcome::Ok, Reach::Answered), (0, 3));
+    assert!(!f.state.has_work());
+}
+
+#[test]
+fn retries_do_not_wait_for_first_attempts_of_their_watch() {
+    let mut f = Fixture::new();
+    let [one, two, three] = of_one_watch([1, 2, 3]);
+    f.dispatch(one.clone(), at(0));
+    assert_eq!(ids(&f.step(at(0))), [one.id]);
+    let manual = PendingDelivery { manual: true, attempts: 2, ..two };
+    let retry = PendingDelivery { attempts: 1, step: 1, ..three };
+    for delivery in [&manual, &retry] {
+        f.dispatch(delivery.clone(), at(0));
+    }
+    assert_eq!(ids(&f.step(at(0))), [manual.id, retry.id]);
+}
+
 #[test]
 fn probes_of_hung_urls_leave_places_for_an_untried_one() {
     let mut f = Fixture::new();

@@ -17,14 +17,22 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
         (_, Reach::NotConnected) if error.starts_with("tls:") => {
             "no TLS connection was made: check the certificate of the receiver, its chain and its name"
         }
+        _ if channel == ChannelKind::Email && result.attempt.response_body.is_empty() => {
+            "the mail server sent no reply: check the host and the port of smtp.url, and the firewall, and whether it \
+             runs"
+        }
         (_, Reach::NotConnected) => {
-            "no connection was made: check the host name, the port and the firewall, and whether the receiver runs"
+            "no connection was made: check the host name, the port and the firewall, whether the receiver runs, and for \
+             https whether the port speaks TLS"
         }
         _ if channel == ChannelKind::Email => {
             "the reply of the mail server is in responseBody; docs/OPERATIONS.md (Mail) explains the usual ones"
         }
         (_, Reach::NoAnswer) => {
             "the receiver accepted the connection and did not answer in time: answer 2xx first, and work afterwards"
+        }
+        (_, Reach::Broken) if error.ends_with("is not HTTP") => {
+            "the answer is not HTTP: check the port of the URL, and whether it is http or https"
         }
         (_, Reach::Broken) => {
             "the answer broke off: check the log of the receiver, and of a proxy in front of it"
@@ -37,7 +45,7 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
 fn of_status(status: u16) -> &'static str {
     match status {
         200..=299 => {
-            "the receiver answered, and its answer says that it refused the message; responseBody has it"
+            "the receiver answered with a success, and the channel expects another answer: see error and responseBody"
         }
         300..=399 => "redirects are not followed: use the URL of the header location",
         401 | 403 => {
@@ -82,6 +90,8 @@ mod tests {
             (retry(), Reach::NotConnected, None, Some("tls: expired"), "certificate"),
             (retry(), Reach::NoAnswer, None, Some("timeout: x"), "in time"),
             (retry(), Reach::Broken, None, None, "broke off"),
+            (retry(), Reach::Broken, None, Some("protocol: the answer is not HTTP"), "http or https"),
+            (retry(), Reach::Answered, Some(200), None, "another answer"),
             (retry(), Reach::Answered, Some(302), None, "header location"),
             (retry(), Reach::Answered, Some(401), None, "signature"),
             (retry(), Reach::Answered, Some(404), None, "path"),
@@ -92,7 +102,9 @@ mod tests {
             let found = webhook(outcome, reach, status, error).unwrap_or_default();
             assert!(found.contains(part), "{status:?} {error:?}: {found}");
         }
-        let mail = result(Outcome::Fatal, Reach::Answered, None, Some("550 no such user"));
+        let mut mail = result(retry(), Reach::NotTried, None, Some("connect: refused"));
+        assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("smtp.url")));
+        mail.attempt.response_body = "550 no such user".to_owned();
         assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("OPERATIONS")));
         for status in 100..600 {
             assert!(!of_status(status).is_empty(), "{status}");

@@ -125,7 +125,7 @@ impl Channel for Slack {
                 Err(AddressError::NotConfigured(message.to_owned()))
             }
             SlackTarget::Hook | SlackTarget::Compatible => Ok(ParsedAddress::Url(text.to_owned())),
-            SlackTarget::Channel => Ok(ParsedAddress::Text(text.to_owned())),
+            SlackTarget::Channel => Ok(ParsedAddress::Text(channel(text))),
         }
     }
 
@@ -184,6 +184,12 @@ impl SlackTarget {
         }
         Err("must be a hook (https://hooks.slack.com/services/…), #channel or a channel's id".into())
     }
+}
+
+/// Returns a channel in its normalised spelling. Slack's names are in lower case; another spelling would have a pace of
+/// its own.
+fn channel(address: &str) -> String {
+    if address.starts_with('#') { address.to_lowercase() } else { address.to_owned() }
 }
 
 /// Returns the path of a URL on Slack's hosts for hooks.

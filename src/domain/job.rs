@@ -159,10 +159,32 @@ pub struct Observation {
     pub completed_at: Option<Timestamp>,
 }
 
+/// Bytes of the name of an output's field, and of its null.
+const OUTPUT_FIELD: usize = 16;
+
 /// Largest plausible difference between two clocks of one provider.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 impl Observation {
+    /// Returns the size of its texts, in bytes: about that of an event about the job.
+    pub fn text_size(&self) -> usize {
+        fn size(text: Option<&String>) -> usize {
+            text.map_or(0, String::len)
+        }
+        let Self { raw_status, output, outputs, error, .. } = self;
+        let of_output = |Output { url, kind, thumbnail, poster_image }: &Output| {
+            [url, kind, thumbnail, poster_image]
+                .map(|text| size(text.as_ref()) + OUTPUT_FIELD)
+                .iter()
+                .sum::<usize>()
+        };
+        let outputs: usize = outputs.iter().flatten().map(of_output).sum();
+        let error = error
+            .as_ref()
+            .map_or(0, |JobError { code, message }| size(code.as_ref()) + size(message.as_ref()));
+        size(raw_status.as_ref()) + size(output.as_ref()) + outputs + error
+    }
+
     /// Discards the times that the provider cannot mean: those outside of the plausible range, and an end before the
     /// submission. Providers write zero values for unknown times, and times in another unit than documented. A
     /// wrong time would be shown to users and counted as a detection delay of decades.

@@ -30,7 +30,7 @@ use super::watch_events::{
     ExpiryPosition, JobChange, WatchToNotify, Watches, chunk_size, first_positions, read_turns,
     read_turns_after, read_watches,
 };
-use crate::domain::{EndingKind, EventType, JobError, JobNo, Observation, Timestamp};
+use crate::domain::{EndingKind, EventType, JobError, JobName, JobNo, Observation, Timestamp};
 
 /// The watches that the ending of generation `$2` ends.
 pub(super) const OF_ENDING: &str = "generation <= $2";
@@ -161,7 +161,8 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
         rows(),
         read_ending,
     )?;
-    let watches = read_ended_watches(&batch.tx, commands)?;
+    let texts = endings.iter().flatten().map(|ending| ending.seen.text_size());
+    let watches = read_ended_watches(&batch.tx, commands, chunk_size(texts))?;
     // There is no ending if the job did not end, or if the ending was pruned.
     let endings: Vec<Option<JobChange<'_>>> = endings
         .into_iter()
@@ -179,16 +180,16 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
 }
 
 /// Reads a chunk of the watches that each ending ends. The apps take turns if there are more.
-fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches]) -> Result<Vec<Watches>> {
+fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches], most: usize) -> Result<Vec<Watches>> {
     let rows = commands.iter().map(|command| params![command.job, command.generation]);
-    let mut watches = read_watches(tx, OF_ENDING_IN_ORDER, rows)?;
+    let mut watches = read_watches(tx, OF_ENDING_IN_ORDER, most, rows)?;
     let many = |(_, watches): &(&&NotifyWatches, &Watches)| watches.has_more;
     let jobs = commands.iter().zip(&watches).filter(many);
     let jobs: Vec<_> = jobs.map(|(command, _)| (command.job, command.generation.into())).collect();
     if jobs.is_empty() {
         return Ok(watches);
     }
-    let turns = read_turns(tx, OF_ENDING, chunk_size(commands.len()), &jobs)?;
+    let turns = read_turns(tx, OF_ENDING, most, &jobs)?;
     for (watches, turns) in watches.iter_mut().filter(|watches| watches.has_more).zip(turns) {
         watches.chunk = turns.chunk;
     }
@@ -204,7 +205,8 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
         (command.job, if command.after.is_empty() { first } else { command.after.clone() })
     };
     let jobs: Vec<_> = commands.iter().zip(first).map(begin).collect();
-    let read = read_turns_after(&batch.tx, chunk_size(jobs.len()), &jobs)?;
+    let seen = read_last_observations(&batch.tx, jobs.iter().map(|(job, _)| *job))?;
+    let read = read_turns_after(&batch.tx, chunk_of(&seen), &jobs)?;
     let (mut watches, mut next) = (Vec::with_capacity(read.len()), Vec::with_capacity(read.len()));
     for (command, (mut chunk, positions)) in commands.iter().zip(read) {
         chunk.retain(|watch| watch.created_at <= command.registered_until);
@@ -212,7 +214,7 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
         next.push(positions);
     }
     let ends = commands.iter().map(|c| (c.job, EndingKind::NotFound, c.error.clone(), c.now));
-    end_some_watches(batch, &ends.collect::<Vec<_>>(), watches)?;
+    end_some_watches(batch, ends.zip(seen), watches)?;
     let finished =
         || commands.iter().zip(&next).filter(|(_, next)| next.is_empty()).map(|(command, _)| *command);
     let left =
@@ -248,28 +250,43 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
 /// Ends watches. Returns for each command whether more watches remain.
 pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches]) -> Result<Vec<bool>> {
     let jobs: Vec<_> = commands.iter().map(|command| (command.job, command.until.into())).collect();
-    let watches = read_turns(&batch.tx, OF_EXPIRY, chunk_size(jobs.len()), &jobs)?;
+    let seen = read_last_observations(&batch.tx, commands.iter().map(|command| command.job))?;
+    let watches = read_turns(&batch.tx, OF_EXPIRY, chunk_of(&seen), &jobs)?;
     let has_more = watches.iter().map(|watches| watches.has_more).collect();
     let ends = commands.iter().map(|c| (c.job, EndingKind::Expired, c.error.clone(), c.now));
-    end_some_watches(batch, &ends.collect::<Vec<_>>(), watches)?;
+    end_some_watches(batch, ends.zip(seen), watches)?;
     Ok(has_more)
 }
 
-/// Ends some watches of jobs with the last observation: for each job the kind, the reason and the time.
+/// Reads the names of jobs and their last observations.
+fn read_last_observations(
+    tx: &Tx<'_>,
+    jobs: impl Iterator<Item = JobNo>,
+) -> Result<Vec<(JobName, Observation)>> {
+    tx.ones(
+        "select provider, account, job_id, coalesce(long_params, params), seen from jobs where no = $1",
+        jobs.map(|job| params![job]),
+        |row| Ok((read_name(row, 0)?, row.json(4)?)),
+    )
+}
+
+fn chunk_of(seen: &[(JobName, Observation)]) -> usize {
+    chunk_size(seen.iter().map(|(_, seen)| seen.text_size()))
+}
+
+/// Why and when some watches of a job end.
+type SomeEnd = (JobNo, EndingKind, JobError, Timestamp);
+
+/// Ends some watches of jobs with the last observation.
 fn end_some_watches(
     batch: &mut Batch<'_>,
-    ends: &[(JobNo, EndingKind, JobError, Timestamp)],
+    ends: impl Iterator<Item = (SomeEnd, (JobName, Observation))>,
     watches: Vec<Watches>,
 ) -> Result<()> {
-    let jobs = batch.tx.ones(
-        "select provider, account, job_id, coalesce(long_params, params), seen from jobs where no = $1",
-        ends.iter().map(|(job, ..)| params![job]),
-        |row| Ok((read_name(row, 0)?, row.json(4)?)),
-    )?;
-    let mut changes = Vec::with_capacity(ends.len());
-    for (((job, kind, error, at), (name, seen)), watches) in ends.iter().zip(jobs).zip(watches) {
-        let (seen, ending, error) = (Cow::Owned(seen), Some((*kind, 0)), Some(error.clone()));
-        changes.push(JobChange { job: *job, name, seen, at: *at, ending, error, raw: None, watches });
+    let mut changes = Vec::with_capacity(watches.len());
+    for (((job, kind, error, at), (name, seen)), watches) in ends.zip(watches) {
+        let (seen, ending, error) = (Cow::Owned(seen), Some((kind, 0)), Some(error));
+        changes.push(JobChange { job, name, seen, at, ending, error, raw: None, watches });
     }
     for (change, ended) in changes.iter().zip(end_watches(batch, changes.iter())?) {
         *batch.changed_jobs.entry(change.job).or_default() += ended;

@@ -10,7 +10,7 @@ use super::db::{Result, Row, Tx, params, row_sql};
 use super::idempotency::Outcome;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
-use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
+use super::watch_events::{JobChange, WatchToNotify, Watches, chunk_size, read_watches};
 use crate::domain::{
     AppNo, EventId, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage,
     ProgressRound, Terms, Timestamp, WatchId,
@@ -360,6 +360,7 @@ fn read_changes<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Result<V
     let watches = read_watches(
         tx,
         "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id",
+        chunk_size(commands.iter().map(|command| command.seen.text_size())),
         commands.iter().map(|command| {
             let (app, watch) = command.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
             params![command.job, app, watch]

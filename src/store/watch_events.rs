@@ -2,9 +2,9 @@
 //!
 //! **The jobs of a transaction share its watches.** Other writes wait for a transaction, and its events are held in
 //! memory. Many jobs can end or expire at the same moment, above all after an outage. Each of them therefore gets an
-//! equal part of [`CHUNK`], and at least one watch; the other watches follow in the next transactions. The number of
-//! commands of a transaction that end many watches is limited as well: polls by the concurrency of their provider,
-//! expiries by `poller`.
+//! equal part of [`CHUNK`], and at least one watch; the other watches follow in the next transactions. If the events are
+//! large, they are fewer ([`CHUNK_BYTES`]). The number of commands of a transaction that end many watches is limited as
+//! well: polls by the concurrency of their provider, expiries by `poller`.
 //!
 //! **The apps of a job take turns.** Many apps can watch one job, and one of them can have a hundred thousand watches of
 //! it. If the watches that end do not fit into one transaction, each app gets an equal part of it ([`read_turns`]). A
@@ -24,6 +24,10 @@ use crate::events::EventBody;
 /// Maximum number of watches that are notified in one transaction by commands of one kind. Each has up to 20
 /// destinations, and an event of up to 128 KiB.
 const CHUNK: usize = 200;
+
+/// Maximum size of the events of one transaction, estimated from the texts of their jobs. The text of a job can have more
+/// than 100 KiB, and every other write waits until its events are written.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of the row of an event and of the row of a delivery, with their entries in indexes and without the body.
 const ROWS: u64 = 1_024;
@@ -126,13 +130,14 @@ const WATCH: &str =
     "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
 
 /// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. `which` is
-/// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches.
+/// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches. A
+/// chunk has at most `most` watches.
 pub(super) fn read_watches<'v, const N: usize>(
     tx: &Tx<'_>,
     which: &str,
-    rows: impl ExactSizeIterator<Item = [Value<'v>; N]>,
+    most: usize,
+    rows: impl Iterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
-    let most = chunk_size(rows.len());
     let sql = format!("{WATCH} where job = $1 and status = 'watching' and {which} limit {}", most + 1);
     let found = tx.fetch(&sql, rows, WatchToNotify::read)?;
     let watches = |mut chunk: Vec<WatchToNotify>| {
@@ -255,10 +260,12 @@ fn take_turns(mut by_app: Vec<Vec<WatchToNotify>>, part: usize, most: usize) -> 
     Watches { chunk: by_app.into_iter().flatten().collect(), has_more }
 }
 
-/// Returns the number of watches of each of so many jobs. For several jobs, it is a power of two, so that few statements
-/// are prepared.
-pub(super) fn chunk_size(jobs: usize) -> usize {
-    if jobs <= 1 { CHUNK } else { 1 << (CHUNK / jobs).max(1).ilog2() }
+/// Returns the number of watches of each job of a transaction. `texts` are the sizes of the jobs' observations. For
+/// several jobs, or large texts, it is a power of two, so that few statements are prepared.
+pub(super) fn chunk_size(texts: impl IntoIterator<Item = usize>) -> usize {
+    let (jobs, largest) = texts.into_iter().fold((0, 0), |(jobs, most), size| (jobs + 1, size.max(most)));
+    let fitting = (CHUNK_BYTES / (largest + ROWS as usize)).min(CHUNK);
+    if jobs <= 1 && fitting == CHUNK { CHUNK } else { 1 << (fitting / jobs.max(1)).max(1).ilog2() }
 }
 
 #[cfg(test)]
@@ -311,9 +318,24 @@ mod tests {
 
     #[test]
     fn the_jobs_of_a_transaction_share_its_watches() {
-        assert_eq!([0, 1, 2, 3, 16, 150, 201, 1024].map(chunk_size), [200, 200, 64, 64, 8, 1, 1, 1]);
+        let small = |jobs: usize| chunk_size(std::iter::repeat_n(500, jobs));
+        assert_eq!([0, 1, 2, 3, 16, 150, 201, 1024].map(small), [200, 200, 64, 64, 8, 1, 1, 1]);
         for jobs in 1..=CHUNK {
-            assert!(jobs * chunk_size(jobs) <= CHUNK, "{jobs}");
+            assert!(jobs * small(jobs) <= CHUNK, "{jobs}");
+        }
+    }
+
+    #[test]
+    fn large_events_of_a_transaction_are_few() {
+        assert_eq!(
+            [1_000, 20_000, 65_536, 130_000, 10_000_000].map(|size| chunk_size([size])),
+            [200, 128, 32, 16, 1]
+        );
+        for size in [0, 1_000, 30_000, 130_000] {
+            for jobs in 1..=30 {
+                let events = jobs * chunk_size(std::iter::repeat_n(size, jobs));
+                assert!(events * size <= CHUNK_BYTES.max(jobs * size), "{jobs} {size}");
+            }
         }
     }
 }

@@ -46,6 +46,15 @@ fn an_address_is_a_hook_a_compatible_hook_or_a_channel() {
 }
 
 #[test]
+fn a_channel_has_one_spelling() {
+    for (address, normalised) in
+        [("#Ops", "#ops"), ("#TRÄGER", "#träger"), ("#ops", "#ops"), ("C0123ABCD", "C0123ABCD")]
+    {
+        assert_eq!(channel(address), normalised);
+    }
+}
+
+#[test]
 fn a_hook_is_shown_without_its_secret() {
     for (address, is) in [
         ("https://hooks.slack.com/services/T1/B2/hush", "https://hooks.slack.com/services/T1/B2/***"),

@@ -15,6 +15,7 @@ mod batch;
 mod deliveries;
 mod destinations;
 mod events;
+mod filters;
 mod http;
 mod keys;
 mod openapi;

@@ -19,6 +19,7 @@ mod app;
 mod delivery;
 mod event;
 mod failure_streak;
+mod feed_order;
 mod id;
 mod job;
 mod json_fields;
@@ -43,6 +44,7 @@ pub use delivery::{
 };
 pub use event::{Event, EventSet, EventType};
 pub use failure_streak::FailureStreak;
+pub use feed_order::FeedOrder;
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
 pub use job::{
     EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS, params_key,

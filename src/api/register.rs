@@ -21,6 +21,12 @@ use crate::telemetry::traces::Context;
 /// Maximum size of the client's metadata, in bytes.
 const METADATA_MAX: usize = 4 * 1024;
 
+/// Maximum length of the name of a watch, in characters.
+pub(super) const NAME_MAX: usize = 200;
+
+/// Maximum length of the reference of a watch, in characters.
+pub(super) const REFERENCE_MAX: usize = 255;
+
 /// Account of a provider's credential; each provider has one.
 const ACCOUNT: &str = "default";
 

@@ -12,11 +12,12 @@ use super::destinations::{
     DESTINATIONS_MAX, DestinationReader, DestinationRequests, DestinationView, ENTRIES_MAX, OneOrMany,
     Target, destinations,
 };
+use super::filters::{FilterSource, watch_filter};
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
-use super::register::{self, find_provider};
+use super::register;
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
@@ -268,18 +269,17 @@ pub async fn create(call: Call) -> Answer {
         ("status" = Option<WatchStatus>, Query, description = "Only watches with this status."),
         ("provider" = Option<String>, Query, description = "Only watches on jobs of this provider."),
         ("jobId" = Option<String>, Query, description = "Only watches on jobs with this id."),
+        ("reference" = Option<String>, Query, min_length = 1, max_length = 255,
+            description = "Only watches with this reference."),
     ),
     responses((status = 200, description = "A page of watches.", body = Page<WatchView>))
 )]
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = WatchFilter {
-        status: query.word("status", WatchStatus::WORDS, WatchStatus::parse),
-        job_id: query.text("jobId"),
-        before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
-        provider: query.parsed("provider", |name| find_provider(&call.api, name).map(|_| name.to_owned())),
-    };
+    let filter = watch_filter(&mut FilterSource::Query(&mut query), &call.api);
+    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId));
+    let filter = WatchFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.watches(call.app(), filter, limit).await?;
     Ok(listed(&found, |id| cursor::encode(id.0), |watch| WatchView::now(&call.api, watch)))

@@ -13,13 +13,14 @@
 //! **An amendment does not change earlier events.** They keep their metadata and their deliveries. A new destination
 //! receives later events only.
 
+pub(super) mod filter;
 mod register;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx, Where, params, row_sql};
+use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
 use super::destinations;
-use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
+use super::lists::{Fitting, ListPage, Remaining};
 use super::reads::ReadStore;
 use super::rows::{
     DESTINATION, DESTINATION_COLUMNS, SAVED_JOIN, insert_destinations, read_destination, read_name,
@@ -29,6 +30,7 @@ use crate::domain::{
     AppNo, DeliveryStatus, Destination, EventSet, JobNo, Timestamp, Watch, WatchId, WatchStatus,
 };
 
+pub use self::filter::WatchFilter;
 pub use self::register::{Register, RegisterMany};
 
 pub(super) use self::register::{register, register_many};
@@ -77,19 +79,6 @@ pub struct StopWatch {
     pub now: Timestamp,
 }
 
-/// Filter of a list of watches. A field that is `None` does not restrict the list.
-#[derive(Clone, Debug, Default)]
-pub struct WatchFilter {
-    /// Status of the watch.
-    pub status: Option<WatchStatus>,
-    /// Provider of the job.
-    pub provider: Option<String>,
-    /// Id of the job at the provider.
-    pub job_id: Option<String>,
-    /// Last watch of the previous page.
-    pub before: Option<WatchId>,
-}
-
 impl ReadStore {
     /// Returns a watch of the app.
     pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
@@ -108,12 +97,9 @@ impl ReadStore {
         let before = filter.before;
         self.list(app, before, limit, move |tx, before, remaining| {
             let filter = WatchFilter { before, ..filter.clone() };
-            let index = index(tx, &filter)?;
-            let scanned = match scanned(app, &filter, index) {
-                Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(WatchId))?,
-                None => None,
-            };
-            let query = listed(app, &filter, index, scanned, remaining.limit());
+            let index = filter::index(tx, &filter)?;
+            let scanned = filter::end_of_scan(tx, app, &filter, index)?;
+            let query = filter::query(SELECT, (app, &filter), index, scanned, remaining.limit());
             let mut found = Fitting::take(tx, &query, remaining, read_watch, size)?;
             add_destinations_that_fit(tx, &keyring, &mut found, remaining)?;
             Ok(found.part(|watch| watch.id, scanned))
@@ -137,81 +123,6 @@ fn size(watch: &Watch) -> usize {
     1024 + len(&watch.metadata) + outputs.sum::<usize>() + error + len(&seen.output)
 }
 
-/// The index that a list of watches is read by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Index {
-    /// The primary key: app and id.
-    App,
-    /// The partial index of the watches that have not ended.
-    Watching,
-    /// The index of the jobs.
-    Job,
-}
-
-/// Chooses the index. A job id usually leads to few watches.
-fn index(tx: &Tx<'_>, filter: &WatchFilter) -> Result<Index> {
-    if let Some(job_id) = filter.job_id.as_deref() {
-        let sql = "select count(*) from (select 1 from jobs j join watches w on w.job = j.no
-                     where j.job_id = $1 limit $2) few";
-        if tx.one(sql, params![job_id, SCAN_MAX + 1], |row| row.count(0))? <= SCAN_MAX {
-            return Ok(Index::Job);
-        }
-    }
-    Ok(if filter.status == Some(WatchStatus::Watching) { Index::Watching } else { Index::App })
-}
-
-impl Index {
-    /// Returns the first condition of a query, up to the value, and the column of the status. `+ 0` hides the primary
-    /// key from the planner. The partial index applies only to exactly these expressions, with the status as a
-    /// literal.
-    const fn conditions(self) -> (&'static str, &'static str) {
-        match self {
-            Self::App => ("w.app =", "w.status"),
-            Self::Watching => ("w.app + 0 =", "w.status || ''"),
-            Self::Job => ("w.app + 0 =", "w.status"),
-        }
-    }
-}
-
-/// Builds the query for the last watch that one read of a list examines. `None`: the list has no rows that do not
-/// match, or few.
-pub(super) fn scanned(app: AppNo, filter: &WatchFilter, index: Index) -> Option<Where<'_>> {
-    let has_others = filter.provider.is_some() || filter.job_id.is_some();
-    let (by_app, column) = index.conditions();
-    let only = match index {
-        Index::Job => return None,
-        Index::Watching if !has_others => return None,
-        Index::App if !has_others && filter.status.is_none() => return None,
-        Index::Watching => format!("{column} = 'watching' and "),
-        Index::App => String::new(),
-    };
-    let mut query = Where::new(&format!("select w.id from watches w where {only}{by_app}"), app);
-    query.and("w.id <", filter.before);
-    query.push(" order by w.id desc limit 1 offset", SCAN_MAX - 1);
-    Some(query)
-}
-
-/// Builds the query of a list, newest first, down to the watch `last`.
-pub(super) fn listed(
-    app: AppNo,
-    filter: &WatchFilter,
-    index: Index,
-    last: Option<WatchId>,
-    limit: u32,
-) -> Where<'_> {
-    let (by_app, column) = index.conditions();
-    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
-    let mut query = Where::new(&format!("{SELECT} where {status}{by_app}"), app);
-    // Another index than that of the jobs is only used if this is hidden from the planner.
-    let by_job = if index == Index::Job { "j.job_id =" } else { "j.job_id || '' =" };
-    query.and(by_job, filter.job_id.as_deref());
-    query.and("j.provider =", filter.provider.as_deref());
-    query.and("w.id <", filter.before);
-    query.and("w.id >=", last);
-    query.push(" order by w.id desc limit", limit);
-    query
-}
-
 /// Returns a watch of the app.
 fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
     Ok(find_all(tx, keyring, std::iter::once((app, id)))?.pop())
@@ -232,7 +143,8 @@ fn find_all(
 
 /// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
 /// shows the last observation, also one that was not found while others of the job went on.
-const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
+pub(super) const SELECT: &str =
+    "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
     j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params),
     coalesce((select coalesce(e.refreshed, e.seen) from endings e
               where e.job = w.job and e.generation >= w.generation

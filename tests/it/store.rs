@@ -16,9 +16,9 @@ use ringback::domain::{
     Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, IdempotencyKey, Idempotent,
-    Keyring, LoadDueDeliveries, Prune, PrunePosition, RecordAttempt, RecordObservation, Register, Respond,
-    StopWatch, Store, StoreOptions, StoredResponse, Writer,
+    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, EventFilter, IdempotencyKey,
+    Idempotent, Keyring, LoadDueDeliveries, Prune, PrunePosition, RecordAttempt, RecordObservation, Register,
+    Respond, StopWatch, Store, StoreOptions, StoredResponse, Writer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -239,7 +239,12 @@ impl StoreFixture {
     pub async fn events(&self) -> Vec<EventType> {
         let (mut after, mut types) = (After::Start, Vec::new());
         loop {
-            let page = self.store.events(self.app, after, None, 10_000).await.expect("read").expect("a feed");
+            let page = self
+                .store
+                .events(self.app, after, EventFilter::default(), 10_000)
+                .await
+                .expect("read")
+                .expect("a feed");
             types.extend(page.rows.into_iter().map(|event| event.event_type));
             let Some(next) = page.next else { return types };
             after = After::Position(next);

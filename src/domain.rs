@@ -69,6 +69,6 @@ pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,
     parse_rate, parse_retry_after,
 };
-pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
+pub use watch::{LatestDelivery, NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub(crate) use words::{json_string, word_enum};
 pub use words::{nearest, similar};

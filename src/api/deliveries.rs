@@ -50,6 +50,9 @@ struct DeliveryView<'a> {
     created_at: Timestamp,
     /// Number of attempts.
     attempt_count: u32,
+    /// Error of the last attempt; null if it succeeded.
+    #[schema(required)]
+    last_error: Option<&'a str>,
     /// The newest 20 attempts, oldest first. Only in the answer to a request for one delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<AttemptView<'a>>>,
@@ -107,6 +110,7 @@ impl<'a> DeliveryView<'a> {
             next_attempt_at: delivery.next_attempt_at,
             created_at: delivery.created_at,
             attempt_count: delivery.attempt_count,
+            last_error: delivery.last_error.as_deref(),
             attempts: None,
         }
     }

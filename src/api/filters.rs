@@ -6,7 +6,8 @@ use url::Url;
 
 use super::http::object_reader::{self, TIME};
 use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Query, not_one_of};
-use super::register::{REFERENCE_MAX, find_provider};
+use super::labels::check_reference;
+use super::register::find_provider;
 use crate::domain::{
     ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, Timestamp, WatchId, WatchStatus,
     parse_duration,
@@ -121,7 +122,7 @@ pub(super) fn delivery_filter(source: &mut FilterSource<'_, '_, '_>, now: Timest
         ),
         watch: source.id("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
         job_id: source.text("jobId"),
-        reference: reference(source),
+        reference: source.parsed("reference", check_reference),
         since: source.instant("since", now),
         until: source.instant("until", now),
         before: None,
@@ -134,20 +135,9 @@ pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, api: &Api) -> 
         status: source.word("status", WatchStatus::WORDS, WatchStatus::parse),
         provider: source.parsed("provider", |name| find_provider(api, name).map(|_| name.to_owned())),
         job_id: source.text("jobId"),
-        reference: reference(source),
+        reference: source.parsed("reference", check_reference),
         before: None,
     }
-}
-
-fn reference(source: &mut FilterSource<'_, '_, '_>) -> Option<String> {
-    source.parsed("reference", |text| {
-        if (1..=REFERENCE_MAX).contains(&text.chars().count()) {
-            Ok(text.to_owned())
-        } else {
-            let detail = format!("must have 1 to {REFERENCE_MAX} characters");
-            Err((FieldErrorCode::OutOfRange, detail))
-        }
-    })
 }
 
 /// Parses an origin, and returns it in the spelling of the store: with the port.

@@ -20,6 +20,7 @@
 //! answers both requests.
 
 mod attempts;
+mod body;
 mod downtime;
 pub(super) mod filter;
 mod overdue;
@@ -62,7 +63,8 @@ pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
 /// Columns of a delivery that is shown.
 const SHOWN: &str =
     "d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
-    wd.channel, coalesce(s.address, wd.address), d.attempts, s.no";
+    wd.channel, coalesce(s.address, wd.address), d.attempts, s.no,
+    (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1)";
 
 impl ReadStore {
     /// Returns a page of up to `limit` deliveries of the app, newest first.
@@ -79,7 +81,9 @@ impl ReadStore {
             let scanned = filter::end_of_scan(tx, app, &filter, index)?;
             let query = filter::query(SHOWN, (app, &filter), index, scanned, remaining.limit());
             // Names, ids, times and the status.
-            let size = |delivery: &Delivery| 512 + delivery.address.len();
+            let size = |delivery: &Delivery| {
+                512 + delivery.address.len() + delivery.last_error.as_deref().map_or(0, str::len)
+            };
             let found = Fitting::take(tx, &query, remaining, |row| read_shown(row, &keyring), size)?;
             Ok(found.part(|delivery| delivery.id, scanned))
         })
@@ -144,6 +148,7 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         attempt_count: row.count(11)?,
+        last_error: row.opt_text(13)?,
         channel: row.word(9, ChannelKind::parse)?,
         address: keyring.open(address, destination, row.text(10)?)?,
     })
@@ -346,12 +351,15 @@ fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Re
     Ok(())
 }
 
+/// The bytes that a delivery `d` sends, of its event `e` and its ending `n`.
+const BODY: &str = "coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body)";
+
 /// Reads a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
 /// the provider's answer that the ending stores.
 static PENDING: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
-           w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
+           w.traceparent, {BODY},
            case when n.raw is not null then 'raw'
              when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
            case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms, {DESTINATION}

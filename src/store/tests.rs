@@ -254,7 +254,7 @@ fn events_of_a_watch_or_a_job_are_found_in_the_order_of_the_feed() {
 fn no_command_reads_all_watches_of_a_job() {
     let db = in_memory();
     let chunk = |which: &str| {
-        let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
+        let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference\n     from watches";
         format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
     };
     let by_app = "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id";

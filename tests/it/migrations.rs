@@ -89,9 +89,9 @@ async fn a_database_of_schema_1_is_read_completely() {
         (WatchStatus::Completed, Some(r#"{"orderId": 42}"#))
     );
     assert_eq!((watch.job.job_id.as_str(), watch.seen.progress), ("job_1", Some(100)));
-    let (destination, status) = &watch.destinations[0];
+    let (destination, latest) = &watch.destinations[0];
     assert_eq!(
-        (destination.address.as_str(), *status),
+        (destination.address.as_str(), latest.as_ref().map(|latest| latest.status)),
         ("https://a.example/hook", Some(DeliveryStatus::Pending))
     );
     assert_eq!(destination.headers, [("x-env".to_owned(), "prod".to_owned())]);

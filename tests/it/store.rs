@@ -1,6 +1,7 @@
 //! Guarantees of the store on both databases, and a fixture that opens a [`Store`].
 
 mod events;
+mod filters;
 mod lasting;
 mod lost;
 mod sealing;
@@ -100,6 +101,8 @@ impl StoreFixture {
             },
             events: EventSet::endings(),
             payload: Payload::Event,
+            name: None,
+            reference: None,
             metadata: Some(r#"{"orderId": 42}"#.to_owned()),
             terms: Terms {
                 expires_at: at(86_400),
@@ -252,7 +255,12 @@ impl StoreFixture {
     }
 
     pub async fn statuses(&self, id: WatchId) -> Vec<Option<DeliveryStatus>> {
-        self.shown(id).await.destinations.into_iter().map(|(_, status)| status).collect()
+        self.shown(id)
+            .await
+            .destinations
+            .into_iter()
+            .map(|(_, latest)| latest.map(|latest| latest.status))
+            .collect()
     }
 }
 

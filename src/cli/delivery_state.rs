@@ -115,7 +115,16 @@ mod tests {
         ];
         let watch = json!({ "destinations": destinations });
         assert!(is_pending(&watch));
-        insta::assert_snapshot!(describe_undelivered(&watch, PLAIN), @"");
+        insta::assert_snapshot!(describe_undelivered(&watch, PLAIN), @r"
+        Not delivered:
+          dlv_pending to https://a.example/hook: pending, 2 attempts, next 2026-02-18 15:05:00 UTC
+            connect: the connection was refused\u001b[2J
+          dlv_failed to https://a.example/hook: failed: exhausted, 2 attempts
+            timeout: no answer
+        To send now what is not delivered:
+          ringback retry dlv_pending
+          ringback retry dlv_failed
+        ");
         assert_eq!(
             describe_undelivered(&json!({ "destinations": [one("succeeded", None, None)] }), PLAIN),
             ""

@@ -208,9 +208,9 @@ impl Watches {
             Column::new("ID"),
             Column::new("STATUS"),
             Column::new("DELIVERY"),
-            Column::new("NAME").soft().optional(5),
             Column::new("PROVIDER").optional(4),
             Column::new("JOB").soft(),
+            Column::new("NAME").soft().optional(5),
             Column::new("PROGRESS").optional(2),
             Column::time("CREATED").optional(1),
             Column::time("ENDED").optional(3),
@@ -223,7 +223,7 @@ impl Watches {
             };
             let [id, status, provider, job] = texts(watch, ["/id", "/status", "/provider", "/jobId"]);
             let [name, created, ended] = texts(watch, ["/name", "/createdAt", "/endedAt"]);
-            vec![id, status, delivery_state::summary(watch), name, provider, job, progress, created, ended]
+            vec![id, status, delivery_state::summary(watch), provider, job, name, progress, created, ended]
         };
         self.paging.show(&client, "/v1/watches", &filters, &columns, row).await
     }

@@ -60,7 +60,7 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
         (
             WatchFilter { reference: muvi(), ..watching() },
             Index::Reference,
-            "w USING INDEX watches_reference (app=? AND reference=?)",
+            "w USING INDEX watches_reference (<expr>=? AND reference=?)",
         ),
         (
             WatchFilter { job_id: muvi(), ..watching() },
@@ -197,12 +197,12 @@ fn deliveries_are_found_by_the_watch_or_by_several_statuses() {
         (
             DeliveryFilter { reference: text(), job_id: text(), ..of(&both) },
             DeliveryIndex::Reference,
-            &["w USING INDEX watches_reference (app=? AND reference=?)", of_watch, job],
+            &["w USING INDEX watches_reference (<expr>=? AND reference=?)", of_watch, job],
         ),
         (
             DeliveryFilter { job_id: text(), ..of(&both) },
             DeliveryIndex::Job,
-            &["(job_id=?)", "w USING INDEX watches_of_job (job=?)", of_watch],
+            &["(job_id=?)", "INDEX watches_of_job (job=?)", of_watch],
         ),
     ];
     for (filter, index, expected) in table {
@@ -224,8 +224,8 @@ fn events_of_a_watch_or_a_job_are_found_in_the_order_of_the_feed() {
     let watch = Some(WatchId(Id::from_bytes([0; 16])));
     let event_type = Some(EventType::JobCompleted);
     let job_id = || Some("job_1".to_owned());
-    let feed = "e USING INDEX sqlite_autoindex_events_2 (app=?)";
-    let by_watch = "e USING INDEX events_of_watch (watch=?)";
+    let feed = "INDEX sqlite_autoindex_events_2 (app=?)";
+    let by_watch = "INDEX events_of_watch (watch=?)";
     for is_newest_first in [false, true] {
         let all = || EventFilter { is_newest_first, ..EventFilter::default() };
         for (filter, index, expected) in [

@@ -254,7 +254,8 @@ fn add_destinations_that_fit(
 fn destination_size((destination, latest): &(Destination, Option<LatestDelivery>)) -> usize {
     let error = latest.as_ref().and_then(|latest| latest.last_error.as_deref());
     // The values of headers are not shown.
-    320 + destination.address.len()
+    224 + destination.address.len()
+        + if latest.is_some() { 96 } else { 0 }
         + error.map_or(0, str::len)
         + destination.headers.iter().map(|(name, _)| name.len() + 8).sum::<usize>()
 }

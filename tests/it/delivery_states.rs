@@ -223,6 +223,7 @@ fn pending() -> Value {
         "lastError": "connect: refused", "nextAttemptAt": "2026-02-18T15:05:00.000Z" })
 }
 
+// Once: the answers are those of a script.
 #[tokio::test]
 async fn follow_waits_after_the_end_until_deliveries_have_succeeded() {
     let succeeded = json!({ "status": "succeeded", "deliveryId": "dlv_1", "attemptCount": 3 });
@@ -234,6 +235,7 @@ async fn follow_waits_after_the_end_until_deliveries_have_succeeded() {
     assert_eq!(server.requests(), ["GET /v1/watches/watch_1?wait=30s", "GET /v1/watches/watch_1"]);
 }
 
+// Once: the answers are those of a script.
 #[tokio::test]
 async fn follow_says_what_is_not_delivered_and_exits_with_7() {
     let gone = json!({ "status": "failed", "reason": "gone", "deliveryId": "dlv_1", "attemptCount": 1,
@@ -262,6 +264,7 @@ async fn follow_says_what_is_not_delivered_and_exits_with_7() {
     assert!(ran.err.contains("--follow"), "{ran:#?}");
 }
 
+// Once: it is about the output of the command line.
 #[tokio::test]
 async fn lists_show_the_state_of_deliveries_and_names() {
     let t = Harness::start().await;
@@ -283,7 +286,7 @@ async fn lists_show_the_state_of_deliveries_and_names() {
     t.pass(seconds(5)).await;
     t.receiver.take(1).await;
     let watches = ask(&url, &["watches", "--reference", "o-1"]).await.expect(0).out;
-    assert!(watches.contains("completed  pending   Final cut"), "{watches}");
+    assert!(watches.contains("completed  pending   muvi      job_1  Final cut"), "{watches}");
     let deliveries = ask(&url, &["deliveries", "--status", "failed,pending", "--reference", "o-1"]).await;
     let deliveries = deliveries.expect(0).out;
     assert!(deliveries.contains("ATTEMPTS") && deliveries.contains("LAST ERROR"), "{deliveries}");

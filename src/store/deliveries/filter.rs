@@ -91,10 +91,10 @@ pub(super) fn index(tx: &Tx<'_>, app: AppNo, filter: &DeliveryFilter) -> Result<
     }
     if let Some(reference) = filter.reference.as_deref() {
         let values = params![app, reference];
-        if few("watches w where w.app = $1 and w.reference = $2", &values)?
+        if few("watches w where w.app + 0 = $1 and w.reference = $2", &values)?
             && few(
                 "watches w cross join deliveries d
-                 where w.app = $1 and w.reference = $2 and d.watch = w.id and d.app + 0 = w.app",
+                 where w.app + 0 = $1 and w.reference = $2 and d.watch = w.id and d.app + 0 = w.app",
                 &values,
             )?
         {
@@ -152,7 +152,7 @@ fn branches(filter: &DeliveryFilter, index: Index) -> Vec<Branch> {
         }
         Index::App | Index::Watch | Index::Destination => one("deliveries d", "d.app ="),
         Index::Reference => {
-            one("watches w cross join deliveries d", "d.watch = w.id and d.app + 0 = w.app and w.app =")
+            one("watches w cross join deliveries d", "d.watch = w.id and d.app + 0 = w.app and w.app + 0 =")
         }
         Index::Job => one(
             "jobs j cross join watches w cross join deliveries d",

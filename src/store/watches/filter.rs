@@ -52,13 +52,13 @@ pub(super) fn index(tx: &Tx<'_>, filter: &WatchFilter) -> Result<Index> {
 
 impl Index {
     /// Returns the first condition of a query, up to the value, and the column of the status. `+ 0` hides the primary
-    /// key from the planner. The partial index applies only to exactly these expressions, with the status as a
-    /// literal.
+    /// key from the planner. The indexes of the watches that have not ended and of the references apply only to exactly
+    /// these expressions, the first with the status as a literal.
     const fn conditions(self) -> (&'static str, &'static str) {
         match self {
-            Self::App | Self::Reference => ("w.app =", "w.status"),
+            Self::App => ("w.app =", "w.status"),
             Self::Watching => ("w.app + 0 =", "w.status || ''"),
-            Self::Job => ("w.app + 0 =", "w.status"),
+            Self::Reference | Self::Job => ("w.app + 0 =", "w.status"),
         }
     }
 }

@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(body(&["--webhook", "https://a"]), r#"{"jobId":"job_1","callbackUrl":"https://a"}"#);
         let line = "--webhook https://a --webhook https://b --email x@a --email y@a --slack https://c --slack #d \
                     --provider p --events job.*,watch.expired --expires-in 1h --metadata {\"z\":1,\"a\":1.0} \
-                    --param k=v=w --payload raw --poll-interval 10s";
-        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"events":["job.*","watch.expired"],"metadata":{"z":1,"a":1.0},"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw"}"##);
+                    --param k=v=w --payload raw --poll-interval 10s --name n --reference r";
+        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"events":["job.*","watch.expired"],"name":"n","reference":"r","metadata":{"z":1,"a":1.0},"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw"}"##);
     }
 }

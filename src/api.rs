@@ -13,10 +13,13 @@
 mod apps;
 mod batch;
 mod deliveries;
+mod delivery_body;
 mod destinations;
 mod events;
+mod filters;
 mod http;
 mod keys;
+mod labels;
 mod openapi;
 mod providers;
 mod register;
@@ -58,6 +61,7 @@ fn resources() -> Vec<Resource> {
         routes!(deliveries::retry_many),
         routes!(deliveries::show),
         routes!(deliveries::attempts),
+        routes!(delivery_body::show),
         routes!(deliveries::retry),
         routes!(test_send::send),
         routes!(saved_destinations::create, saved_destinations::list),

@@ -7,6 +7,7 @@
 mod arguments;
 pub mod client;
 pub mod deliveries;
+mod delivery_state;
 pub mod demo;
 mod destinations;
 mod follow;

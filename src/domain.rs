@@ -19,6 +19,7 @@ mod app;
 mod delivery;
 mod event;
 mod failure_streak;
+mod feed_order;
 mod id;
 mod job;
 mod json_fields;
@@ -43,6 +44,7 @@ pub use delivery::{
 };
 pub use event::{Event, EventSet, EventType};
 pub use failure_streak::FailureStreak;
+pub use feed_order::FeedOrder;
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
 pub use job::{
     EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS, params_key,
@@ -67,6 +69,6 @@ pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,
     parse_rate, parse_retry_after,
 };
-pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
+pub use watch::{LatestDelivery, NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub(crate) use words::{json_string, word_enum};
 pub use words::{nearest, similar};

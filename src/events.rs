@@ -52,6 +52,12 @@ struct EventData<'a> {
     watch_id: WatchId,
     provider: &'a str,
     job_id: &'a str,
+    /// The client's name for the watch.
+    #[schema(required)]
+    name: Option<&'a str>,
+    /// The client's own id of the watch.
+    #[schema(required)]
+    reference: Option<&'a str>,
     /// The job's status, or `not_found` or `expired`.
     status: &'a str,
     /// The provider's own word for the status.
@@ -77,6 +83,17 @@ struct EventData<'a> {
     metadata: &'a RawValue,
 }
 
+/// What the client has given to the watch for itself and for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels<'a> {
+    /// Name for people.
+    pub name: Option<&'a str>,
+    /// The client's own id of the watch.
+    pub reference: Option<&'a str>,
+    /// The client's own JSON object.
+    pub metadata: Option<&'a str>,
+}
+
 impl<'a> EventBody<'a> {
     /// Describes an event of a watch on `job`, with its type and its time. `seen` describes the job. `own` replaces the
     /// status and the error of an ending that the provider did not report (`job.not_found`, `watch.expired`).
@@ -84,7 +101,7 @@ impl<'a> EventBody<'a> {
         (event_type, timestamp): (EventType, Timestamp),
         watch_id: WatchId,
         job: &'a JobName,
-        metadata: Option<&'a str>,
+        labels: Labels<'a>,
         seen: &'a Observation,
         own: Option<(&'a str, &'a JobError)>,
     ) -> Self {
@@ -92,6 +109,8 @@ impl<'a> EventBody<'a> {
             watch_id,
             provider: &job.provider,
             job_id: &job.job_id,
+            name: labels.name,
+            reference: labels.reference,
             status: own.map_or(seen.status.as_str(), |(status, _)| status),
             raw_status: seen.raw_status.as_deref(),
             progress: seen.progress,
@@ -101,7 +120,7 @@ impl<'a> EventBody<'a> {
             created_at: seen.created_at,
             completed_at: seen.completed_at,
             // Checked to be JSON when the watch was registered.
-            metadata: serde_json::from_str(metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL),
+            metadata: serde_json::from_str(labels.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL),
         };
         Self { event_type, timestamp, data }
     }

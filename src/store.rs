@@ -76,7 +76,7 @@ pub use self::destinations::{
     SweepDestinations, TooManyDestinations, UpdateDestination,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
-pub use self::events::{After, Followed};
+pub use self::events::{After, EventFilter, Followed};
 pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };

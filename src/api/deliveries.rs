@@ -8,13 +8,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::destinations::Address;
+use super::filters::{FilterSource, delivery_filter};
 use super::http::{
     Answer, Call, Content, FieldErrorCode, ObjectReader, Page, PageParams, Problem, ProblemCode, cursor,
     first_answer, joined, json, listed,
 };
 use crate::domain::{
-    Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt, Reason,
-    Timestamp, WatchId,
+    ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt,
+    Reason, Timestamp, WatchId,
 };
 use crate::store::{
     DeliveryFilter, Idempotent, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
@@ -49,6 +50,9 @@ struct DeliveryView<'a> {
     created_at: Timestamp,
     /// Number of attempts.
     attempt_count: u32,
+    /// Error of the last attempt; null if it succeeded.
+    #[schema(required)]
+    last_error: Option<&'a str>,
     /// The newest 20 attempts, oldest first. Only in the answer to a request for one delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<AttemptView<'a>>>,
@@ -106,6 +110,7 @@ impl<'a> DeliveryView<'a> {
             next_attempt_at: delivery.next_attempt_at,
             created_at: delivery.created_at,
             attempt_count: delivery.attempt_count,
+            last_error: delivery.last_error.as_deref(),
             attempts: None,
         }
     }
@@ -119,29 +124,31 @@ impl<'a> DeliveryView<'a> {
     security(("key" = ["read"])),
     params(
         PageParams,
-        ("status" = Option<DeliveryStatus>, Query, description = "Only deliveries with this status."),
-        ("watchId" = Option<WatchId>, Query, description = "Only deliveries of this watch."),
+        ("status" = Option<Vec<DeliveryStatus>>, Query, style = Form, explode = false,
+            description = "Only deliveries with one of these statuses, separated by commas."),
+        ("reason" = Option<Reason>, Query, description = "Only deliveries that ended for this reason."),
+        ("type" = Option<EventType>, Query, description = "Only deliveries of events of this type."),
+        ("channel" = Option<ChannelKind>, Query, description = "Only deliveries by this channel."),
+        ("origin" = Option<String>, Query, description = "Only webhooks to this scheme, host and port, such as \
+            `https://app.example.com`."),
         ("destinationId" = Option<DestinationId>, Query, description = "Only deliveries to this destination."),
-        ("since" = Option<Timestamp>, Query, description = "Only deliveries of events at or after this time."),
-        ("until" = Option<Timestamp>, Query, description = "Only deliveries of events before this time."),
+        ("watchId" = Option<WatchId>, Query, description = "Only deliveries of this watch."),
+        ("jobId" = Option<String>, Query, description = "Only deliveries of watches on jobs with this id."),
+        ("reference" = Option<String>, Query, min_length = 1, max_length = 255,
+            description = "Only deliveries of watches with this reference."),
+        ("since" = Option<String>, Query, description = "Only deliveries of events at or after this time, or since so \
+            long ago, such as `24h`."),
+        ("until" = Option<String>, Query, description = "Only deliveries of events before this time, or until so long \
+            ago."),
     ),
     responses((status = 200, description = "A page of deliveries.", body = Page<DeliveryView>))
 )]
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = DeliveryFilter {
-        status: query.word("status", DeliveryStatus::WORDS, DeliveryStatus::parse),
-        watch: query.read("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
-        destination: query.read(
-            "destinationId",
-            "is not a destination's id, which begins with dst_",
-            DestinationId::parse,
-        ),
-        since: query.time("since"),
-        until: query.time("until"),
-        before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId)),
-    };
+    let filter = delivery_filter(&mut FilterSource::Query(&mut query), call.api.clock.now());
+    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId));
+    let filter = DeliveryFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.deliveries(call.app(), filter, limit).await?;
     Ok(listed(&found, |id| cursor::encode(id.0), DeliveryView::of))
@@ -270,7 +277,7 @@ pub async fn retry_many(call: Call) -> Answer {
     let (api, app) = (&write.api, write.app());
     let filter = write.object(|fields| Some(read_filter(fields)))?;
     let _permit = api.batches.acquire(app, &api.clock).await?;
-    if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
+    if api.store.count_failed(app, filter.clone(), RETRY_MAX + 1).await? > RETRY_MAX {
         let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
         return Err(Problem::field("", FieldErrorCode::TooMany, detail).into());
     }

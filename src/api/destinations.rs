@@ -17,8 +17,8 @@ use crate::channels::webhook::check_header;
 use crate::channels::{self, Channels, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
-    AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, KeyKind, SignatureForm,
-    Timestamp,
+    AddressError, AppNo, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, KeyKind,
+    LatestDelivery, Reason, SignatureForm, Timestamp,
 };
 use crate::egress::{self, Egress};
 
@@ -465,6 +465,7 @@ pub(super) async fn check(
 
 /// A destination of a watch.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = Destination)]
 pub struct DestinationView<'a> {
     id: DestinationId,
@@ -480,14 +481,29 @@ pub struct DestinationView<'a> {
     /// The keys that sign in the standard form; absent for the default, and for another form.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<&'a [KeyKind]>,
-    /// Status of the latest delivery; null before the first.
+    /// Status of the newest delivery of the watch to this destination; null before the first.
     #[schema(required)]
     status: Option<DeliveryStatus>,
+    /// Why it ended without success.
+    #[schema(required)]
+    reason: Option<Reason>,
+    /// Id of the newest delivery.
+    #[schema(required)]
+    delivery_id: Option<DeliveryId>,
+    /// Number of its attempts.
+    attempt_count: u32,
+    /// Error of its last attempt; null if that succeeded.
+    #[schema(required)]
+    last_error: Option<&'a str>,
+    /// Time of its next attempt; null if none follows.
+    #[schema(required)]
+    next_attempt_at: Option<Timestamp>,
 }
 
 impl<'a> DestinationView<'a> {
     /// Shows a destination of a watch.
-    pub fn of((destination, status): &'a (Destination, Option<DeliveryStatus>)) -> Self {
+    pub fn of((destination, latest): &'a (Destination, Option<LatestDelivery>)) -> Self {
+        let latest = latest.as_ref();
         let signing = destination.signing.as_deref();
         Self {
             id: destination.id,
@@ -497,7 +513,12 @@ impl<'a> DestinationView<'a> {
             keys: signing
                 .filter(|signing| signing.form == SignatureForm::Standard)
                 .map(|signing| signing.keys.as_slice()),
-            status: *status,
+            status: latest.map(|latest| latest.status),
+            reason: latest.and_then(|latest| latest.reason),
+            delivery_id: latest.map(|latest| latest.id),
+            attempt_count: latest.map_or(0, |latest| latest.attempt_count),
+            last_error: latest.and_then(|latest| latest.last_error.as_deref()),
+            next_attempt_at: latest.and_then(|latest| latest.next_attempt_at),
         }
     }
 }

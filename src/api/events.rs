@@ -28,9 +28,9 @@ use utoipa::ToSchema;
 use super::http::{
     Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, listed,
 };
-use crate::domain::{Event, EventId, EventType};
+use crate::domain::{Event, EventId, EventType, FeedOrder, WatchId};
 use crate::events::EventBody;
-use crate::store::{After, Followed};
+use crate::store::{After, EventFilter, Followed};
 
 /// Largest number of streams, of which one app gets half. Each holds a connection and up
 /// to three pages of events, whose memory is counted.
@@ -80,13 +80,17 @@ fn gone() -> Problem {
 
 /// List events
 ///
-/// Oldest first. `after` continues after an event.
+/// Oldest first, unless `order` is `desc`. `after` continues after an event.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "listEvents", tag = "Events", security(("key" = ["read"])),
     params(
         PageParams,
-        ("after" = Option<EventId>, Query, description = "Only events after this one. Not together with `cursor`."),
+        ("after" = Option<EventId>, Query,
+            description = "Only events after this one. Not together with `cursor` or `order=desc`."),
         ("type" = Option<EventType>, Query, description = "Only events of this type."),
+        ("watchId" = Option<WatchId>, Query, description = "Only events of this watch."),
+        ("jobId" = Option<String>, Query, description = "Only events of watches on jobs with this id."),
+        ("order" = Option<FeedOrder>, Query, description = "`asc` (default): oldest first; `desc`: newest first."),
     ),
     responses(
         (status = 200, description = "A page of events.", body = Page<EventView>),
@@ -96,11 +100,20 @@ fn gone() -> Problem {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let event_type = query.word("type", EventType::WORDS, EventType::parse);
+    let order = query.word("order", FeedOrder::WORDS, FeedOrder::parse).unwrap_or(FeedOrder::Ascending);
+    let filter = EventFilter {
+        event_type: query.word("type", EventType::WORDS, EventType::parse),
+        watch: query.read("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
+        job_id: query.text("jobId"),
+        is_newest_first: order == FeedOrder::Descending,
+    };
     let position = query.read("cursor", cursor::WRONG, cursor::decode_feed_position);
     let after = query.text("after");
     if after.is_some() && position.is_some() {
         let detail = "cannot be used with a cursor; give one of both";
+        query.errors.add("?after", FieldErrorCode::Conflict, detail);
+    } else if after.is_some() && filter.is_newest_first {
+        let detail = "cannot be used with the order desc; continue at `nextCursor` of the page before";
         query.errors.add("?after", FieldErrorCode::Conflict, detail);
     }
     query.done()?;
@@ -109,7 +122,7 @@ pub async fn list(call: Call) -> Answer {
         (None, Some(id)) => After::Event(EventId::parse(&id).ok_or_else(gone)?),
         (None, None) => After::Start,
     };
-    let found = call.api.store.events(call.app(), after, event_type, limit).await?.ok_or_else(gone)?;
+    let found = call.api.store.events(call.app(), after, filter, limit).await?.ok_or_else(gone)?;
     Ok(listed(&found, cursor::encode_feed_position, written))
 }
 
@@ -250,7 +263,7 @@ fn blocks(events: &[Event]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Id, Timestamp, WatchId};
+    use crate::domain::{Id, Timestamp};
 
     #[test]
     fn line_breaks_in_metadata_do_not_split_an_event() {

@@ -32,7 +32,7 @@ pub use object_reader::ObjectReader;
 pub use problem::{
     FieldError, FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of,
 };
-pub use query::traceparent;
+pub use query::{Query, traceparent};
 pub use serve::{Front, Site, is_set, serve};
 pub use state::{Api, Batches, CONNECTIONS_MAX, WAITS_MAX};
 pub use test_rate::TestRate;

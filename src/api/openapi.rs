@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::http::endpoint::Resource;
 use super::http::{Api, ProblemView, SharedBody, json_text};
 use super::metrics;
-use crate::domain::EventType;
+use crate::domain::{EventType, FeedOrder};
 use crate::events::{CloudEvent, EventBody, TestBody};
 use crate::store::Scope;
 
@@ -153,9 +153,9 @@ const MEANINGS: &[(u16, &str)] = &[
     (503, "The database is not available, or there are too many such requests: try again later."),
 ];
 
-/// The schemas that no operation declares: those of problems and of webhooks.
+/// The schemas that no operation declares: those of problems, of webhooks, and of parameters alone.
 #[derive(OpenApi)]
-#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody)))]
+#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody, FeedOrder)))]
 struct Shared;
 
 fn make() -> Value {

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::destinations::{DestinationRequests, destination_requests, destinations};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
+use super::labels::{check_name, check_reference};
 use crate::clock::Moment;
 use crate::domain::{
     AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
@@ -70,6 +71,8 @@ fn parse(
     let definition = provider(api, &mut fields);
     let job = job(definition.as_deref(), &mut fields);
     let requests = destination_requests(api, &mut fields);
+    let name = fields.parsed("name", check_name);
+    let reference = fields.parsed("reference", check_reference);
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
     let events = events(&mut fields).unwrap_or_else(EventSet::endings);
     let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
@@ -87,6 +90,8 @@ fn parse(
         job,
         events,
         payload: payload.unwrap_or(Payload::Event),
+        name,
+        reference,
         metadata,
         terms,
         traceparent: None,

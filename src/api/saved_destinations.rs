@@ -15,6 +15,7 @@ use super::http::{
     Answer, BODY_MAX, Call, Content, FieldError, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page,
     PageParams, Problem, ProblemCode, created, cursor, first_answer, json, listed,
 };
+use super::labels::check_name;
 use super::register::events;
 use super::signing_secret::{GRACE, GRACE_DEFAULT, PreviousSecret};
 use crate::channels::webhook::Secret;
@@ -32,8 +33,7 @@ use crate::store::{
     UpdateDestination,
 };
 
-/// Maximum length of a name and of a description, in characters.
-const NAME_MAX: usize = 200;
+/// Maximum length of a description, in characters.
 const DESCRIPTION_MAX: usize = 1_000;
 
 /// Maximum number of attempts in progress that can be given: the maximum of `delivery.concurrency` is of this size.
@@ -348,21 +348,6 @@ fn nullable<'a, 'e, T>(
         return Change::Set(None);
     }
     take(fields, name).map_or(Change::Kept, |value| Change::Set(Some(value)))
-}
-
-fn check_name(name: &str) -> Result<String, Invalid> {
-    let length = name.chars().count();
-    if name.is_empty() {
-        return Err((FieldErrorCode::Empty, "must not be empty; leave it out for no name".to_owned()));
-    }
-    if length > NAME_MAX {
-        return Err((FieldErrorCode::TooLong, format!("must not have more than {NAME_MAX} characters")));
-    }
-    if name.chars().any(is_hidden) || name.trim() != name {
-        let detail = "must be printable, and must not begin or end with a space";
-        return Err((FieldErrorCode::InvalidFormat, detail.to_owned()));
-    }
-    Ok(name.to_owned())
 }
 
 fn check_description(text: &str) -> Result<String, Invalid> {

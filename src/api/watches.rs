@@ -12,11 +12,13 @@ use super::destinations::{
     DESTINATIONS_MAX, DestinationReader, DestinationRequests, DestinationView, ENTRIES_MAX, OneOrMany,
     Target, destinations,
 };
+use super::filters::{FilterSource, watch_filter};
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
-use super::register::{self, find_provider};
+use super::labels::{self, check_name, check_reference};
+use super::register;
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
@@ -24,7 +26,7 @@ use crate::domain::{
     PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
-    AmendRefusal, AmendWatch, DestinationDeleted, Idempotent, NotFound, PollNow, Register, StopWatch,
+    AmendRefusal, AmendWatch, Change, DestinationDeleted, Idempotent, NotFound, PollNow, Register, StopWatch,
     StoredResponse, TimelinePosition, WatchFilter,
 };
 
@@ -58,6 +60,12 @@ pub struct Registration {
     /// Events to send: types, `job.*` or `watch.*`. Default: every event that ends a watch.
     #[schema(min_items = 1)]
     events: Option<Vec<String>>,
+    /// Name of the watch for people: in subjects of mails, messages and lists.
+    #[schema(min_length = 1, max_length = 200)]
+    name: Option<String>,
+    /// The client's own id of the watch. It need not be unique.
+    #[schema(min_length = 1, max_length = 255, example = "order-42")]
+    reference: Option<String>,
     /// An object of the client's, up to 4 KiB. Events return it byte for byte.
     #[schema(value_type = Option<Object>)]
     metadata: Option<()>,
@@ -85,6 +93,12 @@ pub struct WatchView<'a> {
     status: WatchStatus,
     job_id: &'a str,
     provider: &'a str,
+    /// Name for people.
+    #[schema(required)]
+    name: Option<&'a str>,
+    /// The client's own id of the watch.
+    #[schema(required)]
+    reference: Option<&'a str>,
     job: Job<'a>,
     destinations: Vec<DestinationView<'a>>,
     /// Types of the events that are sent.
@@ -153,6 +167,8 @@ impl<'a> WatchView<'a> {
             status: watch.status,
             job_id: &watch.job.job_id,
             provider: &watch.job.provider,
+            name: watch.name.as_deref(),
+            reference: watch.reference.as_deref(),
             job: Job {
                 status: seen.status,
                 raw_status: seen.raw_status.as_deref(),
@@ -204,7 +220,9 @@ fn registered(watch: &Watch) -> StoredResponse {
 /// found out about its job.
 pub(super) fn registered_size(watch: &NewWatch) -> usize {
     // A character takes six bytes at most, as `\u001f`. Metadata is copied byte for byte.
-    let names = 6 * (watch.job.job_id.len() + watch.job.provider.len());
+    let len = |text: &Option<String>| text.as_deref().map_or(0, str::len);
+    let labels = len(&watch.name) + len(&watch.reference);
+    let names = 6 * (watch.job.job_id.len() + watch.job.provider.len() + labels);
     FIXED_SIZE
         + names
         + watch.metadata.as_deref().map_or(0, str::len)
@@ -220,7 +238,7 @@ fn destinations_size(destinations: &[Destination]) -> usize {
     let size = |one: &Destination| {
         // Addresses can have backslashes, and no control characters.
         let signing = if one.signing.is_some() { 64 } else { 0 };
-        160 + signing + 2 * one.address.len() + one.headers.iter().map(of_headers).sum::<usize>()
+        256 + signing + 2 * one.address.len() + one.headers.iter().map(of_headers).sum::<usize>()
     };
     destinations.iter().map(size).sum()
 }
@@ -268,18 +286,17 @@ pub async fn create(call: Call) -> Answer {
         ("status" = Option<WatchStatus>, Query, description = "Only watches with this status."),
         ("provider" = Option<String>, Query, description = "Only watches on jobs of this provider."),
         ("jobId" = Option<String>, Query, description = "Only watches on jobs with this id."),
+        ("reference" = Option<String>, Query, min_length = 1, max_length = 255,
+            description = "Only watches with this reference."),
     ),
     responses((status = 200, description = "A page of watches.", body = Page<WatchView>))
 )]
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = WatchFilter {
-        status: query.word("status", WatchStatus::WORDS, WatchStatus::parse),
-        job_id: query.text("jobId"),
-        before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
-        provider: query.parsed("provider", |name| find_provider(&call.api, name).map(|_| name.to_owned())),
-    };
+    let filter = watch_filter(&mut FilterSource::Query(&mut query), &call.api);
+    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId));
+    let filter = WatchFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.watches(call.app(), filter, limit).await?;
     Ok(listed(&found, |id| cursor::encode(id.0), |watch| WatchView::now(&call.api, watch)))
@@ -353,6 +370,12 @@ struct Amendment {
     /// Further destinations. A watch has at most 20.
     #[schema(min_items = 1, max_items = 20, value_type = Option<Vec<Target>>)]
     notify: DestinationRequests,
+    /// Replaces the name. Null removes it.
+    #[schema(min_length = 1, max_length = 200, value_type = Option<String>)]
+    name: Change<Option<String>>,
+    /// Replaces the reference. Null removes it.
+    #[schema(min_length = 1, max_length = 255, value_type = Option<String>)]
+    reference: Change<Option<String>>,
     /// Replaces the metadata. Null is the empty object.
     #[schema(value_type = Option<Object>)]
     metadata: Option<String>,
@@ -360,8 +383,8 @@ struct Amendment {
 
 /// Change an active watch
 ///
-/// Sets another expiry, adds destinations or replaces the metadata. Events that exist already stay as they
-/// are.
+/// Sets another expiry, adds destinations, or replaces the name, the reference or the metadata. Events that exist already
+/// stay as they are.
 #[utoipa::path(
     patch, path = "/v1/watches/{id}", operation_id = "amendWatch", tag = "Watches",
     security(("key" = ["write"])), params(("id" = WatchId, Path)),
@@ -379,17 +402,24 @@ pub async fn amend(call: Call) -> Answer {
     let text = call.json(BODY_MAX).await?;
     let now = api.clock.now();
     let mut errors = FieldErrors::default();
-    let Amendment { expires_in, notify, metadata } =
+    let Amendment { expires_in, notify, name, reference, metadata } =
         read_amendment(api, &text, &mut errors).unwrap_or_default();
     let destinations = destinations(api, app, &notify, (now, Moment::MAX), &mut errors).await?;
     errors.check()?;
-    let added = destinations_size(&destinations) + metadata.as_deref().map_or(0, str::len);
+    let len = |change: &Change<Option<String>>| match change {
+        Change::Set(Some(text)) => 6 * text.len(),
+        Change::Set(None) | Change::Kept => 0,
+    };
+    let labels = len(&name) + len(&reference);
+    let added = destinations_size(&destinations) + labels + metadata.as_deref().map_or(0, str::len);
     reserve_shown(&call, id, added).await?;
     let amend = AmendWatch {
         app,
         watch: id,
         expires_at: expires_in.map(|span| now.plus(span)),
         metadata,
+        name,
+        reference,
         destinations,
         destinations_max: DESTINATIONS_MAX,
     };
@@ -419,8 +449,9 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let mut fields = ObjectReader::read(raw, "", errors)?;
     let metadata = fields.take_nullable("metadata");
-    if metadata.is_none() && fields.is_empty() {
-        let detail = "must have at least one of: expiresIn, notify, metadata";
+    let (name, reference) = (fields.take_nullable("name"), fields.take_nullable("reference"));
+    if metadata.is_none() && name.is_none() && reference.is_none() && fields.is_empty() {
+        let detail = "must have at least one of: expiresIn, notify, name, reference, metadata";
         fields.errors.add("", FieldErrorCode::Empty, detail);
     }
     let metadata = match metadata {
@@ -428,6 +459,8 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
         Some(raw) => fields.keep("metadata", register::check_metadata(raw)),
     };
+    let name = labels::change(&mut fields, ("name", name), check_name);
+    let reference = labels::change(&mut fields, ("reference", reference), check_reference);
     let mut notify = DestinationReader::new(&api.channels);
     if let Some(list) = fields.list("notify", ENTRIES_MAX) {
         if list.is_empty() {
@@ -448,7 +481,7 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
         }
     }
     fields.done();
-    Some(Amendment { expires_in, notify: notify.requests, metadata })
+    Some(Amendment { expires_in, notify: notify.requests, name, reference, metadata })
 }
 
 /// Poll now
@@ -499,8 +532,8 @@ pub async fn timeline(call: Call) -> Answer {
 mod tests {
     use super::*;
     use crate::domain::{
-        AppNo, ChannelKind, DeliveryStatus, DestinationId, Ids, JobName, JobNo, KeyKind, Observation,
-        SignatureForm, Signing, Terms,
+        AppNo, ChannelKind, DestinationId, Ids, JobName, JobNo, KeyKind, Observation, SignatureForm, Signing,
+        Terms,
     };
 
     #[test]
@@ -531,13 +564,15 @@ mod tests {
                 job: job.clone(),
                 events: EventType::of_watches().collect(),
                 payload: Payload::Event,
+                name: Some("n".repeat(200)),
+                reference: Some("\u{1}".repeat(255)),
                 metadata: Some("{\"a\":1}".to_owned()),
                 terms,
                 traceparent: None,
                 destinations,
                 created_at: at,
             };
-            let shown = |one: &Destination| (one.clone(), Some(DeliveryStatus::Succeeded));
+            let shown = |one: &Destination| (one.clone(), None);
             let watch = Watch {
                 id: new.id,
                 status: WatchStatus::Watching,
@@ -546,6 +581,8 @@ mod tests {
                 seen: Observation::default(),
                 destinations: new.destinations.iter().map(shown).collect(),
                 events: new.events,
+                name: new.name.clone(),
+                reference: new.reference.clone(),
                 metadata: new.metadata.clone(),
                 created_at: at,
                 ended_at: Some(at),

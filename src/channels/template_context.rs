@@ -62,10 +62,12 @@ pub struct TemplateContext {
     pub color: &'static str,
     /// The event as a sentence.
     pub summary: &'static str,
-    /// The headline's name of what the event is about: the id of the job.
+    /// The headline's name of what the event is about: the name of the watch, or the id of the job.
     pub display_name: String,
     /// Id of the job.
     pub job: String,
+    /// The client's own id of the watch.
+    pub reference: Option<String>,
     /// Name of the provider.
     pub provider: String,
     /// Status of the job, as the provider names it.
@@ -152,6 +154,8 @@ struct Body<'a> {
 struct Data<'a> {
     provider: String,
     job_id: String,
+    name: Option<String>,
+    reference: Option<String>,
     raw_status: Option<String>,
     progress: Option<u8>,
     output: Option<String>,
@@ -210,7 +214,12 @@ impl TemplateContext {
             symbol,
             color,
             summary,
-            display_name: job.clone(),
+            display_name: data
+                .name
+                .as_deref()
+                .and_then(|name| non_empty_line(name, WORD_MAX))
+                .unwrap_or_else(|| job.clone()),
+            reference: data.reference.as_deref().and_then(|reference| non_empty_line(reference, WORD_MAX)),
             job,
             provider: single_line(&data.provider, WORD_MAX),
             status,
@@ -264,6 +273,7 @@ impl TemplateContext {
             summary,
             display_name: TEST_NAME.to_owned(),
             job: TEST_NAME.to_owned(),
+            reference: None,
             provider: "Ringback".to_owned(),
             status: None,
             progress: None,

@@ -8,7 +8,7 @@ use super::client::{Paging, Server, segment};
 use super::output::{Failure, address, clean, text, texts};
 use super::request_fields::Body;
 use super::terminal::Column;
-use crate::domain::DeliveryStatus;
+use crate::domain::{DeliveryStatus, Reason};
 
 /// List deliveries, newest first
 #[derive(Debug, clap::Args)]
@@ -18,12 +18,30 @@ Example:
 
 --since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h.")]
 pub struct Deliveries {
-    /// Only deliveries with this status
-    #[arg(long, value_parser = PossibleValuesParser::new(DeliveryStatus::WORDS))]
-    status: Option<String>,
+    /// Only deliveries with one of these statuses, such as failed,pending
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(DeliveryStatus::WORDS))]
+    status: Vec<String>,
+    /// Only deliveries that ended for this reason
+    #[arg(long, value_parser = PossibleValuesParser::new(Reason::WORDS))]
+    reason: Option<String>,
+    /// Only deliveries of events of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Only deliveries by this channel
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only webhooks to this scheme, host and port, such as https://app.example.com
+    #[arg(long, value_name = "URL")]
+    origin: Option<String>,
     /// Only deliveries of this watch
     #[arg(long, value_name = "ID")]
     watch: Option<String>,
+    /// Only deliveries of watches of this job
+    #[arg(long, value_name = "ID")]
+    job_id: Option<String>,
+    /// Only deliveries of watches with this reference
+    #[arg(long, value_name = "TEXT")]
+    reference: Option<String>,
     /// Only deliveries to this destination
     #[arg(long, value_name = "ID")]
     destination: Option<String>,
@@ -45,8 +63,14 @@ impl Deliveries {
         let client = self.server.client()?;
         let now = client.clock.now();
         let filters = [
-            ("status", "--status", self.status),
+            ("status", "--status", (!self.status.is_empty()).then(|| self.status.join(","))),
+            ("reason", "--reason", self.reason),
+            ("type", "--type", self.event_type),
+            ("channel", "--channel", self.channel),
+            ("origin", "--origin", self.origin),
             ("watchId", "--watch", self.watch),
+            ("jobId", "--job-id", self.job_id),
+            ("reference", "--reference", self.reference),
             ("destinationId", "--destination", self.destination),
             ("since", "--since", time_argument("--since", self.since, now)?),
             ("until", "--until", time_argument("--until", self.until, now)?),
@@ -54,18 +78,21 @@ impl Deliveries {
         let columns = [
             Column::new("ID"),
             Column::new("STATUS"),
-            Column::new("EVENT").optional(2),
-            Column::new("WATCH").optional(4),
-            Column::new("TO").soft(),
-            Column::time("NEXT ATTEMPT").optional(3),
-            Column::time("CREATED").optional(1),
+            Column::new("ATTEMPTS"),
+            Column::new("LAST ERROR").soft().optional(0),
+            Column::new("EVENT").optional(3),
+            Column::new("WATCH").optional(5),
+            Column::new("TO").soft().optional(1),
+            Column::time("NEXT ATTEMPT").optional(4),
+            Column::time("CREATED").optional(2),
         ];
         let row = |delivery: &Value| {
             let [id, status, reason] = texts(delivery, ["/id", "/status", "/reason"]);
             let status = if reason.is_empty() { status } else { format!("{status}: {reason}") };
             let [event, watch] = texts(delivery, ["/eventType", "/watchId"]);
             let [next, created] = texts(delivery, ["/nextAttemptAt", "/createdAt"]);
-            vec![id, status, event, watch, address(&delivery["destination"]), next, created]
+            let [attempts, error] = texts(delivery, ["/attemptCount", "/lastError"]);
+            vec![id, status, attempts, error, event, watch, address(&delivery["destination"]), next, created]
         };
         self.paging.show(&client, "/v1/deliveries", &filters, &columns, row).await
     }

@@ -10,10 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::client::{Answer, Client, segment, with_query};
+use super::delivery_state::{describe_undelivered, is_pending};
 use super::output::{Failure, clean, join, print_line, print_note, text, texts, unless_closed};
 use super::signals::shutdown_signal;
 use super::terminal::Terminal;
-use crate::domain::{JobStatus, WatchStatus};
+use crate::domain::{JobStatus, WatchStatus, parse_any_duration};
 
 /// Maximum time that the server waits before it answers; shorter with a progress bar.
 const WAIT: Duration = Duration::from_secs(30);
@@ -40,12 +41,26 @@ const fn exit_code(status: WatchStatus) -> Option<u8> {
     }
 }
 
-/// Waits for the end of a watch, whose status decides the exit code.
+/// Exit code for a completed job of which a delivery has not succeeded.
+const UNDELIVERED: u8 = 7;
+
+/// Arguments that follow a watch.
+#[derive(Debug, clap::Args)]
+pub struct Follow {
+    /// Wait for the end of the watch and show progress
+    #[arg(id = "follow", long = "follow", short = 'f')]
+    pub is_wanted: bool,
+    /// With --follow: longest wait for deliveries after the end, such as 5m; 0s for none
+    #[arg(long, value_name = "DURATION", value_parser = parse_any_duration, default_value = "30s", requires = "follow")]
+    pub delivery_wait: Duration,
+}
+
+/// Waits for the end of a watch, whose status decides the exit code, and then for its deliveries.
 pub(super) async fn follow(
     client: &Client,
     id: &str,
     first: Option<Answer>,
-    json: bool,
+    (json, delivery_wait): (bool, Duration),
 ) -> Result<(), Failure> {
     let progress = Progress::new();
     let ended = tokio::select! {
@@ -59,8 +74,12 @@ pub(super) async fn follow(
         }
         ended = wait_for_end(client, id, first, &progress) => ended,
     };
+    let answer = match ended {
+        Ok(answer) => wait_for_deliveries(client, id, answer, &progress, delivery_wait).await,
+        failed => failed,
+    };
     progress.bar.finish_and_clear();
-    let answer = ended?;
+    let answer = answer?;
     let (terminal, watch) = (Terminal::of_stdout(), answer.value());
     let status = text(&watch, "/status");
     let printed = if json {
@@ -72,7 +91,12 @@ pub(super) async fn follow(
     };
     // The exit code is a result, too.
     unless_closed(printed)?;
+    let undelivered = describe_undelivered(&watch, terminal);
+    if !undelivered.is_empty() {
+        print_note(&undelivered);
+    }
     match WatchStatus::parse(&status).and_then(exit_code) {
+        Some(0) if !undelivered.is_empty() => Err(Failure::Ended(UNDELIVERED)),
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Ended(code)),
         None => Err(Failure::Failed(format!(
@@ -80,6 +104,40 @@ pub(super) async fn follow(
             clean(&status)
         ))),
     }
+}
+
+/// Waits until no delivery of an ended watch is pending, the time is over, or the user interrupts the wait. Returns the
+/// last state of the watch. A server that does not answer meanwhile is no failure: the end of the watch is known.
+async fn wait_for_deliveries(
+    client: &Client,
+    id: &str,
+    ended: Answer,
+    progress: &Progress,
+    delivery_wait: Duration,
+) -> Result<Answer, Failure> {
+    let (path, waited) = (format!("/v1/watches/{}", segment(id)), client.clock.stopwatch());
+    let (mut answer, mut pause) = (ended, RETRY_WAIT);
+    while is_pending(&answer.value()) && waited.elapsed() < delivery_wait {
+        progress.bar.set_message("waiting for deliveries");
+        let next = async {
+            client.clock.sleep(pause.min(delivery_wait.saturating_sub(waited.elapsed()))).await;
+            client.get(&path).await
+        };
+        tokio::select! {
+            biased;
+            interrupted = shutdown_signal() => {
+                interrupted?;
+                break;
+            }
+            next = next => match next {
+                Ok(next) => answer = next,
+                Err(Failure::Unavailable(_)) => {}
+                Err(failure) => return Err(failure),
+            },
+        }
+        pause = (pause * 2).min(REQUEST_INTERVAL);
+    }
+    Ok(answer)
 }
 
 async fn wait_for_end(

@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use super::client::{Answer, Client, PAGE_MAX, Page, Server, segment, with_query};
-use super::follow;
+use super::delivery_state;
+use super::follow::{self, Follow};
 use super::output::{Failure, address, join, list, text, texts};
 use super::terminal::{Column, FieldList, Terminal, seconds};
 use crate::domain::{JobStatus, Timestamp};
@@ -23,9 +24,8 @@ With --json a watch has its timeline in the field timeline.")]
 pub struct Show {
     /// Id (watch_…, dlv_… or evt_…)
     id: String,
-    /// Wait for the end of a watch and show progress
-    #[arg(long, short)]
-    follow: bool,
+    #[command(flatten)]
+    follow: Follow,
     /// Print the server's JSON
     #[arg(long)]
     json: bool,
@@ -37,14 +37,16 @@ impl Show {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         let kind = self.id.split_once('_').map_or("", |(kind, _)| kind);
-        if self.follow && kind != "watch" {
+        if self.follow.is_wanted && kind != "watch" {
             let sentence = "only a watch can be followed; give the id of a watch (watch_…)";
             return Err(Failure::Usage(sentence.into()));
         }
         let client = self.server.client()?;
         let id = segment(&self.id);
         match kind {
-            "watch" if self.follow => follow::follow(&client, &self.id, None, self.json).await,
+            "watch" if self.follow.is_wanted => {
+                follow::follow(&client, &self.id, None, (self.json, self.follow.delivery_wait)).await
+            }
             "watch" => with_timeline(&client, &id).await?.print(self.json, watch),
             "dlv" => client.get(&format!("/v1/deliveries/{id}")).await?.print(self.json, delivery),
             "evt" => {
@@ -93,6 +95,8 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
     let mut card = FieldList::new(terminal);
     card.line("watch", text(watch, "/id"));
     card.line("status", text(watch, "/status"));
+    card.line("name", text(watch, "/name"));
+    card.line("reference", text(watch, "/reference"));
     card.line("job", format!("{} of {}", text(watch, "/jobId"), text(watch, "/provider")));
     job_status(&mut card, watch, "/job", follow::unknown_status(watch));
     result(&mut card, watch, "/job");
@@ -105,14 +109,16 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
     }
     metadata(&mut card, watch, "/metadata");
     let destinations = list(watch, "/destinations").map(|one| {
-        let [id, status, kind] = texts(one, ["/id", "/status", "/type"]);
-        [id, status, kind, address(one)]
+        let [id, attempts, next] = texts(one, ["/id", "/attemptCount", "/nextAttemptAt"]);
+        [id, delivery_state::of_destination(one), text(one, "/type"), address(one), attempts, next]
     });
     let columns = [
         Column::new("DESTINATION"),
-        Column::new("STATUS"),
-        Column::new("TYPE"),
+        Column::new("DELIVERY"),
+        Column::new("TYPE").optional(2),
         Column::new("ADDRESS").soft(),
+        Column::new("ATTEMPTS").optional(3),
+        Column::time("NEXT ATTEMPT").optional(1),
     ];
     join([card.render(), terminal.table(&columns, destinations, true)], "\n\n")
 }
@@ -258,6 +264,8 @@ fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String
     let mut card = FieldList::new(terminal);
     card.line("event", text(event, "/id"));
     card.line("type", text(event, "/type"));
+    card.line("name", text(event, "/data/name"));
+    card.line("reference", text(event, "/data/reference"));
     card.time("time", event, "/timestamp");
     let [watch, job, provider] = texts(event, ["/data/watchId", "/data/jobId", "/data/provider"]);
     card.line("watch", watch);

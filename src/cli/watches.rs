@@ -8,16 +8,17 @@ use serde_json::{Value, json};
 
 use super::arguments::{duration, parameter};
 use super::client::{Client, Paging, Server, segment, with_query};
+use super::follow::{self, Follow};
 use super::output::{Failure, clean, list, print_line, print_note, text, texts};
 use super::request_fields::Body;
 use super::terminal::{Column, Terminal};
-use super::{follow, show};
+use super::{delivery_state, show};
 use crate::domain::{JobStatus, Payload, WatchStatus};
 
 /// Register a watch on a running server, and follow it
 ///
 /// Exit codes with --follow: 0 the job completed, 3 failed, 4 was cancelled, 5 was not found, 6 the watch expired or
-/// was stopped. Without --follow: 0 the watch is registered, 1 it is not.
+/// was stopped, 7 the job completed and a delivery has not succeeded. Without --follow: 0 the watch is registered, 1 it is not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -29,6 +30,8 @@ Without --webhook, --email, --slack and --destination nothing is sent: use --fol
 When the watch expires, the job is polled once more. If this poll fails, it is repeated for 60 s, so the watch can end up to a minute after --expires-in.
 
 The server is RINGBACK_URL, the key RINGBACK_API_KEY. HTTPS_PROXY and NO_PROXY are respected, except for a server on this machine.
+
+With --follow, the command waits after the end for up to --delivery-wait until deliveries have succeeded, and then prints on stderr what is not delivered.
 
 With --follow, progress goes to stderr: a bar on a terminal, elsewhere a line with the first status and one per change. stdout has the watch; with --json only the ended watch.")]
 pub struct Watch {
@@ -55,6 +58,12 @@ pub struct Watch {
     /// Maximum duration of the watch, such as 24h [default: that of the provider]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires_in: Option<String>,
+    /// Name for people, in subjects of mails, messages and lists
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Your own id of the watch, such as the number of an order; ringback watches --reference finds it
+    #[arg(long, value_name = "TEXT")]
+    reference: Option<String>,
     /// JSON object that every event contains
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
@@ -70,9 +79,8 @@ pub struct Watch {
     /// Key that makes it safe to repeat the command
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Wait for the end and show progress
-    #[arg(long, short)]
-    follow: bool,
+    #[command(flatten)]
+    follow: Follow,
     /// Print the server's JSON
     #[arg(long)]
     json: bool,
@@ -90,11 +98,11 @@ impl Watch {
         let id = text(&watch, "/id");
         if !self.json {
             print_line(show::watch_fields(&watch, terminal))?;
-        } else if !self.follow {
+        } else if !self.follow.is_wanted {
             terminal.json(&answer.text)?;
         }
-        if self.follow {
-            return follow::follow(&client, &id, Some(answer), self.json).await;
+        if self.follow.is_wanted {
+            return follow::follow(&client, &id, Some(answer), (self.json, self.follow.delivery_wait)).await;
         }
         if self.is_silent() {
             print_note(format_args!(
@@ -140,6 +148,8 @@ impl Watch {
             ("slack", "--slack", given(json!(self.slack.first()))),
             ("notify", "--webhook", notify),
             ("events", "--events", given(json!(self.events))),
+            ("name", "--name", given(json!(self.name))),
+            ("reference", "--reference", given(json!(self.reference))),
             // Byte for byte.
             ("metadata", "--metadata", metadata.map(|json| json.get().to_owned())),
             ("params", "--param", given(json!(params))),
@@ -175,6 +185,9 @@ pub struct Watches {
     /// Only watches of this job
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
+    /// Only watches with this reference
+    #[arg(long, value_name = "TEXT")]
+    reference: Option<String>,
     #[command(flatten)]
     paging: Paging,
     #[command(flatten)]
@@ -189,12 +202,15 @@ impl Watches {
             ("status", "--status", self.status),
             ("provider", "--provider", self.provider),
             ("jobId", "--job-id", self.job_id),
+            ("reference", "--reference", self.reference),
         ];
         let columns = [
             Column::new("ID"),
             Column::new("STATUS"),
+            Column::new("DELIVERY"),
             Column::new("PROVIDER").optional(4),
             Column::new("JOB").soft(),
+            Column::new("NAME").soft().optional(5),
             Column::new("PROGRESS").optional(2),
             Column::time("CREATED").optional(1),
             Column::time("ENDED").optional(3),
@@ -206,8 +222,8 @@ impl Watches {
                 [_, status] => status,
             };
             let [id, status, provider, job] = texts(watch, ["/id", "/status", "/provider", "/jobId"]);
-            let [created, ended] = texts(watch, ["/createdAt", "/endedAt"]);
-            vec![id, status, provider, job, progress, created, ended]
+            let [name, created, ended] = texts(watch, ["/name", "/createdAt", "/endedAt"]);
+            vec![id, status, delivery_state::summary(watch), provider, job, name, progress, created, ended]
         };
         self.paging.show(&client, "/v1/watches", &filters, &columns, row).await
     }
@@ -287,7 +303,7 @@ mod tests {
         assert_eq!(body(&["--webhook", "https://a"]), r#"{"jobId":"job_1","callbackUrl":"https://a"}"#);
         let line = "--webhook https://a --webhook https://b --email x@a --email y@a --slack https://c --slack #d \
                     --provider p --events job.*,watch.expired --expires-in 1h --metadata {\"z\":1,\"a\":1.0} \
-                    --param k=v=w --payload raw --poll-interval 10s";
-        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"events":["job.*","watch.expired"],"metadata":{"z":1,"a":1.0},"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw"}"##);
+                    --param k=v=w --payload raw --poll-interval 10s --name n --reference r";
+        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"events":["job.*","watch.expired"],"name":"n","reference":"r","metadata":{"z":1,"a":1.0},"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw"}"##);
     }
 }

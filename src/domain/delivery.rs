@@ -258,6 +258,8 @@ pub struct Delivery {
     pub reason: Option<Reason>,
     /// Number of recorded attempts.
     pub attempt_count: u32,
+    /// Error of the last attempt; `None` if it succeeded, or if there was none.
+    pub last_error: Option<String>,
     /// Time of the next attempt.
     pub next_attempt_at: Option<Timestamp>,
     /// Time of creation.

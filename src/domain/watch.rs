@@ -56,6 +56,10 @@ pub struct NewWatch {
     pub events: EventSet,
     /// Form of the delivered body.
     pub payload: Payload,
+    /// Name for people.
+    pub name: Option<String>,
+    /// The client's own id of the watch.
+    pub reference: Option<String>,
     /// The client's own JSON object, byte for byte.
     pub metadata: Option<String>,
     /// What the watch requires of the poller.
@@ -112,10 +116,14 @@ pub struct Watch {
     pub job_no: JobNo,
     /// The job as last polled; for a watch that ended with its job, as it ended.
     pub seen: Observation,
-    /// Each destination with the status of the latest delivery to it.
-    pub destinations: Vec<(Destination, Option<DeliveryStatus>)>,
+    /// Each destination with the latest delivery to it.
+    pub destinations: Vec<(Destination, Option<LatestDelivery>)>,
     /// Events to deliver.
     pub events: EventSet,
+    /// Name for people.
+    pub name: Option<String>,
+    /// The client's own id of the watch.
+    pub reference: Option<String>,
     /// The client's own JSON object.
     pub metadata: Option<String>,
     /// Time of registration.
@@ -124,6 +132,23 @@ pub struct Watch {
     pub ended_at: Option<Timestamp>,
     /// Time at which it expires, or would have expired.
     pub expires_at: Timestamp,
+}
+
+/// The newest delivery of a watch to one of its destinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatestDelivery {
+    /// Public id.
+    pub id: DeliveryId,
+    /// Current status.
+    pub status: DeliveryStatus,
+    /// Why no further attempt follows.
+    pub reason: Option<Reason>,
+    /// Number of recorded attempts.
+    pub attempt_count: u32,
+    /// Error of the last attempt; `None` if it succeeded, or if there was none.
+    pub last_error: Option<String>,
+    /// Time of the next attempt.
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 /// One thing that happened to a watch; `kind` says which.

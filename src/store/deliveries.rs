@@ -20,7 +20,9 @@
 //! answers both requests.
 
 mod attempts;
+mod body;
 mod downtime;
+pub(super) mod filter;
 mod overdue;
 mod queues;
 mod retry;
@@ -32,20 +34,21 @@ use std::time::Duration;
 use super::batch::{Batch, NewEvent};
 use super::db::{ManyParams, Result, Row, RowSql, Tx, Value, Where, params, row_sql};
 use super::destinations::{self, UsedDestination};
-use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
+use super::lists::{Fitting, ListPage, Remaining};
 use super::reads::ReadStore;
 use super::rows::{DESTINATION, SAVED_JOIN, read_destination, read_inline};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination,
-    DestinationId, DispatcherMessage, EventId, EventType, Id, NumberedAttempt, Payload, PendingDelivery,
-    Reason, SavedNo, Timestamp, WatchId,
+    DestinationId, DispatcherMessage, EventId, EventType, NumberedAttempt, Payload, PendingDelivery, Reason,
+    SavedNo, Timestamp, WatchId,
 };
 use crate::events;
 
 pub use self::attempts::{PostponeDelivery, RecordAttempt};
 pub use self::downtime::NoteRunning;
 use self::downtime::Wait;
+pub use self::filter::DeliveryFilter;
 pub use self::overdue::{EndOverdue, EndedOverdue};
 pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
@@ -58,36 +61,11 @@ pub(super) use self::queues::WAITING;
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
 
-/// Filter of a list of deliveries. A field that is `None` does not restrict the list.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeliveryFilter {
-    /// Status of the delivery.
-    pub status: Option<DeliveryStatus>,
-    /// Watch of the event.
-    pub watch: Option<WatchId>,
-    /// Destination.
-    pub destination: Option<DestinationId>,
-    /// Earliest time of the event.
-    pub since: Option<Timestamp>,
-    /// First time of the event that is excluded.
-    pub until: Option<Timestamp>,
-    /// Last delivery of the previous page.
-    pub before: Option<DeliveryId>,
-}
-
-impl DeliveryFilter {
-    /// Returns a lower bound of the ids since `since`. There is no such bound for `until`: if the clock was set
-    /// back, or if an event waited for the database, its id is later than its time by an unknown amount.
-    fn least_id(&self) -> Option<Id> {
-        self.since.map(Id::least)
-    }
-}
-
+/// Columns of a delivery that is shown.
 const SHOWN: &str =
-    "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
-    wd.channel, coalesce(s.address, wd.address), d.attempts, s.no
-  from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
-  left join destinations s on s.no = wd.saved";
+    "d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
+    wd.channel, coalesce(s.address, wd.address), d.attempts, s.no,
+    (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1)";
 
 impl ReadStore {
     /// Returns a page of up to `limit` deliveries of the app, newest first.
@@ -99,14 +77,14 @@ impl ReadStore {
     ) -> Result<ListPage<Delivery, DeliveryId>> {
         let keyring = self.shared.keyring.clone();
         self.list(app, filter.before, limit, move |tx, before, remaining| {
-            let filter = DeliveryFilter { before, ..filter };
-            let scanned = match scanned(app, &filter) {
-                Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(DeliveryId))?,
-                None => None,
-            };
-            let query = listed(app, &filter, scanned, remaining.limit());
+            let filter = DeliveryFilter { before, ..filter.clone() };
+            let index = filter::index(tx, app, &filter)?;
+            let scanned = filter::end_of_scan(tx, app, &filter, index)?;
+            let query = filter::query(SHOWN, (app, &filter), index, scanned, remaining.limit());
             // Names, ids, times and the status.
-            let size = |delivery: &Delivery| 512 + delivery.address.len();
+            let size = |delivery: &Delivery| {
+                512 + delivery.address.len() + delivery.last_error.as_deref().map_or(0, str::len)
+            };
             let found = Fitting::take(tx, &query, remaining, |row| read_shown(row, &keyring), size)?;
             Ok(found.part(|delivery| delivery.id, scanned))
         })
@@ -122,7 +100,10 @@ impl ReadStore {
     ) -> Result<Option<(Delivery, Vec<NumberedAttempt>)>> {
         let keyring = self.shared.keyring.clone();
         self.read(app, move |tx| {
-            let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
+            let sql = format!(
+                "select {SHOWN} from deliveries d {} where d.app = $1 and d.id = $2",
+                filter::DESTINATION
+            );
             let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
             let Some(delivery) = delivery else { return Ok(None) };
             let remaining = Remaining { rows: limit as usize, bytes: usize::MAX };
@@ -152,60 +133,6 @@ impl ReadStore {
     }
 }
 
-/// Returns the first condition of a list, up to the value, and the column of the status. Pending, failed and skipped
-/// deliveries have partial indexes. Each applies only to exactly these expressions, with the status as a literal. A
-/// watch or a destination has fewer deliveries, and an index of its own.
-fn conditions(filter: &DeliveryFilter) -> (&'static str, &'static str) {
-    let narrow = filter.watch.is_some() || filter.destination.is_some();
-    match filter.status {
-        Some(DeliveryStatus::Pending | DeliveryStatus::Failed | DeliveryStatus::Skipped) if !narrow => {
-            ("d.app + 0 =", "d.status || ''")
-        }
-        _ => ("d.app =", "d.status"),
-    }
-}
-
-/// Builds the query for the last delivery that one read of a list examines. `None`: every row of the index matches.
-pub(super) fn scanned(app: AppNo, filter: &DeliveryFilter) -> Option<Where<'static>> {
-    let (by_app, column) = conditions(filter);
-    let is_partial = column != "d.status";
-    // Several conditions on what one index has in order, or one without an index.
-    let both = filter.watch.is_some() && filter.destination.is_some();
-    let by_status = filter.status.is_some() && !is_partial;
-    if !both && !by_status && filter.until.is_none() {
-        return None;
-    }
-    let status = filter.status.filter(|_| is_partial).map(|status| format!("{column} = '{status}' and "));
-    let select = format!("select d.id from deliveries d where {}{by_app}", status.unwrap_or_default());
-    let mut query = Where::new(&select, app);
-    query.and("d.watch =", filter.watch);
-    query.and("d.destination =", filter.destination.filter(|_| filter.watch.is_none()));
-    query.and("d.id <", filter.before);
-    query.and("d.id >=", filter.least_id());
-    query.push(" order by d.id desc limit 1 offset", SCAN_MAX - 1);
-    Some(query)
-}
-
-/// Builds the query of a list, newest first, down to the delivery `last`.
-pub(super) fn listed(
-    app: AppNo,
-    filter: &DeliveryFilter,
-    last: Option<DeliveryId>,
-    limit: u32,
-) -> Where<'static> {
-    let (by_app, column) = conditions(filter);
-    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
-    let mut query = Where::new(&format!("{SHOWN} where {status}{by_app}"), app);
-    query.and("d.watch =", filter.watch);
-    query.and("d.destination =", filter.destination);
-    query.and("d.id <", filter.before);
-    query.and("d.id >=", filter.least_id().max(last.map(|id| id.0)));
-    query.and("d.created_at >=", filter.since);
-    query.and("d.created_at <", filter.until);
-    query.push(" order by d.id desc limit", limit);
-    query
-}
-
 fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
     let destination = row.id(4)?;
     let reason = row.opt_text(6)?;
@@ -222,6 +149,7 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         attempt_count: row.count(11)?,
+        last_error: row.opt_text(13)?,
         channel: row.word(9, ChannelKind::parse)?,
         address: keyring.open(address, destination, row.text(10)?)?,
     })
@@ -424,12 +352,15 @@ fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Re
     Ok(())
 }
 
+/// The bytes that a delivery `d` sends, of its event `e` and its ending `n`.
+const BODY: &str = "coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body)";
+
 /// Reads a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
 /// the provider's answer that the ending stores.
 static PENDING: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
-           w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
+           w.traceparent, {BODY},
            case when n.raw is not null then 'raw'
              when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
            case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms,

@@ -3,20 +3,22 @@
 //! A reader of the feed requests the events after a position. This loses no event only if positions become visible in
 //! their order. The last statements of a transaction assign them, in the order of the apps' rows.
 
+pub(super) mod filter;
+
 use std::collections::BTreeMap;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, Tx, Where, params, row_sql};
-use super::lists::{End, Fitting, ListPage, Part, Remaining, SCAN_MAX};
+use super::db::{Result, Tx, params, row_sql};
+use super::lists::{End, ListPage, Remaining};
 use super::reads::ReadStore;
-use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
+use crate::domain::{AppNo, Event, EventId, EventType};
 
-const COLUMNS: &str = "id, position, type, watch, observed_at, body";
+pub use self::filter::EventFilter;
 
 /// Position in a feed after which a page begins.
 #[derive(Clone, Copy, Debug)]
 pub enum After {
-    /// The beginning of the feed.
+    /// The beginning of the list.
     Start,
     /// A position.
     Position(i64),
@@ -90,7 +92,8 @@ impl ReadStore {
     ) -> Result<Followed> {
         let remaining = Remaining { rows: limit as usize, bytes };
         self.read(app, move |tx| {
-            let part = after_position(tx, app, position, event_type, remaining)?;
+            let filter = EventFilter { event_type, ..EventFilter::default() };
+            let part = filter::part(tx, app, &filter, Some(position), remaining)?;
             let (next, is_end) = match part.end {
                 End::List => (end_of_feed(tx, app)?, true),
                 End::Full(next) | End::Scanned(next) => (next, false),
@@ -100,23 +103,24 @@ impl ReadStore {
         .await
     }
 
-    /// Returns a page of the app's events after `after`, oldest first; `event_type`: only of this type. `None`: the
-    /// app has no such event.
+    /// Returns a page of the app's events after `after`, in the order of the filter. `None`: the app has no such event.
     pub async fn events(
         &self,
         app: AppNo,
         after: After,
-        event_type: Option<EventType>,
+        filter: EventFilter,
         limit: u32,
     ) -> Result<Option<ListPage<Event, i64>>> {
         let position = match after {
-            After::Start => Some(0),
+            After::Start => None,
             After::Position(position) => Some(position),
-            After::Event(id) => self.read(app, move |tx| position_of(tx, app, id)).await?,
+            After::Event(id) => match self.read(app, move |tx| position_of(tx, app, id)).await? {
+                None => return Ok(None),
+                position => position,
+            },
         };
-        let Some(position) = position else { return Ok(None) };
-        let page = self.list(app, Some(position), limit, move |tx, position, remaining| {
-            after_position(tx, app, position.unwrap_or_default(), event_type, remaining)
+        let page = self.list(app, position, limit, move |tx, position, remaining| {
+            filter::part(tx, app, &filter, position, remaining)
         });
         page.await.map(Some)
     }
@@ -124,35 +128,11 @@ impl ReadStore {
     /// Returns an event of the app.
     pub async fn event(&self, app: AppNo, id: EventId) -> Result<Option<Event>> {
         self.read(app, move |tx| {
-            let sql = format!("select {COLUMNS} from events where id = $1 and app = $2");
-            tx.find(&sql, params![id, app], read_event)
+            let sql = format!("select {} from events e where e.id = $1 and e.app = $2", filter::COLUMNS);
+            tx.find(&sql, params![id, app], filter::read_event)
         })
         .await
     }
-}
-
-fn after_position(
-    tx: &Tx<'_>,
-    app: AppNo,
-    position: i64,
-    event_type: Option<EventType>,
-    remaining: Remaining,
-) -> Result<Part<Event, i64>> {
-    let scanned = match event_type {
-        Some(_) => tx.find(
-            "select position from events where app = $1 and position > $2 order by position limit 1 offset $3",
-            params![app, position, SCAN_MAX - 1],
-            |row| row.int(0),
-        )?,
-        None => None,
-    };
-    let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app);
-    query.and("position >", Some(position));
-    query.and("position <=", scanned);
-    query.and("type =", event_type);
-    query.push(" order by position limit", remaining.limit());
-    let found = Fitting::take(tx, &query, remaining, read_event, |event| 256 + event.body.len())?;
-    Ok(found.part(|event| event.position, scanned))
 }
 
 fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {
@@ -163,15 +143,4 @@ fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {
 /// Returns the position of the last event that the app ever had.
 fn end_of_feed(tx: &Tx<'_>, app: AppNo) -> Result<i64> {
     tx.one("select position from apps where no = $1", params![app], |row| row.int(0))
-}
-
-pub(super) fn read_event(row: &Row<'_>) -> Result<Event> {
-    Ok(Event {
-        id: EventId(row.id(0)?),
-        position: row.int(1)?,
-        event_type: row.word(2, EventType::parse)?,
-        watch: WatchId(row.id(3)?),
-        at: row.time(4)?,
-        body: row.bytes(5)?,
-    })
 }

@@ -6,13 +6,17 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::db::{Where, in_memory};
-use super::watches::Index;
+use super::deliveries::filter::{self as delivery_filter, Index as DeliveryIndex};
+use super::events::filter::{self as event_filter, Index as EventIndex};
+use super::watches::filter::{self as watch_filter, Index};
 use super::{
-    DatabaseLocation, DeliveryFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter, deliveries,
-    endings, jobs, prune, watch_events, watches,
+    DatabaseLocation, DeliveryFilter, EventFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter,
+    deliveries, endings, jobs, prune, watch_events, watches,
 };
 use crate::clock::{Clock, ManualClock};
-use crate::domain::{AppNo, DeliveryId, DeliveryStatus, DestinationId, Id, Timestamp, WatchId, WatchStatus};
+use crate::domain::{
+    AppNo, DeliveryId, DeliveryStatus, DestinationId, EventType, Id, Timestamp, WatchId, WatchStatus,
+};
 
 /// Returns the plan of SQLite for a query, a line for each table.
 fn plan(db: &Connection, query: &Where<'_>) -> Vec<String> {
@@ -28,9 +32,9 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
     let least = Id::from_bytes([0; 16]);
     let at = Some(Timestamp::from_millis(1_771_426_800_000));
     let watching = || WatchFilter { status: Some(WatchStatus::Watching), ..WatchFilter::default() };
-    let pending = || DeliveryFilter { status: Some(DeliveryStatus::Pending), ..DeliveryFilter::default() };
-    let failed = || DeliveryFilter { status: Some(DeliveryStatus::Failed), ..DeliveryFilter::default() };
-    let skipped = || DeliveryFilter { status: Some(DeliveryStatus::Skipped), ..DeliveryFilter::default() };
+    let pending = || DeliveryFilter { statuses: vec![DeliveryStatus::Pending], ..DeliveryFilter::default() };
+    let failed = || DeliveryFilter { statuses: vec![DeliveryStatus::Failed], ..DeliveryFilter::default() };
+    let skipped = || DeliveryFilter { statuses: vec![DeliveryStatus::Skipped], ..DeliveryFilter::default() };
     let all = DeliveryFilter::default;
     let muvi = || Some("muvi".to_owned());
     let before = Some(WatchId(least));
@@ -53,6 +57,11 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
             "w USING INDEX watches_watching (<expr>=?)",
         ),
         (WatchFilter { job_id: muvi(), ..WatchFilter::default() }, Index::App, "w USING PRIMARY KEY (app=?)"),
+        (
+            WatchFilter { reference: muvi(), ..watching() },
+            Index::Reference,
+            "w USING INDEX watches_reference (<expr>=? AND reference=?)",
+        ),
         (
             WatchFilter { job_id: muvi(), ..watching() },
             Index::Job,
@@ -84,11 +93,13 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
     let plans = of_watches
         .iter()
         .map(|(filter, index, expected)| {
-            let query = watches::listed(AppNo(1), filter, *index, None, 50);
+            let query = watch_filter::query(watches::SELECT, (AppNo(1), filter), *index, None, 50);
             (plan(&db, &query), expected, *index == Index::Job)
         })
         .chain(of_deliveries.iter().map(|(filter, expected)| {
-            (plan(&db, &deliveries::listed(AppNo(1), filter, None, 50)), expected, false)
+            let index = delivery_filter::without_probe(filter);
+            let query = delivery_filter::query("d.id", (AppNo(1), filter), index, None, 50);
+            (plan(&db, &query), expected, false)
         }));
     for (plan, expected, sorts) in plans {
         assert!(plan.contains(&format!("SEARCH {expected}")), "{expected}: {plan:#?}");
@@ -114,7 +125,7 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
         ),
     ];
     let watch = Some(WatchId(Id::from_bytes([0; 16])));
-    let of = |status| DeliveryFilter { status: Some(status), ..DeliveryFilter::default() };
+    let of = |status| DeliveryFilter { statuses: vec![status], ..DeliveryFilter::default() };
     let deliveries = [
         (of(DeliveryStatus::Succeeded), "PRIMARY KEY (app=?)"),
         (DeliveryFilter { until: at, ..DeliveryFilter::default() }, "PRIMARY KEY (app=?)"),
@@ -125,36 +136,125 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
         ),
     ];
     let watches = watches.iter().map(|(filter, index, expected)| {
-        (plan(&db, &watches::scanned(AppNo(1), filter, *index).expect("a query")), expected)
+        (plan(&db, &watch_filter::scanned(AppNo(1), filter, *index).expect("a query")), expected)
     });
     let deliveries = deliveries.iter().map(|(filter, expected)| {
-        (plan(&db, &deliveries::scanned(AppNo(1), filter).expect("a query")), expected)
+        let index = delivery_filter::without_probe(filter);
+        let [query] = &delivery_filter::scanned(AppNo(1), filter, index)[..] else { panic!("{filter:?}") };
+        (plan(&db, query), expected)
     });
     for (plan, expected) in watches.chain(deliveries) {
         let [line] = plan.as_slice() else { panic!("{expected}: {plan:#?}") };
         assert!(line.starts_with("SEARCH") && line.contains(expected), "{expected}: {line}");
     }
-    let all = scanless();
-    assert!(all.iter().all(|filter| deliveries::scanned(AppNo(1), filter).is_none()), "every row matches");
-    assert!(watches::scanned(AppNo(1), &WatchFilter::default(), Index::App).is_none());
+    for filter in scanless() {
+        let index = delivery_filter::without_probe(&filter);
+        assert!(
+            delivery_filter::scanned(AppNo(1), &filter, index).is_empty(),
+            "every row matches: {filter:?}"
+        );
+    }
+    assert!(watch_filter::scanned(AppNo(1), &WatchFilter::default(), Index::App).is_none());
 }
 
 /// Filters that every row of an index matches.
 fn scanless() -> Vec<DeliveryFilter> {
     let watch = Some(WatchId(Id::from_bytes([0; 16])));
-    let status = Some(DeliveryStatus::Failed);
+    let statuses = vec![DeliveryStatus::Failed, DeliveryStatus::Pending];
     vec![
         DeliveryFilter::default(),
-        DeliveryFilter { status, ..DeliveryFilter::default() },
+        DeliveryFilter { statuses, ..DeliveryFilter::default() },
         DeliveryFilter { watch, ..DeliveryFilter::default() },
     ]
+}
+
+#[test]
+fn deliveries_are_found_by_the_watch_or_by_several_statuses() {
+    let db = in_memory();
+    let text = || Some("order-7".to_owned());
+    let of = |statuses: &[DeliveryStatus]| DeliveryFilter {
+        statuses: statuses.to_vec(),
+        ..DeliveryFilter::default()
+    };
+    let both = [DeliveryStatus::Pending, DeliveryStatus::Failed];
+    let (pending, failed) =
+        ("d USING INDEX deliveries_pending (<expr>=?)", "d USING INDEX deliveries_failed (<expr>=?)");
+    let (watch, job) = ("w USING PRIMARY KEY (app=? AND id=?)", "j USING INTEGER PRIMARY KEY (rowid=?)");
+    let of_watch = "d USING INDEX deliveries_of_watch (watch=?)";
+    let table: [(DeliveryFilter, DeliveryIndex, &[&str]); 6] = [
+        (of(&both), DeliveryIndex::Status, &[pending, failed]),
+        (DeliveryFilter { origin: text(), ..of(&both) }, DeliveryIndex::Status, &[pending, failed]),
+        (
+            DeliveryFilter { job_id: text(), ..of(&both) },
+            DeliveryIndex::Status,
+            &[pending, failed, watch, job],
+        ),
+        (
+            DeliveryFilter { reference: text(), ..of(&[]) },
+            DeliveryIndex::App,
+            &["d USING PRIMARY KEY (app=?)", watch],
+        ),
+        (
+            DeliveryFilter { reference: text(), job_id: text(), ..of(&both) },
+            DeliveryIndex::Reference,
+            &["w USING INDEX watches_reference (<expr>=? AND reference=?)", of_watch, job],
+        ),
+        (
+            DeliveryFilter { job_id: text(), ..of(&both) },
+            DeliveryIndex::Job,
+            &["(job_id=?)", "INDEX watches_of_job (job=?)", of_watch],
+        ),
+    ];
+    for (filter, index, expected) in table {
+        let query = delivery_filter::query("d.id", (AppNo(1), &filter), index, None, 50);
+        let plan = plan(&db, &query);
+        assert!(
+            expected.iter().all(|part| plan.iter().any(|line| line.contains(part))),
+            "{filter:?}: {plan:#?}"
+        );
+        let is_few = matches!(index, DeliveryIndex::Reference | DeliveryIndex::Job);
+        assert_eq!(plan.iter().any(|line| line.contains("TEMP B-TREE")), is_few, "{filter:?}: {plan:#?}");
+        assert!(!plan.iter().any(|line| line.starts_with("SCAN")), "{filter:?}: {plan:#?}");
+    }
+}
+
+#[test]
+fn events_of_a_watch_or_a_job_are_found_in_the_order_of_the_feed() {
+    let db = in_memory();
+    let watch = Some(WatchId(Id::from_bytes([0; 16])));
+    let event_type = Some(EventType::JobCompleted);
+    let job_id = || Some("job_1".to_owned());
+    let feed = "INDEX sqlite_autoindex_events_2 (app=?)";
+    let by_watch = "INDEX events_of_watch (watch=?)";
+    for is_newest_first in [false, true] {
+        let all = || EventFilter { is_newest_first, ..EventFilter::default() };
+        for (filter, index, expected) in [
+            (all(), EventIndex::Feed, feed),
+            (EventFilter { event_type, ..all() }, EventIndex::Feed, feed),
+            (EventFilter { job_id: job_id(), ..all() }, EventIndex::Feed, feed),
+            (EventFilter { watch, event_type, ..all() }, EventIndex::Watch, by_watch),
+        ] {
+            let query = event_filter::query((AppNo(1), &filter), index, (None, None), 50);
+            let scanned = event_filter::scanned(AppNo(1), &filter, index, None);
+            for query in std::iter::once(query).chain(scanned) {
+                let plan = plan(&db, &query);
+                assert!(plan.iter().any(|line| line.contains(expected)), "{filter:?}: {plan:#?}");
+                assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{filter:?}: {plan:#?}");
+            }
+        }
+        let filter = EventFilter { job_id: job_id(), ..all() };
+        let query = event_filter::query((AppNo(1), &filter), EventIndex::Job, (None, None), 50);
+        let plan = plan(&db, &query);
+        let expected = "(app=? AND position=?)";
+        assert!(plan.iter().any(|line| line.contains(expected)), "{filter:?}: {plan:#?}");
+    }
 }
 
 #[test]
 fn no_command_reads_all_watches_of_a_job() {
     let db = in_memory();
     let chunk = |which: &str| {
-        let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
+        let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference\n     from watches";
         format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
     };
     let by_app = "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id";

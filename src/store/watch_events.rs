@@ -19,7 +19,7 @@ use crate::domain::{
     AppNo, EndingKind, EventId, EventSet, EventType, Finished, Id, JobError, JobName, JobNo, Observation,
     Payload, Timestamp, WatchId,
 };
-use crate::events::EventBody;
+use crate::events::{EventBody, Labels};
 
 /// Maximum number of watches that are notified in one transaction by commands of one kind. Each has up to 20
 /// destinations, and an event of up to 128 KiB.
@@ -40,6 +40,8 @@ pub(super) struct WatchToNotify {
     pub(super) events: EventSet,
     /// Form of its webhooks.
     payload: Payload,
+    name: Option<String>,
+    reference: Option<String>,
     metadata: Option<String>,
     traceparent: Option<String>,
     /// Number of its `job.progress` events.
@@ -83,6 +85,8 @@ impl WatchToNotify {
             progress: row.count(6)?,
             created_at: row.time(7)?,
             expires_at: row.time(8)?,
+            name: row.opt_text(9)?,
+            reference: row.opt_text(10)?,
         })
     }
 
@@ -97,7 +101,12 @@ impl WatchToNotify {
     ) -> u64 {
         let JobChange { name, seen, at, ending, error, raw, .. } = change;
         let own = ending.zip(error.as_ref()).map(|((kind, _), error)| (kind.as_str(), error));
-        let body = EventBody::new((event_type, *at), self.id, name, self.metadata.as_deref(), seen, own);
+        let labels = Labels {
+            name: self.name.as_deref(),
+            reference: self.reference.as_deref(),
+            metadata: self.metadata.as_deref(),
+        };
+        let body = EventBody::new((event_type, *at), self.id, name, labels, seen, own);
         let id = EventId::derive(self.id, event_type, n);
         // The ending stores the provider's answer once for all watches.
         let (generation, webhook_body) = match self.payload {
@@ -127,7 +136,8 @@ impl WatchToNotify {
 }
 
 const WATCH: &str =
-    "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
+    "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference
+     from watches";
 
 /// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. `which` is
 /// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches. A
@@ -281,6 +291,8 @@ mod tests {
                 id: WatchId(Id::from_bytes(bytes)),
                 events: EventSet(0),
                 payload: Payload::Event,
+                name: None,
+                reference: None,
                 metadata: None,
                 traceparent: None,
                 progress: 0,

@@ -13,22 +13,25 @@
 //! **An amendment does not change earlier events.** They keep their metadata and their deliveries. A new destination
 //! receives later events only.
 
+pub(super) mod filter;
 mod register;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx, Where, params, row_sql};
+use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
-use super::destinations;
-use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
+use super::destinations::{self, Change};
+use super::lists::{Fitting, ListPage, Remaining};
 use super::reads::ReadStore;
 use super::rows::{
     DESTINATION, DESTINATION_COLUMNS, SAVED_JOIN, insert_destinations, read_destination, read_name,
 };
 use super::sealing::Keyring;
 use crate::domain::{
-    AppNo, DeliveryStatus, Destination, EventSet, JobNo, Timestamp, Watch, WatchId, WatchStatus,
+    AppNo, DeliveryId, DeliveryStatus, Destination, EventSet, JobNo, LatestDelivery, Reason, Timestamp,
+    Watch, WatchId, WatchStatus,
 };
 
+pub use self::filter::WatchFilter;
 pub use self::register::{Register, RegisterMany};
 
 pub(super) use self::register::{register, register_many};
@@ -44,6 +47,10 @@ pub struct AmendWatch {
     pub expires_at: Option<Timestamp>,
     /// New metadata: a JSON object of the client's.
     pub metadata: Option<String>,
+    /// New name for people.
+    pub name: Change<Option<String>>,
+    /// New reference.
+    pub reference: Change<Option<String>>,
     /// Additional destinations. Those that the watch has already are ignored.
     pub destinations: Vec<Destination>,
     /// Maximum number of destinations of the watch.
@@ -77,19 +84,6 @@ pub struct StopWatch {
     pub now: Timestamp,
 }
 
-/// Filter of a list of watches. A field that is `None` does not restrict the list.
-#[derive(Clone, Debug, Default)]
-pub struct WatchFilter {
-    /// Status of the watch.
-    pub status: Option<WatchStatus>,
-    /// Provider of the job.
-    pub provider: Option<String>,
-    /// Id of the job at the provider.
-    pub job_id: Option<String>,
-    /// Last watch of the previous page.
-    pub before: Option<WatchId>,
-}
-
 impl ReadStore {
     /// Returns a watch of the app.
     pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
@@ -108,14 +102,11 @@ impl ReadStore {
         let before = filter.before;
         self.list(app, before, limit, move |tx, before, remaining| {
             let filter = WatchFilter { before, ..filter.clone() };
-            let index = index(tx, &filter)?;
-            let scanned = match scanned(app, &filter, index) {
-                Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(WatchId))?,
-                None => None,
-            };
-            let query = listed(app, &filter, index, scanned, remaining.limit());
+            let index = filter::index(tx, &filter)?;
+            let scanned = filter::end_of_scan(tx, app, &filter, index)?;
+            let query = filter::query(SELECT, (app, &filter), index, scanned, remaining.limit());
             let mut found = Fitting::take(tx, &query, remaining, read_watch, size)?;
-            add_destinations_that_fit(tx, &keyring, &mut found, remaining)?;
+            add_destinations_that_fit(tx, (app, &keyring), &mut found, remaining)?;
             Ok(found.part(|watch| watch.id, scanned))
         })
         .await
@@ -134,82 +125,12 @@ fn size(watch: &Watch) -> usize {
     });
     let error = seen.error.as_ref().map_or(0, |error| len(&error.message) + len(&error.code));
     // Names, ids, times and the status.
-    1024 + len(&watch.metadata) + outputs.sum::<usize>() + error + len(&seen.output)
-}
-
-/// The index that a list of watches is read by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Index {
-    /// The primary key: app and id.
-    App,
-    /// The partial index of the watches that have not ended.
-    Watching,
-    /// The index of the jobs.
-    Job,
-}
-
-/// Chooses the index. A job id usually leads to few watches.
-fn index(tx: &Tx<'_>, filter: &WatchFilter) -> Result<Index> {
-    if let Some(job_id) = filter.job_id.as_deref() {
-        let sql = "select count(*) from (select 1 from jobs j join watches w on w.job = j.no
-                     where j.job_id = $1 limit $2) few";
-        if tx.one(sql, params![job_id, SCAN_MAX + 1], |row| row.count(0))? <= SCAN_MAX {
-            return Ok(Index::Job);
-        }
-    }
-    Ok(if filter.status == Some(WatchStatus::Watching) { Index::Watching } else { Index::App })
-}
-
-impl Index {
-    /// Returns the first condition of a query, up to the value, and the column of the status. `+ 0` hides the primary
-    /// key from the planner. The partial index applies only to exactly these expressions, with the status as a
-    /// literal.
-    const fn conditions(self) -> (&'static str, &'static str) {
-        match self {
-            Self::App => ("w.app =", "w.status"),
-            Self::Watching => ("w.app + 0 =", "w.status || ''"),
-            Self::Job => ("w.app + 0 =", "w.status"),
-        }
-    }
-}
-
-/// Builds the query for the last watch that one read of a list examines. `None`: the list has no rows that do not
-/// match, or few.
-pub(super) fn scanned(app: AppNo, filter: &WatchFilter, index: Index) -> Option<Where<'_>> {
-    let has_others = filter.provider.is_some() || filter.job_id.is_some();
-    let (by_app, column) = index.conditions();
-    let only = match index {
-        Index::Job => return None,
-        Index::Watching if !has_others => return None,
-        Index::App if !has_others && filter.status.is_none() => return None,
-        Index::Watching => format!("{column} = 'watching' and "),
-        Index::App => String::new(),
-    };
-    let mut query = Where::new(&format!("select w.id from watches w where {only}{by_app}"), app);
-    query.and("w.id <", filter.before);
-    query.push(" order by w.id desc limit 1 offset", SCAN_MAX - 1);
-    Some(query)
-}
-
-/// Builds the query of a list, newest first, down to the watch `last`.
-pub(super) fn listed(
-    app: AppNo,
-    filter: &WatchFilter,
-    index: Index,
-    last: Option<WatchId>,
-    limit: u32,
-) -> Where<'_> {
-    let (by_app, column) = index.conditions();
-    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
-    let mut query = Where::new(&format!("{SELECT} where {status}{by_app}"), app);
-    // Another index than that of the jobs is only used if this is hidden from the planner.
-    let by_job = if index == Index::Job { "j.job_id =" } else { "j.job_id || '' =" };
-    query.and(by_job, filter.job_id.as_deref());
-    query.and("j.provider =", filter.provider.as_deref());
-    query.and("w.id <", filter.before);
-    query.and("w.id >=", last);
-    query.push(" order by w.id desc limit", limit);
-    query
+    1024 + len(&watch.name)
+        + len(&watch.reference)
+        + len(&watch.metadata)
+        + outputs.sum::<usize>()
+        + error
+        + len(&seen.output)
 }
 
 /// Returns a watch of the app.
@@ -224,20 +145,24 @@ fn find_all(
     ids: impl Iterator<Item = (AppNo, WatchId)>,
 ) -> Result<Vec<Watch>> {
     let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
-    let found = tx.fetch(&sql, ids.map(|(app, id)| params![app, id]), read_watch)?;
-    let mut found: Vec<Watch> = found.into_iter().flatten().collect();
-    add_destinations(tx, keyring, &mut found)?;
-    Ok(found)
+    let ids: Vec<(AppNo, WatchId)> = ids.collect();
+    let found = tx.fetch(&sql, ids.iter().map(|(app, id)| params![app, id]), read_watch)?;
+    let apps = ids.iter().map(|(app, _)| *app);
+    let mut found: Vec<(AppNo, Watch)> =
+        apps.zip(found).flat_map(|(app, found)| found.into_iter().map(move |watch| (app, watch))).collect();
+    add_destinations(tx, keyring, found.iter_mut().map(|(app, watch)| (*app, watch)))?;
+    Ok(found.into_iter().map(|(_, watch)| watch).collect())
 }
 
 /// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
 /// shows the last observation, also one that was not found while others of the job went on.
-const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
+pub(super) const SELECT: &str =
+    "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
     j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params),
     coalesce((select coalesce(e.refreshed, e.seen) from endings e
               where e.job = w.job and e.generation >= w.generation
                 and w.status in ('completed', 'failed', 'cancelled', 'not_found')
-              order by e.generation limit 1), j.seen)
+              order by e.generation limit 1), j.seen), w.name, w.reference
   from watches w join jobs j on j.no = w.job";
 
 fn read_watch(row: &Row<'_>) -> Result<Watch> {
@@ -252,26 +177,48 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         job_no: JobNo(row.int(7)?),
         job: read_name(row, 8)?,
         seen: row.json(12)?,
+        name: row.opt_text(13)?,
+        reference: row.opt_text(14)?,
         destinations: Vec::new(),
     })
 }
 
-/// Reads the destinations of each watch, and the status of the last delivery to each.
-fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
+/// Reads six columns of the newest delivery to a destination of a watch from `first`, if there is one.
+fn read_latest(row: &Row<'_>, first: usize) -> Result<Option<LatestDelivery>> {
+    if row.opt_bytes(first)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(LatestDelivery {
+        id: DeliveryId(row.id(first)?),
+        status: row.word(first + 1, DeliveryStatus::parse)?,
+        reason: row.opt_text(first + 2)?.as_deref().and_then(Reason::parse),
+        attempt_count: row.count(first + 3)?,
+        next_attempt_at: row.opt_time(first + 4)?,
+        last_error: row.opt_text(first + 5)?,
+    }))
+}
+
+/// Reads the destinations of each watch, and the newest delivery to each, which the index of the watch leads to.
+fn add_destinations<'w>(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    watches: impl Iterator<Item = (AppNo, &'w mut Watch)>,
+) -> Result<()> {
+    let watches: Vec<(AppNo, &mut Watch)> = watches.collect();
     let found = tx.fetch(
         &format!(
-            "select {DESTINATION},
-               (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
-             from watch_destinations wd {SAVED_JOIN} where wd.watch = $1 order by wd.n"
+            "select {DESTINATION}, d.id, d.status, d.reason, d.attempts, d.next_attempt_at,
+               (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1)
+             from watch_destinations wd {SAVED_JOIN}
+             left join deliveries d on d.app = $1 and d.id =
+               (select l.id from deliveries l where l.watch = wd.watch and l.app = $1 and l.n = wd.n
+                order by l.id desc limit 1)
+             where wd.watch = $2 order by wd.n"
         ),
-        watches.iter().map(|watch| params![watch.id]),
-        |row| {
-            let destination = read_destination(row, 0, keyring)?;
-            let status = row.opt_text(DESTINATION_COLUMNS)?;
-            Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
-        },
+        watches.iter().map(|(app, watch)| params![app, watch.id]),
+        |row| Ok((read_destination(row, 0, keyring)?, read_latest(row, DESTINATION_COLUMNS)?)),
     )?;
-    for (watch, destinations) in watches.iter_mut().zip(found) {
+    for ((_, watch), destinations) in watches.into_iter().zip(found) {
         watch.destinations = destinations;
     }
     Ok(())
@@ -283,14 +230,14 @@ const DESTINATIONS_AT_ONCE: usize = 50;
 /// Reads the destinations of the watches of a page, and cuts the page where they do not fit.
 fn add_destinations_that_fit(
     tx: &Tx<'_>,
-    keyring: &Keyring,
+    (app, keyring): (AppNo, &Keyring),
     page: &mut Fitting<Watch>,
     remaining: Remaining,
 ) -> Result<()> {
     let mut kept = 0;
     while kept < page.rows.len() {
         let end = page.rows.len().min(kept + DESTINATIONS_AT_ONCE);
-        add_destinations(tx, keyring, &mut page.rows[kept..end])?;
+        add_destinations(tx, keyring, page.rows[kept..end].iter_mut().map(|watch| (app, watch)))?;
         while kept < end {
             page.bytes += page.rows[kept].destinations.iter().map(destination_size).sum::<usize>();
             if page.bytes > remaining.bytes && kept > 0 {
@@ -304,9 +251,12 @@ fn add_destinations_that_fit(
     Ok(())
 }
 
-fn destination_size((destination, _): &(Destination, Option<DeliveryStatus>)) -> usize {
+fn destination_size((destination, latest): &(Destination, Option<LatestDelivery>)) -> usize {
+    let error = latest.as_ref().and_then(|latest| latest.last_error.as_deref());
     // The values of headers are not shown.
-    128 + destination.address.len()
+    224 + destination.address.len()
+        + if latest.is_some() { 96 } else { 0 }
+        + error.map_or(0, str::len)
         + destination.headers.iter().map(|(name, _)| name.len() + 8).sum::<usize>()
 }
 
@@ -353,6 +303,14 @@ pub(super) fn amend_watch(
         batch
             .tx
             .run("update watches set metadata = $1 where app = $2 and id = $3", params![metadata, app, id])?;
+    }
+    for (sql, change) in [
+        ("update watches set name = $1 where app = $2 and id = $3", &command.name),
+        ("update watches set reference = $1 where app = $2 and id = $3", &command.reference),
+    ] {
+        if let Change::Set(text) = change {
+            batch.tx.run(sql, params![text, app, id])?;
+        }
     }
     if let Some(expires_at) = command.expires_at {
         let job = batch.tx.one(

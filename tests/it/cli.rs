@@ -299,8 +299,10 @@ async fn watches_prints_a_table_or_json() {
     let url = url(&h);
     let table = ask(&url, &["watches"]).await.expect(0).out;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0][..5], ["ID", "STATUS", "PROVIDER", "JOB", "PROGRESS"], "{table}");
-    assert_eq!(lines[1][..4], [two.as_str(), "completed", "muvi", "job_2"], "newest first: {table}");
+    let names = ["ID", "STATUS", "DELIVERY", "PROVIDER", "JOB", "NAME", "PROGRESS"];
+    assert_eq!(lines[0][..7], names, "{table}");
+    let first = [two.as_str(), "completed", "succeeded", "muvi", "job_2"];
+    assert_eq!(lines[1][..5], first, "newest first: {table}");
     assert_eq!(lines[2][..6], [one.as_str(), "watching", "muvi", "job_1", "50", "%"], "{table}");
     assert_eq!(lines[2][6..], ["2026-02-18", "15:00:00"], "{table}");
 

@@ -51,8 +51,8 @@ async fn nothing_wraps_on_a_terminal_of_80_columns() {
     let url = url(&h);
     let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY), ("NO_COLOR", "1")];
     let tables: [(&[&str], &[&str]); 6] = [
-        (&["watches"], &[&watch, "completed", "job_0123456789abcdef", " ago"]),
-        (&["deliveries"], &[&dlv, "succeeded", "http://127.0.0.1", " ago"]),
+        (&["watches"], &[&watch, "completed", "succeeded", "job_0123456789abcdef"]),
+        (&["deliveries"], &[&dlv, "succeeded", "ATTEMPTS", "http://127.0.0.1"]),
         (&["show", &watch], &[&watch, "(", " ago)", &dlv, &evt]),
         (&["show", &dlv], &[&dlv, "500", " ago)"]),
         (&["show", &evt], &[&evt, &watch, &dlv]),

@@ -102,6 +102,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /v1/deliveries", "deliveries_are_listed_newest_first_and_can_be_filtered"),
     ("GET /v1/deliveries/{id}", "a_delivery_is_shown_with_its_attempts"),
     ("GET /v1/deliveries/{id}/attempts", "a_delivery_has_its_newest_attempts_and_a_list_of_all"),
+    ("GET /v1/deliveries/{id}/body", "the_body_of_a_delivery_is_byte_for_byte_what_was_sent"),
     ("POST /v1/deliveries/{id}/retry", "a_failed_delivery_is_retried_manually_under_the_same_id"),
     ("POST /v1/deliveries/retry", "a_retry_selects_by_event_time_and_destination"),
     ("POST /v1/destinations", "a_saved_destination_is_created_listed_changed_and_deleted"),

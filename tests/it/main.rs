@@ -36,6 +36,7 @@ mod crash;
 mod cuttable_proxy;
 mod database_files;
 mod delivering;
+mod delivery_states;
 mod demo;
 mod destinations;
 mod destinations_of_the_file;

@@ -22,7 +22,7 @@ async fn a_completed_job_is_delivered_signed_and_as_documented() {
     t.pass(seconds(5)).await;
 
     let hit = t.receiver.next().await;
-    insta::assert_snapshot!(shown(&hit), @r#"{"type":"job.completed","timestamp":"2026-02-18T15:00:05.000Z","data":{"watchId":"watch_…","provider":"muvi","jobId":"job_abc123def456","status":"completed","rawStatus":"completed","progress":100,"output":"https://cdn.muvi.video/outputs/job_abc123def456/output_0.mp4","outputs":[{"url":"https://cdn.muvi.video/outputs/job_abc123def456/output_0.mp4","type":"video","thumbnail":"https://cdn.muvi.video/outputs/job_abc123def456/thumb_0.jpg","posterImage":"https://cdn.muvi.video/outputs/job_abc123def456/poster_0.jpg"}],"error":null,"createdAt":"2026-02-18T14:59:00.000Z","completedAt":"2026-02-18T15:02:30.000Z","metadata":{"orderId":42}}}"#);
+    insta::assert_snapshot!(shown(&hit), @r#"{"type":"job.completed","timestamp":"2026-02-18T15:00:05.000Z","data":{"watchId":"watch_…","provider":"muvi","jobId":"job_abc123def456","name":null,"reference":null,"status":"completed","rawStatus":"completed","progress":100,"output":"https://cdn.muvi.video/outputs/job_abc123def456/output_0.mp4","outputs":[{"url":"https://cdn.muvi.video/outputs/job_abc123def456/output_0.mp4","type":"video","thumbnail":"https://cdn.muvi.video/outputs/job_abc123def456/thumb_0.jpg","posterImage":"https://cdn.muvi.video/outputs/job_abc123def456/poster_0.jpg"}],"error":null,"createdAt":"2026-02-18T14:59:00.000Z","completedAt":"2026-02-18T15:02:30.000Z","metadata":{"orderId":42}}}"#);
     assert_eq!(hit.path, "/hooks/muvi");
     assert_eq!(hit.header("content-type"), "application/json");
     assert_eq!(hit.header("user-agent"), concat!("Ringback/", env!("CARGO_PKG_VERSION")));

@@ -7,8 +7,8 @@ use ringback::domain::{
     DeliveryStatus, JobNo, Masked, PollerMessage, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
 };
 use ringback::store::{
-    DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelinePosition,
-    WatchFilter,
+    After, DatabaseLocation, DeliveryFilter, EventFilter, IdempotencyKey, Keyring, Replay, StoredResponse,
+    TimelinePosition, WatchFilter,
 };
 use rusqlite::Connection;
 
@@ -89,9 +89,9 @@ async fn a_database_of_schema_1_is_read_completely() {
         (WatchStatus::Completed, Some(r#"{"orderId": 42}"#))
     );
     assert_eq!((watch.job.job_id.as_str(), watch.seen.progress), ("job_1", Some(100)));
-    let (destination, status) = &watch.destinations[0];
+    let (destination, latest) = &watch.destinations[0];
     assert_eq!(
-        (destination.address.as_str(), *status),
+        (destination.address.as_str(), latest.as_ref().map(|latest| latest.status)),
         ("https://a.example/hook", Some(DeliveryStatus::Pending))
     );
     assert_eq!(destination.headers, [("x-env".to_owned(), "prod".to_owned())]);
@@ -315,7 +315,27 @@ async fn destinations_of_the_previous_release_stay_inline() {
     assert_eq!((fixture.count("destinations"), fixture.count("destination_hours")), (0, 0));
 }
 
+#[tokio::test]
+async fn watches_of_the_previous_release_have_no_name_or_reference() {
+    let (folder, location) = previous_release();
+    let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read").rows;
+    assert!(watches.iter().any(|watch| watch.destinations.iter().any(|(_, latest)| latest.is_some())));
+    let mut count = 0;
+    for watch in &watches {
+        assert_eq!((&watch.name, &watch.reference), (&None, &None));
+        let filter = EventFilter { watch: Some(watch.id), ..EventFilter::default() };
+        let events = fixture.store.events(fixture.app, After::Start, filter, 100).await;
+        let events = events.expect("read").expect("a feed").rows;
+        assert!(events.iter().all(|event| event.watch == watch.id), "{events:?}");
+        assert!(events.is_sorted_by_key(|event| event.position), "{events:?}");
+        count += events.len();
+    }
+    assert_eq!(count, fixture.events().await.len(), "every event is found by its watch");
+}
+
 crate::postgres::on_postgres_too! {
+    watches_of_the_previous_release_have_no_name_or_reference,
     destinations_of_the_previous_release_stay_inline,
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,

@@ -236,7 +236,10 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
 #[test]
 fn what_is_read_of_a_query_is_what_is_documented_of_it() {
     let sources = sources();
-    let mut read = found(r#"query\s*\.(?:read|word|parsed|text|time|duration)\(\s*"(\w+)""#, &sources);
+    let mut read = found(
+        r#"(?:query|source)\s*\.(?:read|words?|parsed|id|text|instant|duration)\(\s*"(\w+)""#,
+        &sources,
+    );
     read.insert("limit".to_owned());
     let mut documented = BTreeSet::new();
     for (_, _, operation) in operations() {
@@ -266,6 +269,11 @@ async fn each_route_accepts_exactly_the_documented_parameters() {
         "appId",
         "since",
         "until",
+        "reason",
+        "channel",
+        "origin",
+        "reference",
+        "order",
     ];
     for (method, path, operation) in operations() {
         if operation["security"].as_array().unwrap().is_empty() {

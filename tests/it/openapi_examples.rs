@@ -155,6 +155,8 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let delivery = format!("/v1/deliveries/{}", id(&deliveries["data"][0]));
     e.get("showDelivery", &delivery).await;
     e.get("listAttempts", &format!("{delivery}/attempts")).await;
+    let body = t.as_key(&key, "GET", &format!("{delivery}/body"), "").await;
+    e.found.insert("showDeliveryBody".to_owned(), body.text().into());
     e.call("retryDelivery", "POST", &format!("{delivery}/retry"), None).await;
     e.call("retryDeliveries", "POST", "/v1/deliveries/retry", Some(json!({ "status": "failed" }))).await;
     e.call("pollWatch", "POST", &format!("{watch}/poll"), None).await;

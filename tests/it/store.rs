@@ -1,6 +1,7 @@
 //! Guarantees of the store on both databases, and a fixture that opens a [`Store`].
 
 mod events;
+mod filters;
 mod lasting;
 mod lost;
 mod sealing;
@@ -16,9 +17,9 @@ use ringback::domain::{
     Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, IdempotencyKey, Idempotent,
-    Keyring, LoadDueDeliveries, Prune, PrunePosition, RecordAttempt, RecordObservation, Register, Respond,
-    StopWatch, Store, StoreOptions, StoredResponse, Writer,
+    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, EventFilter, IdempotencyKey,
+    Idempotent, Keyring, LoadDueDeliveries, Prune, PrunePosition, RecordAttempt, RecordObservation, Register,
+    Respond, StopWatch, Store, StoreOptions, StoredResponse, Writer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -100,6 +101,8 @@ impl StoreFixture {
             },
             events: EventSet::endings(),
             payload: Payload::Event,
+            name: None,
+            reference: None,
             metadata: Some(r#"{"orderId": 42}"#.to_owned()),
             terms: Terms {
                 expires_at: at(86_400),
@@ -239,7 +242,12 @@ impl StoreFixture {
     pub async fn events(&self) -> Vec<EventType> {
         let (mut after, mut types) = (After::Start, Vec::new());
         loop {
-            let page = self.store.events(self.app, after, None, 10_000).await.expect("read").expect("a feed");
+            let page = self
+                .store
+                .events(self.app, after, EventFilter::default(), 10_000)
+                .await
+                .expect("read")
+                .expect("a feed");
             types.extend(page.rows.into_iter().map(|event| event.event_type));
             let Some(next) = page.next else { return types };
             after = After::Position(next);
@@ -247,7 +255,12 @@ impl StoreFixture {
     }
 
     pub async fn statuses(&self, id: WatchId) -> Vec<Option<DeliveryStatus>> {
-        self.shown(id).await.destinations.into_iter().map(|(_, status)| status).collect()
+        self.shown(id)
+            .await
+            .destinations
+            .into_iter()
+            .map(|(_, latest)| latest.map(|latest| latest.status))
+            .collect()
     }
 }
 

@@ -28,6 +28,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/deliveries", Some(Scope::Read)),
     ("GET", "/v1/deliveries/{id}", Some(Scope::Read)),
     ("GET", "/v1/deliveries/{id}/attempts", Some(Scope::Read)),
+    ("GET", "/v1/deliveries/{id}/body", Some(Scope::Read)),
     ("POST", "/v1/deliveries/{id}/retry", Some(Scope::Write)),
     ("POST", "/v1/deliveries/retry", Some(Scope::Write)),
     ("GET", "/v1/destinations", Some(Scope::Read)),
@@ -170,7 +171,7 @@ impl Other {
         t.receiver.secret("/other-tenant-hook", &tenant.secret);
         t.provider.completed("job_other1");
         let body = json!({
-            "jobId": "job_other1", "metadata": { "note": METADATA },
+            "jobId": "job_other1", "reference": "other-tenant-order", "metadata": { "note": METADATA },
             "notify": [{ "type": "webhook", "url": t.receiver.url("/other-tenant-hook"), "headers": { "x-note": HEADER } }],
         });
         let watch = post("/v1/watches", body).await;
@@ -347,11 +348,20 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
         ],
         ("GET", "/v1/destinations") => list(Vec::new()),
         ("POST", "/v1/destinations") => vec![write(&json!({ "url": "https://own.example.com/" }), Own)],
-        ("GET", "/v1/watches") => list(vec![attempt("?jobId=job_other1", Empty)]),
-        ("GET", "/v1/events") => list(vec![attempt(format!("?after={}", b.event), Refused(410))]),
+        ("GET", "/v1/watches") => {
+            list(vec![attempt("?jobId=job_other1", Empty), attempt("?reference=other-tenant-order", Empty)])
+        }
+        ("GET", "/v1/events") => list(vec![
+            attempt(format!("?after={}", b.event), Refused(410)),
+            attempt(format!("?watchId={}", b.watch), Empty),
+            attempt("?jobId=job_other1&order=desc", Empty),
+        ]),
         ("GET", "/v1/deliveries") => list(vec![
             attempt(format!("?watchId={}", b.watch), Empty),
             attempt(format!("?destinationId={}", b.destination), Empty),
+            attempt("?jobId=job_other1", Empty),
+            attempt("?reference=other-tenant-order", Empty),
+            attempt("?status=failed,pending,skipped,succeeded", Own),
         ]),
         ("POST", "/v1/signing-secret/rotate") => vec![write(&json!({}), Own)],
         ("GET", "/v1/apps") => list(Vec::new()),

@@ -5,9 +5,8 @@ use std::time::Duration;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
-use super::object_reader::{TIME, duration, suggestion};
+use super::object_reader::{duration, suggestion};
 use super::problem::{FieldErrorCode, FieldErrors, Invalid, Problem, not_one_of};
-use crate::domain::Timestamp;
 
 /// Number of rows of a page: the maximum, and the default.
 const LIMIT_MAX: u32 = 200;
@@ -123,11 +122,6 @@ impl Query {
     /// Takes a duration within bounds.
     pub fn duration(&mut self, name: &'static str, bounds: (&str, &str)) -> Option<Duration> {
         self.parsed(name, |text| duration(text, bounds))
-    }
-
-    /// Takes an instant.
-    pub fn time(&mut self, name: &'static str) -> Option<Timestamp> {
-        self.read(name, TIME, Timestamp::parse)
     }
 
     /// Returns `Ok` if the query has no error and no unknown parameter.

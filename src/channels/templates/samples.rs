@@ -77,7 +77,7 @@ fn ordinary(event: EventType) -> Value {
     let done = event == EventType::JobCompleted;
     json!({
         "watchId": "watch_01m84xcqq61hcfr06f3pqac001", "provider": "muvi", "jobId": "job_abc123def456",
-        "status": status, "rawStatus": status, "progress": progress,
+        "name": null, "reference": null, "status": status, "rawStatus": status, "progress": progress,
         "output": done.then(|| url("output_0.mp4")), "outputs": done.then(|| [output(0), output(1)]),
         "error": error, "createdAt": "2026-02-18T15:00:00.000Z",
         "completedAt": event.reports_the_jobs_end().then_some("2026-02-18T15:02:30.000Z"),
@@ -97,6 +97,9 @@ fn long(event: EventType) -> Value {
         )
     };
     data["jobId"] = json!(id);
+    data["name"] =
+        json!("Trailer of the spring campaign, final cut, all four formats, for the review on Thursday");
+    data["reference"] = json!("ord_00000000000000000000000042/render/final-cut");
     data["rawStatus"] = json!("succeeded_with_warnings_and_partial_results");
     if event == EventType::JobCompleted {
         data["output"] = json!(url(1));
@@ -139,7 +142,8 @@ fn hostile() -> Value {
     let output = json!({ "url": format!("javascript:alert(1){HOSTILE}"), "type": HOSTILE,
                          "thumbnail": format!("https://a.example/\"><img src=x>{HOSTILE}"), "posterImage": "data:x" });
     json!({
-        "message": long, "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
+        "message": long, "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "name": HOSTILE, "reference": long,
+        "status": HOSTILE, "rawStatus": long,
         "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 30],
         "error": { "code": HOSTILE, "message": format!("{HOSTILE}\n.\n{long}") }, "createdAt": HOSTILE,
         "completedAt": "9999-12-31T23:59:59.999Z", "metadata": fields,

@@ -117,6 +117,8 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
             seen,
             destinations: new.destinations.iter().map(|destination| (destination.clone(), None)).collect(),
             events: new.events,
+            name: new.name.clone(),
+            reference: new.reference.clone(),
             metadata: new.metadata.clone(),
             created_at: new.created_at,
             ended_at: None,
@@ -186,8 +188,8 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
     tx.insert_each(
         row_sql!(
             "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
-               expected_at, traceparent, created_at, expires_at)"
-            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13")
+               expected_at, traceparent, created_at, expires_at, name, reference)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15")
         ),
         watches.iter().zip(jobs).map(|(new, job)| {
             params![
@@ -204,6 +206,8 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
                 &new.traceparent,
                 new.created_at,
                 new.terms.expires_at,
+                &new.name,
+                &new.reference,
             ]
         }),
     )?;

@@ -1,7 +1,7 @@
 //! The feed of events, and the timeline of a watch.
 
 use ringback::domain::{EventType, NextStep, TimelineEntry};
-use ringback::store::{After, TimelinePosition};
+use ringback::store::{After, EventFilter, TimelinePosition};
 
 use EventType::{JobCompleted, JobProcessing, JobProgress};
 
@@ -28,7 +28,7 @@ async fn feed_positions_have_no_gaps_under_concurrent_writes() {
         writer.await.expect("ran");
     }
     for (app, count) in [(fixture.app, 40i64), (other, 20)] {
-        let feed = fixture.store.events(app, After::Start, None, 200).await;
+        let feed = fixture.store.events(app, After::Start, EventFilter::default(), 200).await;
         let feed = feed.expect("read").expect("a feed").rows;
         let positions: Vec<i64> = feed.iter().map(|event| event.position).collect();
         assert_eq!(positions, (1..=count).collect::<Vec<_>>());
@@ -43,7 +43,12 @@ async fn a_feed_reader_sees_every_event_once() {
     let reader = tokio::spawn(async move {
         let (mut after, mut seen) = (After::Start, Vec::new());
         while seen.len() < 100 {
-            let page = store.events(app, after, None, 7).await.expect("read").expect("a feed").rows;
+            let page = store
+                .events(app, after, EventFilter::default(), 7)
+                .await
+                .expect("read")
+                .expect("a feed")
+                .rows;
             if let Some(last) = page.last() {
                 after = After::Event(last.id);
             }
@@ -68,10 +73,11 @@ async fn a_feed_continues_only_after_events_of_its_app() {
     fixture.store.record_observation(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
     fixture.end(watch.job_no, 0).await;
     let list = async |app, after, event_type| {
-        let found = fixture.store.events(app, after, event_type, 10).await.expect("read");
+        let filter = EventFilter { event_type, ..EventFilter::default() };
+        let found = fixture.store.events(app, after, filter, 10).await.expect("read");
         found.map(|events| events.rows.into_iter().map(|event| event.event_type).collect::<Vec<_>>())
     };
-    let all = fixture.store.events(fixture.app, After::Start, None, 10).await;
+    let all = fixture.store.events(fixture.app, After::Start, EventFilter::default(), 10).await;
     let first = all.expect("read").expect("a feed").rows.remove(0);
     assert_eq!(
         list(fixture.app, After::Start, None).await,

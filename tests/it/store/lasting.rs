@@ -6,8 +6,8 @@ use ringback::domain::{
     EndingKind, JobNo, JobStatus, NewWatch, NextStep, Payload, Reason, TimelineEntry, WatchId,
 };
 use ringback::store::{
-    DatabaseLocation, EndJob, LoadDueDeliveries, Prune, PrunePosition, Pruned, RecordAttempt, RetryDelivery,
-    StopWatch, StoreError, WatchFilter,
+    DatabaseLocation, EndJob, EventFilter, LoadDueDeliveries, Prune, PrunePosition, Pruned, RecordAttempt,
+    RetryDelivery, StopWatch, StoreError, WatchFilter,
 };
 
 use super::{PENDING_MAX, START, StoreFixture, at, attempt, ended, file, observed, open, take_deliveries};
@@ -125,7 +125,8 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     assert_eq!(fixture.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
     // The positions of the feed continue.
     fixture.end(running.job_no, 0).await;
-    let feed = fixture.store.events(fixture.app, ringback::store::After::Start, None, 9).await;
+    let feed =
+        fixture.store.events(fixture.app, ringback::store::After::Start, EventFilter::default(), 9).await;
     assert_eq!(feed.expect("read").expect("a feed").rows[0].position, 3);
 }
 

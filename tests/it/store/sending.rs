@@ -392,7 +392,7 @@ async fn no_delivery_of_a_stopped_watch_is_retried() {
     fixture.stop(watch.id).await;
     assert_eq!(retry_delivery(&fixture, &sent, 40).await, Err(RetryRefusal::Stopped));
     let filter = DeliveryFilter::default();
-    assert_eq!(fixture.store.count_failed(fixture.app, filter, 9).await.expect("read"), 0);
+    assert_eq!(fixture.store.count_failed(fixture.app, filter.clone(), 9).await.expect("read"), 0);
     let (app, progress) = (fixture.app, RetryProgress::default());
     let retry = RetryFailedDeliveries { app, filter, progress, now: at(40) };
     let marked = fixture.store.retry_failed_deliveries(retry).await.expect("taken").expect("no key");
@@ -466,7 +466,7 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
         (DeliveryStatus::Skipped, &expected[2..3]),
         (DeliveryStatus::Pending, &expected[3..]),
     ] {
-        assert_eq!(list(DeliveryFilter { status: Some(status), ..by() }).await, ids);
+        assert_eq!(list(DeliveryFilter { statuses: vec![status], ..by() }).await, ids);
     }
     assert_eq!(list(DeliveryFilter { watch: Some(all[2].watch), ..by() }).await, expected[2..3]);
     let to = Some(all[3].destination.id);

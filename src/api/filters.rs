@@ -1,0 +1,217 @@
+//! Filters of deliveries and of watches: the same fields in the query of a list, and in the body of a request that
+//! changes everything that a filter selects.
+
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::http::object_reader::{self, TIME};
+use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Query, not_one_of};
+use super::labels::check_reference;
+use super::register::find_provider;
+use crate::domain::{
+    ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, Timestamp, WatchId, WatchStatus,
+    parse_duration,
+};
+use crate::store::{DeliveryFilter, WatchFilter};
+
+/// Maximum number of statuses of a list in a body, repetitions included.
+const STATUSES_MAX: usize = 16;
+
+/// Where the fields of a filter are.
+pub(super) enum FilterSource<'s, 'a, 'e> {
+    /// Parameters of a query.
+    Query(&'s mut Query),
+    /// Fields of a body.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only lists have a filter so far"))]
+    Body(&'s mut ObjectReader<'a, 'e>),
+}
+
+impl FilterSource<'_, '_, '_> {
+    /// Takes a text.
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        match self {
+            Self::Query(query) => query.text(name),
+            Self::Body(fields) => fields.text(name),
+        }
+    }
+
+    /// Adds the error of a field's result, whose value it returns.
+    fn keep<T>(&mut self, name: &'static str, result: Result<T, Invalid>) -> Option<T> {
+        match self {
+            Self::Query(query) => query.errors.keep(format!("?{name}"), result),
+            Self::Body(fields) => fields.keep(name, result),
+        }
+    }
+
+    /// Takes a text that `parse` reads.
+    fn parsed<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        let text = self.text(name)?;
+        self.keep(name, parse(&text))
+    }
+
+    /// Takes an id; `wrong` is the detail for any other text.
+    fn id<T>(&mut self, name: &'static str, wrong: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        self.parsed(name, |text| parse(text).ok_or_else(|| (FieldErrorCode::InvalidFormat, wrong.to_owned())))
+    }
+
+    /// Takes a word of a closed set.
+    fn word<T>(
+        &mut self,
+        name: &'static str,
+        allowed: &[&str],
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.parsed(name, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
+    }
+
+    /// Takes one or several words of a closed set: with commas in a query, as a string or a list in a body.
+    fn words<T>(&mut self, name: &'static str, allowed: &[&str], parse: fn(&str) -> Option<T>) -> Vec<T> {
+        let word = |text: &str| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied()));
+        let words: Option<Vec<T>> = match self {
+            Self::Query(query) => {
+                let text = query.text(name);
+                let parse_all = |text: String| text.split(',').map(word).collect::<Result<Vec<T>, _>>();
+                text.and_then(|text| query.errors.keep(format!("?{name}"), parse_all(text)))
+            }
+            Self::Body(fields) => {
+                let raw = fields.take(name);
+                raw.and_then(|raw| fields.keep(name, words_of(raw, word)))
+            }
+        };
+        words.unwrap_or_default()
+    }
+
+    /// Takes an instant, or the time for which it is past.
+    fn instant(&mut self, name: &'static str, now: Timestamp) -> Option<Timestamp> {
+        self.parsed(name, |text| {
+            let ago = || parse_duration(text).ok().map(|ago| now.minus(ago));
+            let wrong = || (FieldErrorCode::InvalidFormat, format!("{TIME}, or how long ago, such as 24h"));
+            Timestamp::parse(text).or_else(ago).ok_or_else(wrong)
+        })
+    }
+}
+
+/// Reads a string, or a list of strings.
+fn words_of<T>(raw: &RawValue, word: impl Fn(&str) -> Result<T, Invalid>) -> Result<Vec<T>, Invalid> {
+    if let Some(text) = object_reader::text(raw) {
+        return Ok(vec![word(&text)?]);
+    }
+    let wrong = || (FieldErrorCode::InvalidType, "must be a string or a list of strings".to_owned());
+    let list = object_reader::first(raw, STATUSES_MAX).ok_or_else(wrong)?;
+    if list.is_empty() {
+        return Err((FieldErrorCode::Empty, "must not be empty; leave it out for all".to_owned()));
+    }
+    if list.len() > STATUSES_MAX {
+        return Err((FieldErrorCode::TooMany, format!("must not have more than {STATUSES_MAX} entries")));
+    }
+    list.into_iter().map(|raw| word(&object_reader::text(raw).ok_or_else(wrong)?)).collect()
+}
+
+/// Takes the fields of a filter of deliveries; all but the position of the page.
+pub(super) fn delivery_filter(source: &mut FilterSource<'_, '_, '_>, now: Timestamp) -> DeliveryFilter {
+    DeliveryFilter {
+        statuses: source.words("status", DeliveryStatus::WORDS, DeliveryStatus::parse),
+        reason: source.word("reason", Reason::WORDS, Reason::parse),
+        event_type: source.word("type", EventType::WORDS, EventType::parse),
+        channel: source.word("channel", ChannelKind::WORDS, ChannelKind::parse),
+        origin: source.parsed("origin", origin),
+        destination: source.id(
+            "destinationId",
+            "is not a destination's id, which begins with dst_",
+            DestinationId::parse,
+        ),
+        watch: source.id("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
+        job_id: source.text("jobId"),
+        reference: source.parsed("reference", check_reference),
+        since: source.instant("since", now),
+        until: source.instant("until", now),
+        before: None,
+    }
+}
+
+/// Takes the fields of a filter of watches; all but the position of the page.
+pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, api: &Api) -> WatchFilter {
+    WatchFilter {
+        status: source.word("status", WatchStatus::WORDS, WatchStatus::parse),
+        provider: source.parsed("provider", |name| find_provider(api, name).map(|_| name.to_owned())),
+        job_id: source.text("jobId"),
+        reference: source.parsed("reference", check_reference),
+        before: None,
+    }
+}
+
+/// Parses an origin, and returns it in the spelling of the store: with the port.
+fn origin(text: &str) -> Result<String, Invalid> {
+    let wrong = || {
+        let detail = "must be the scheme, host and port of a URL, for example https://app.example.com";
+        (FieldErrorCode::InvalidFormat, detail.to_owned())
+    };
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let is_plain = matches!(url.scheme(), "https" | "http")
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    let host = url.host_str().filter(|_| is_plain).ok_or_else(wrong)?;
+    // As in the address of a webhook, a final dot is left out.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    Ok(format!("{}://{host}:{}", url.scheme(), url.port_or_known_default().ok_or_else(wrong)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::http::FieldErrors;
+    use super::*;
+
+    #[test]
+    fn an_origin_is_a_scheme_a_host_and_a_port() {
+        for (text, is) in [
+            ("https://app.example.com", Some("https://app.example.com:443")),
+            ("HTTPS://App.Example.com./", Some("https://app.example.com:443")),
+            ("http://127.0.0.1:9000", Some("http://127.0.0.1:9000")),
+            ("https://[2606:2800::1]", Some("https://[2606:2800::1]:443")),
+            ("https://b\u{fc}cher.example", Some("https://xn--bcher-kva.example:443")),
+            ("app.example.com", None),
+            ("ftp://app.example.com", None),
+            ("https://app.example.com/hook", None),
+            ("https://app.example.com?x", None),
+            ("https://user@app.example.com", None),
+            ("", None),
+        ] {
+            assert_eq!(origin(text).ok().as_deref(), is, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_the_same_filter_as_a_query() {
+        let now = Timestamp::parse("2026-02-18T15:00:00Z").expect("a time");
+        let read = |json: &str| {
+            let mut errors = FieldErrors::default();
+            let raw = RawValue::from_string(json.to_owned()).expect("JSON");
+            let mut fields = ObjectReader::read(&raw, "", &mut errors).expect("an object");
+            let filter = delivery_filter(&mut FilterSource::Body(&mut fields), now);
+            fields.done();
+            errors.check().map(|()| filter)
+        };
+        let body = r#"{"status": ["failed", "pending"], "reason": "gone", "type": "job.failed", "channel": "webhook",
+            "origin": "https://a.example", "jobId": "job_1", "reference": "order-7", "since": "24h",
+            "until": "2026-02-18T14:00:00Z"}"#;
+        let query = "status=failed,pending&reason=gone&type=job.failed&channel=webhook&origin=https://a.example\
+                     &jobId=job_1&reference=order-7&since=24h&until=2026-02-18T14:00:00Z";
+        let request = axum::http::Request::get(format!("/?{query}")).body(()).expect("a request");
+        let mut query = Query::new(&request.into_parts().0);
+        let by_query = delivery_filter(&mut FilterSource::Query(&mut query), now);
+        query.done().expect("valid");
+        let by_body = read(body).expect("valid");
+        assert_eq!(by_body, by_query);
+        assert_eq!(by_body.statuses, [DeliveryStatus::Failed, DeliveryStatus::Pending]);
+        assert_eq!(by_body.since, Timestamp::parse("2026-02-17T15:00:00Z"));
+        assert_eq!(read(r#"{"status": "failed"}"#).expect("valid").statuses, [DeliveryStatus::Failed]);
+        for wrong in [r#"{"status": []}"#, r#"{"status": 7}"#, r#"{"status": ["x"]}"#, r#"{"since": "soon"}"#]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(read(r#"{"status": null, "watchId": null}"#).expect("valid"), DeliveryFilter::default());
+    }
+}

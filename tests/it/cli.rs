@@ -176,7 +176,7 @@ async fn follow_exits_with_a_code_for_each_final_status() {
     let children = endings.map(|(job, ..)| start(job));
     registered(&h, endings.len()).await;
     let found = h.get("/v1/watches?jobId=job_stopped").await.json();
-    h.delete(&format!("/v1/watches/{}", id(&found["data"][0]))).await.expect(200);
+    h.stop(&id(&found["data"][0])).await.expect(200);
     h.pass(minutes(31)).await;
     for (child, (job, code, word)) in children.into_iter().zip(endings) {
         let ran = ended(child).await.expect(code);

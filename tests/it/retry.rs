@@ -106,7 +106,7 @@ async fn a_retry_of_failed_deliveries_excludes_stopped_watches() {
     let watch = t.watch("job_1").await;
     t.pass(seconds(5)).await;
     t.receiver.next().await;
-    t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+    t.stop(&watch).await.expect(200);
     assert_eq!(t.delivery(&watch).await["reason"], "stopped");
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 0);
     t.pass(minutes(60)).await;
@@ -118,7 +118,7 @@ async fn what_failed_before_a_stop_of_an_ended_watch_can_be_retried() {
     let t = impatient().await;
     let watch = fail(&t, 0..1, "/a").await.remove(0);
     // The watch had ended, so it keeps its status, and there is nothing to skip.
-    assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.expect(200)["status"], "completed");
+    assert_eq!(t.stop(&watch).await.expect(200)["status"], "completed");
     let delivery = t.delivery(&watch).await;
     assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
     let retry = format!("/v1/deliveries/{}/retry", delivery["id"].as_str().unwrap());

@@ -234,11 +234,12 @@ impl App {
             if !loaded.load(Ordering::Acquire) {
                 return Activity { in_progress: 1, next_at: Some(clock.now()), in_background: 0 };
             }
-            // In this order: a poll can cause a delivery, a delivery never causes a poll.
+            // In this order: an operation can cause polls to end and deliveries to be sent, a poll can cause a delivery, and
+            // a delivery causes neither.
+            let working = usize::from(operations.is_due());
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
             let next_at = polling.next_at.into_iter().chain(sending.next_at).min();
-            let working = usize::from(operations.is_due());
             let in_progress = polling.in_progress + sending.in_progress + working;
             Activity { in_progress, next_at, in_background: background.count_due() }
         }

@@ -23,7 +23,7 @@
 //!
 //! **A stop while a watch ends** between the two parts changes nothing: the ending is delivered.
 //!
-//! **Counts.** `total` is counted by readers before the operation begins, and for at most [`COUNTED_MAX`] rows. It grows
+//! **Counts.** `total` is counted by readers before the operation begins, for at most 10 s and [`COUNTED_MAX`] rows. It grows
 //! with `done` if more rows are found. `done` can stay below it, because rows change meanwhile.
 
 mod advance;

@@ -538,10 +538,10 @@ async fn a_stop_whose_answer_cannot_be_read_changes_nothing() {
     let broken =
         "create trigger broken after update of status on watches begin update jobs set seen = 'x'; end";
     other.execute_batch(broken).unwrap();
-    t.stop(&watch).await.expect(500);
+    t.stop_watch(&watch).await.expect(500);
     other.execute_batch("drop trigger broken").unwrap();
     assert_eq!(t.shown(&watch).await["status"], "watching");
-    assert_eq!(t.stop(&watch).await.expect(200)["status"], "stopped");
+    assert_eq!(t.stop_watch(&watch).await.expect(200)["status"], "stopped");
     t.finish().await;
 }
 

@@ -533,7 +533,7 @@ impl Harness {
     }
 
     /// Stops a watch.
-    pub async fn stop(&self, watch: &str) -> Answer {
+    pub async fn stop_watch(&self, watch: &str) -> Answer {
         self.act(&format!("/v1/watches/{watch}/stop")).await
     }
 

@@ -530,14 +530,14 @@ async fn a_stopped_watch_causes_no_polls_and_no_notifications() {
     let watch = t.watch("job_1").await;
     let other = t.watch("job_1").await;
     let waited = format!("/v1/watches/{watch}?wait=60s");
-    let (answer, stopped) = tokio::join!(t.get(&waited), t.stop(&watch));
+    let (answer, stopped) = tokio::join!(t.get(&waited), t.stop_watch(&watch));
     assert_eq!(answer.expect(200)["status"], "stopped");
     assert_eq!(stopped.expect(200)["endedAt"], "2026-02-18T15:00:00.000Z");
     t.provider.completed("job_1");
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.next().await.watch(), other);
-    assert_eq!(t.stop(&watch).await.expect(200)["status"], "stopped");
-    assert_eq!(t.stop(&other).await.expect(200)["status"], "completed");
+    assert_eq!(t.stop_watch(&watch).await.expect(200)["status"], "stopped");
+    assert_eq!(t.stop_watch(&other).await.expect(200)["status"], "completed");
     t.pass(minutes(10)).await;
     assert_eq!(t.provider.polls("job_1").len(), 1);
     t.finish().await;

@@ -89,7 +89,7 @@ async fn run_jobs(t: &Harness) {
     }
     let odd = t.register(&json!({ "jobId": "job_odd", "callbackUrl": t.receiver.url("/hook") })).await;
     t.pass(minutes(3)).await;
-    t.stop(&odd).await.expect(200);
+    t.stop_watch(&odd).await.expect(200);
     t.receiver.take(4).await;
 }
 

@@ -99,10 +99,12 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let mut e = Examples { t, tenant, found: BTreeMap::new() };
     let app = e.tenant.id.clone();
     // The operator creates apps.
-    e.found.insert(
-        "createApp".to_owned(),
-        t.post("/v1/apps", &json!({ "name": "customer-8" })).await.expect(201),
-    );
+    let made = t.post("/v1/apps", &json!({ "name": "customer-8" })).await.expect(201);
+    let other = format!("/v1/apps/{}", id(&made));
+    e.found.insert("createApp".to_owned(), made);
+    let renamed = t.as_key(crate::harness::KEY, "PATCH", &other, r#"{"name": "customer-9"}"#).await;
+    e.found.insert("renameApp".to_owned(), renamed.expect(200));
+    e.found.insert("deleteApp".to_owned(), t.delete(&other).await.expect(202));
     e.get("listApps", "/v1/apps").await;
     e.get("showApp", &format!("/v1/apps/{app}")).await;
     let new_key = json!({ "name": "billing", "scope": "write", "expiresIn": "90d" });
@@ -166,6 +168,7 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     e.call("pollWatch", "POST", &format!("{watch}/poll"), None).await;
     e.call("stopWatch", "POST", &format!("{watch}/stop"), None).await;
     e.call("stopWatches", "POST", "/v1/watches/stop", Some(json!({ "all": true }))).await;
+    e.call("eraseWatch", "DELETE", &watch, None).await;
     t.pass(seconds(5)).await;
     t.provider.processing("job_batch", 0);
     let batch = json!({ "watches": [{ "jobId": "job_batch", "notify": [] }, { "jobId": 7, "notify": [] }] });

@@ -1,17 +1,19 @@
 //! Creating operations, and their steps.
 
+use std::time::Duration;
+
 use super::super::apps;
 use super::super::batch::Batch;
-use super::super::db::{Result, params};
+use super::super::db::{Result, Tx, params};
 use super::super::deliveries::{self, DeliveryFilter};
 use super::super::erase;
 use super::super::idempotency::Outcome;
 use super::super::lists::{ListPage, Part, Remaining};
 use super::super::reads::ReadStore;
 use super::super::watches::{self, WatchFilter};
-use super::super::db::Tx;
 use super::subject::Subject;
 use super::{COUNTED_MAX, RUNNING, RunningOperation, read_running};
+use crate::clock::{Clock, Stopwatch};
 use crate::domain::{AppNo, DeliveryId, Id, OperationId, OperationNo, OperationStatus, Timestamp, WatchId};
 
 /// Maximum number of operations of an app that are in progress.
@@ -20,8 +22,8 @@ const RUNNING_MAX: i64 = 16;
 /// Number of rows that one page of a count holds.
 const COUNTED: u32 = 5_000;
 
-/// Maximum number of pages of a count. Each examines up to 100,000 rows.
-const COUNTED_PAGES: usize = 250;
+/// Maximum duration of a count. A client gives up after 30 s.
+const COUNT_FOR: Duration = Duration::from_secs(10);
 
 /// Creates an operation.
 #[derive(Clone, Debug)]
@@ -141,30 +143,30 @@ impl ReadStore {
 
     /// Counts the deliveries that an operation would retry.
     pub async fn count_retried(&self, app: AppNo, filter: &DeliveryFilter) -> Result<u64> {
-        let (mut count, mut before) = (0, None);
-        for _ in 0..COUNTED_PAGES {
+        let (mut counted, mut before) = (self.count(), None);
+        loop {
             let page = self.retried(app, filter, before, COUNTED).await?;
-            count += page.rows.iter().flatten().count() as u64;
             before = page.next;
-            if before.is_none() || count >= COUNTED_MAX {
-                break;
+            if counted.add(page.rows.iter().flatten().count()) || before.is_none() {
+                return Ok(counted.rows);
             }
         }
-        Ok(count)
     }
 
     /// Counts the watches that an operation would stop.
     pub async fn count_stopped(&self, app: AppNo, filter: &WatchFilter) -> Result<u64> {
-        let (mut count, mut before) = (0, None);
-        for _ in 0..COUNTED_PAGES {
+        let (mut counted, mut before) = (self.count(), None);
+        loop {
             let page = self.stopped(app, filter, before, COUNTED).await?;
-            count += page.rows.len() as u64;
             before = page.next;
-            if before.is_none() || count >= COUNTED_MAX {
-                break;
+            if counted.add(page.rows.len()) || before.is_none() {
+                return Ok(counted.rows);
             }
         }
-        Ok(count)
+    }
+
+    fn count(&self) -> Count {
+        Count { rows: 0, took: self.request_clock.as_ref().map(Clock::stopwatch) }
     }
 
     /// Returns a page of the deliveries that the filter selects. `None` for one that is not retried.
@@ -194,6 +196,20 @@ impl ReadStore {
             watches::stopped_page(tx, app, &WatchFilter { before, ..filter.clone() }, remaining)
         };
         self.list(app, before, rows, part).await
+    }
+}
+
+/// A count in progress.
+struct Count {
+    rows: u64,
+    took: Option<Stopwatch>,
+}
+
+impl Count {
+    /// Adds rows. Returns whether no more are counted.
+    fn add(&mut self, rows: usize) -> bool {
+        self.rows += rows as u64;
+        self.rows >= COUNTED_MAX || self.took.as_ref().is_some_and(|took| took.elapsed() >= COUNT_FOR)
     }
 }
 

@@ -171,7 +171,8 @@ mod tests {
             Subject::EraseWatch(WatchId(Id::from_bytes([3; 16]))),
             Subject::EraseApp(AppNo(7)),
         ] {
-            assert_eq!(Subject::read(subject.kind(), &subject.to_text()), Ok(subject));
+            let read = Subject::read(subject.kind(), &subject.to_text());
+            assert_eq!(read.expect("read"), subject);
         }
         assert!(Subject::read("x", "{}").is_err() && Subject::read(ERASE_APP, "{}").is_err());
     }

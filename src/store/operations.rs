@@ -79,8 +79,8 @@ impl ReadStore {
     pub async fn operation(&self, app: AppNo, id: OperationId) -> Result<Option<Operation>> {
         self.read(app, move |tx| {
             tx.find(
-                "select status, total, done from operations where id = $1 and app = $2 and kind <> 'erase_watch'",
-                params![id, app],
+                "select status, total, done from operations where id = $1 and app = $2 and kind <> $3",
+                params![id, app, subject::HIDDEN],
                 |row| {
                     let count = |column| {
                         let broken = |_| StoreError::Inconsistent("a count is negative".to_owned());

@@ -160,6 +160,7 @@ async fn a_retry_requested_in_flight_is_attempted_once_more() {
     t.receiver.next().await;
     // A manual retry is in flight: it answers both requests, or another attempt follows. None is lost.
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
+    t.rest().await;
     gate.open();
     t.pass(seconds(1)).await;
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
@@ -319,10 +320,10 @@ async fn a_retry_continues_when_a_full_disk_has_space_again() {
     other.execute_batch(full).unwrap();
     let started = t.post(PATH, &json!({ "status": "failed" })).await.expect(202);
     assert_eq!(started["count"], 250);
-    t.until("/readyz", 503).await;
     let operation = format!("/v1/operations/{}", started["operationId"].as_str().unwrap());
-    let shown = t.get(&operation).await.expect(200);
-    assert_eq!((&shown["status"], &shown["done"]), (&json!("running"), &json!(100)));
+    let first_step = async { while t.get(&operation).await.expect(200)["done"] != 100 {} };
+    crate::harness::guarded("the first step", first_step).await;
+    assert_eq!(t.get(&operation).await.expect(200)["status"], "running");
     other.execute_batch("drop trigger full_disk; drop table full_disk").unwrap();
     t.work_off().await;
     assert_eq!(t.receiver.take(250).await.len(), 250);

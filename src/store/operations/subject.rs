@@ -60,6 +60,9 @@ struct Stored {
 const RETRY_DELIVERIES: &str = "retry_deliveries";
 const STOP_WATCHES: &str = "stop_watches";
 const ERASE_WATCH: &str = "erase_watch";
+/// Kind that no client sees.
+pub(super) const HIDDEN: &str = ERASE_WATCH;
+
 const ERASE_APP: &str = "erase_app";
 
 impl Subject {

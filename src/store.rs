@@ -75,9 +75,9 @@ pub use self::deliveries::{
     RetryDelivery, RetryRefusal,
 };
 pub use self::destinations::{
-    ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange,
-    DestinationRefusal, EnableDestination, ManagedChanges, ManagedDestination, RotateDestinationSecret,
-    SweepDestinations, TooManyDestinations, UpdateDestination,
+    ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationRefusal,
+    EnableDestination, ManagedChanges, ManagedDestination, RotateDestinationSecret, SweepDestinations,
+    TooManyDestinations, UpdateDestination,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, EventFilter, Followed};

@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::http::{
-    Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
-    Problem, ProblemCode, cursor, json, page,
+    Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page,
+    PageParams, Problem, ProblemCode, cursor, json, page,
 };
 use super::signing_secret::public_key;
 use crate::channels::webhook::Secret;

@@ -6,9 +6,7 @@ use utoipa::ToSchema;
 use super::filters::{FilterSource, delivery_filter, watch_filter};
 use super::http::{Answer, Call, Content, FieldErrorCode, ObjectReader, not_one_of};
 use super::operations::{Started, start};
-use crate::domain::{
-    ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, WatchId, WatchStatus,
-};
+use crate::domain::{ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, WatchId, WatchStatus};
 use crate::store::{DeliveryFilter, Subject, WatchFilter};
 
 /// Statuses of deliveries that can be retried together.

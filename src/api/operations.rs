@@ -76,7 +76,6 @@ pub(super) async fn start(write: &Write, subject: Subject, count: u64, is_dry_ru
 pub async fn show(call: Call) -> Answer {
     let id = call.only_id(OperationId::parse)?;
     let operation = call.api.store.operation(call.app(), id).await?.ok_or_else(Problem::not_found)?;
-    let view =
-        OperationView { id, status: operation.status, total: operation.total, done: operation.done };
+    let view = OperationView { id, status: operation.status, total: operation.total, done: operation.done };
     Ok(json(StatusCode::OK, &view))
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 use super::background::Never;
 use crate::clock::Clock;
 use crate::domain::{OperationId, OperationNo};
-use crate::store::{
-    AdvanceOperation, FailOperation, RunningOperation, Store, StoreError, WRITE_RETRY_PAUSE,
-};
+use crate::store::{AdvanceOperation, FailOperation, RunningOperation, Store, StoreError, WRITE_RETRY_PAUSE};
 
 /// Duration of a step beyond which the next one is smaller. Every other write waits for it, for at most about twice as
 /// long.

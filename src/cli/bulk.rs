@@ -89,7 +89,8 @@ impl BulkRequest {
             print_line(format_args!("{} {verb} {}.", self.counted(done), self.done))?;
         }
         if text(&value, "/status") == OperationStatus::Failed.as_str() {
-            let sentence = format!("{operation} has ended early because of an error; the server's log has it");
+            let sentence =
+                format!("{operation} has ended early because of an error; the server's log has it");
             return Err(Failure::Failed(sentence));
         }
         Ok(())

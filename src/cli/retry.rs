@@ -87,8 +87,7 @@ impl Retry {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
         if let Some(id) = &self.id {
-            let answer =
-                client.post(&format!("/v1/deliveries/{}/retry", segment(id)), None, None).await?;
+            let answer = client.post(&format!("/v1/deliveries/{}/retry", segment(id)), None, None).await?;
             let id = clean(id);
             return answer.print(self.options.json, |_, _| {
                 format!("{id} is attempted now. To see the result:\n  ringback show {id}")

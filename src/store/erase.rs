@@ -87,11 +87,10 @@ pub(super) fn rest(
     left: u32,
     now: Option<Timestamp>,
 ) -> Result<u32> {
-    let found = tx.list(
-        "select id from deliveries where watch = $1 limit $2",
-        params![watch, left],
-        |row| Ok(DeliveryId(row.id(0)?)),
-    )?;
+    let found =
+        tx.list("select id from deliveries where watch = $1 limit $2", params![watch, left], |row| {
+            Ok(DeliveryId(row.id(0)?))
+        })?;
     let left = delete_deliveries(tx, app, &found, left)?;
     let found =
         tx.list("select id from events where watch = $1 limit $2", params![watch, left], |row| row.id(0))?;
@@ -212,7 +211,8 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
         params![app, left.min(DESTINATIONS)],
         |row| row.int(0),
     )?;
-    for sql in ["delete from destination_hours where destination = $1", "delete from destinations where no = $1"]
+    for sql in
+        ["delete from destination_hours where destination = $1", "delete from destinations where no = $1"]
     {
         tx.each(sql, destinations.iter().map(|no| params![*no]))?;
     }
@@ -226,9 +226,8 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
 
 /// Deletes the keys of an app. Requests with them are refused after the commit.
 pub(super) fn revoke_keys(batch: &mut Batch<'_>, app: AppNo) -> Result<()> {
-    let keys = batch
-        .tx
-        .list("select id from keys where app = $1", params![app], |row| Ok(KeyId(row.id(0)?)))?;
+    let keys =
+        batch.tx.list("select id from keys where app = $1", params![app], |row| Ok(KeyId(row.id(0)?)))?;
     batch.tx.run("delete from keys where app = $1", params![app])?;
     batch.effects.tenant_changes.extend(keys.into_iter().map(TenantChange::Revoked));
     Ok(())

@@ -217,9 +217,8 @@ const DELETED_SIZE: u32 = 8 * 1024 * 1024;
 /// Deletes the first of the responses that a query finds: at least one, and as many as fit. The columns of the query are
 /// the key and the size. Returns their number.
 pub(super) fn delete_fitting(tx: &Tx<'_>, sql: &str, values: &[Value<'_>]) -> Result<usize> {
-    let mut found = tx.list(sql, values, |row| {
-        Ok((AppNo(row.int(0)?), row.text(1)?, row.text(2)?, row.count(3)?))
-    })?;
+    let mut found =
+        tx.list(sql, values, |row| Ok((AppNo(row.int(0)?), row.text(1)?, row.text(2)?, row.count(3)?)))?;
     let mut total = 0;
     let fit = found.iter().take_while(|(.., size)| {
         total = u32::saturating_add(total, *size);

@@ -35,12 +35,14 @@ use super::reads::{INTERNAL, ReadStore};
 use crate::domain::{AppNo, Id, Operation, OperationId, OperationNo, OperationStatus};
 
 pub use self::advance::{
-    AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage, TooManyOperations,
-    WatchErasure,
+    AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage,
+    TooManyOperations, WatchErasure,
 };
 pub use self::subject::Subject;
 
-pub(super) use self::advance::{advance_operation, create_operation, delete_app, erase_watch, fail_operation};
+pub(super) use self::advance::{
+    advance_operation, create_operation, delete_app, erase_watch, fail_operation,
+};
 
 /// Maximum number of rows that are counted before an operation begins.
 pub const COUNTED_MAX: u64 = 1_000_000;
@@ -61,7 +63,8 @@ pub struct RunningOperation {
 }
 
 /// Columns of an operation in progress, for [`read_running`].
-pub(super) const RUNNING: &str = "select no, id, app, kind, subject, before from operations where finished_at is null";
+pub(super) const RUNNING: &str =
+    "select no, id, app, kind, subject, before from operations where finished_at is null";
 
 /// Reads the columns of [`RUNNING`].
 pub(super) fn read_running(row: &Row<'_>) -> Result<RunningOperation> {

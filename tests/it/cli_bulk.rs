@@ -87,7 +87,10 @@ async fn stop_with_a_filter_stops_many_watches() {
         h.watch(&format!("job_{n}")).await;
     }
     let one = ask(&url(&h), &["stop", "--job-id", "job_1", "--yes"]).await.expect(0);
-    assert_eq!((one.out.as_str(), one.err.as_str()), ("1 watch is stopped.\n", "The filter selects 1 watch.\n"));
+    assert_eq!(
+        (one.out.as_str(), one.err.as_str()),
+        ("1 watch is stopped.\n", "The filter selects 1 watch.\n")
+    );
     let all = ask(&url(&h), &["stop", "--all", "--yes"]).await.expect(0);
     assert_eq!(all.out, "2 watches are stopped.\n");
     run(&[], &["stop"]).await.expect(2);

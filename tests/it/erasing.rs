@@ -303,10 +303,10 @@ async fn no_row_of_a_deleted_app_is_left() {
         let sql = format!("select count(*) from {table} where app <> 1");
         assert_eq!(db.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "{table}");
     }
-    assert_eq!(rows(&t, &["apps", "operations", "jobs", "destination_hours", "watch_destinations"]), [
-        ("apps".to_owned(), 1),
-        ("operations".to_owned(), 1),
-    ]);
+    assert_eq!(
+        rows(&t, &["apps", "operations", "jobs", "destination_hours", "watch_destinations"]),
+        [("apps".to_owned(), 1), ("operations".to_owned(), 1),]
+    );
     t.finish().await;
 }
 

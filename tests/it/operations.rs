@@ -22,7 +22,10 @@ async fn an_operation_is_shown_for_a_day() {
     let path = operation(&t.post(STOP, &json!({ "all": true })).await.expect(202));
     t.rest().await;
     let shown = t.get(&path).await.expect(200);
-    assert_eq!((&shown["status"], &shown["total"], &shown["done"]), (&json!("succeeded"), &json!(0), &json!(0)));
+    assert_eq!(
+        (&shown["status"], &shown["total"], &shown["done"]),
+        (&json!("succeeded"), &json!(0), &json!(0))
+    );
     t.pass(minutes(23 * 60)).await;
     t.get(&path).await.expect(200);
     t.pass(minutes(3 * 60)).await;

@@ -283,7 +283,8 @@ async fn pending_deliveries_are_sent_now_and_keep_their_schedule() {
 async fn skipped_deliveries_are_retried_unless_stopped_or_superseded() {
     let t = Harness::start().await;
     t.receiver.script("/gone", [Reply::status(410)]);
-    let body = |job: &str| json!({ "jobId": job, "callbackUrl": t.receiver.url("/gone"), "events": ["job.*"] });
+    let body =
+        |job: &str| json!({ "jobId": job, "callbackUrl": t.receiver.url("/gone"), "events": ["job.*"] });
     t.provider.processing("job_1", 10);
     let watch = t.register(&body("job_1")).await;
     t.pass(seconds(10)).await;
@@ -292,8 +293,7 @@ async fn skipped_deliveries_are_retried_unless_stopped_or_superseded() {
     t.provider.completed("job_1");
     t.receiver.script("/stopped", [Reply::status(500)]);
     t.provider.completed("job_2");
-    let stopped =
-        t.register(&json!({ "jobId": "job_2", "callbackUrl": t.receiver.url("/stopped") })).await;
+    let stopped = t.register(&json!({ "jobId": "job_2", "callbackUrl": t.receiver.url("/stopped") })).await;
     t.pass(seconds(60)).await;
     t.receiver.read_all();
     t.stop_watch(&stopped).await.expect(200);

@@ -10,7 +10,8 @@ use tokio_postgres::types::{FromSql, IsNull, Type, WrongType};
 use super::error::{Result, StoreError};
 use crate::domain::{
     AppId, AppNo, ChannelKind, DeliveryId, DestinationId, DisabledReason, EndingKind, EventId, EventType, Id,
-    JobNo, JobStatus, KeyId, OperationId, OperationNo, OperationStatus, Payload, Reason, SavedNo, Scope, Timestamp, WatchId, WatchStatus,
+    JobNo, JobStatus, KeyId, OperationId, OperationNo, OperationStatus, Payload, Reason, SavedNo, Scope,
+    Timestamp, WatchId, WatchStatus,
 };
 
 /// Value of a parameter `$n`, or of a column.

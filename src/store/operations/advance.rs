@@ -232,10 +232,7 @@ fn insert(batch: &mut Batch<'_>, new: &CreateOperation) -> Result<OperationNo> {
     )
 }
 
-pub fn create_operation(
-    batch: &mut Batch<'_>,
-    command: &CreateOperation,
-) -> Outcome<(), TooManyOperations> {
+pub fn create_operation(batch: &mut Batch<'_>, command: &CreateOperation) -> Outcome<(), TooManyOperations> {
     let sql = "select count(*) from operations where app = $1 and finished_at is null";
     if batch.tx.one(sql, params![command.app], |row| row.int(0))? >= RUNNING_MAX {
         return Ok(Err(TooManyOperations(RUNNING_MAX)));

@@ -81,7 +81,8 @@ impl Subject {
         let stored = match self.clone() {
             Self::RetryDeliveries(filter) => {
                 let DeliveryFilter { statuses, reason, event_type, channel, origin, .. } = filter;
-                let DeliveryFilter { destination, watch, job_id, reference, since, until, before: _, .. } = filter;
+                let DeliveryFilter { destination, watch, job_id, reference, since, until, before: _, .. } =
+                    filter;
                 Stored {
                     statuses,
                     reason,

@@ -84,10 +84,7 @@ pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch,
     refusals.into_iter().map(result).collect()
 }
 
-pub fn register_many(
-    batch: &mut Batch<'_>,
-    command: &RegisterMany,
-) -> Outcome<Vec<Watch>, RegisterRefusal> {
+pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<Vec<Watch>, RegisterRefusal> {
     match refusal(batch, command.0.iter())? {
         Some(refusal) => Ok(Err(refusal)),
         None => insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok),

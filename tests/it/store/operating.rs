@@ -1,6 +1,8 @@
 //! Operations: steps, positions and limits.
 
-use ringback::domain::{DeliveryStatus, NextStep, OperationId, OperationNo, OperationStatus, Reason, WatchStatus};
+use ringback::domain::{
+    DeliveryStatus, NextStep, OperationId, OperationNo, OperationStatus, Reason, WatchStatus,
+};
 use ringback::store::{
     AdvanceOperation, CreateOperation, DeleteApp, DeliveryFilter, EraseWatch, Idempotent, Register,
     RegisterRefusal, RunningOperation, Subject, TooManyOperations, WatchErasure, WatchFilter,

@@ -8,8 +8,7 @@ use ringback::domain::{
 };
 use ringback::store::{
     DeliveryFilter, ExcludeDowntime, Idempotent, LoadDueDeliveries, NoteRunning, NotifyWatches,
-    PostponeDelivery, RegisterMany, RescheduleRetries, RetryDelivery,
-    RetryRefusal,
+    PostponeDelivery, RegisterMany, RescheduleRetries, RetryDelivery, RetryRefusal,
 };
 
 use super::{StoreFixture, app, at, ended, observed, take_deliveries};

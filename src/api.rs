@@ -12,15 +12,18 @@
 
 mod apps;
 mod batch;
+mod bulk;
 mod deliveries;
 mod delivery_body;
 mod destinations;
+mod erase;
 mod events;
 mod filters;
 mod http;
 mod keys;
 mod labels;
 mod openapi;
+mod operations;
 mod providers;
 mod register;
 mod router;
@@ -50,7 +53,9 @@ use self::http::endpoint::Resource;
 fn resources() -> Vec<Resource> {
     vec![
         routes!(watches::create, watches::list),
-        routes!(watches::show, watches::stop, watches::amend),
+        routes!(watches::show, erase::erase, watches::amend),
+        routes!(bulk::stop),
+        routes!(watches::stop),
         routes!(watches::poll),
         routes!(batch::create),
         routes!(watches::timeline),
@@ -58,11 +63,12 @@ fn resources() -> Vec<Resource> {
         routes!(events::show),
         routes!(events::follow),
         routes!(deliveries::list),
-        routes!(deliveries::retry_many),
+        routes!(bulk::retry),
         routes!(deliveries::show),
         routes!(deliveries::attempts),
         routes!(delivery_body::show),
         routes!(deliveries::retry),
+        routes!(operations::show),
         routes!(test_send::send),
         routes!(saved_destinations::create, saved_destinations::list),
         routes!(saved_destinations::show, saved_destinations::update, saved_destinations::remove),
@@ -72,7 +78,7 @@ fn resources() -> Vec<Resource> {
         routes!(signing_secret::show),
         routes!(signing_secret::rotate),
         routes!(apps::create, apps::list),
-        routes!(apps::show),
+        routes!(apps::show, apps::rename, erase::delete_app),
         routes!(apps::jwks),
         routes!(keys::create, keys::list),
         routes!(keys::show, keys::revoke),

@@ -17,6 +17,7 @@ mod background;
 mod descriptors;
 mod destinations;
 mod listener;
+mod operations;
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -228,15 +229,18 @@ impl App {
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
         let (loaded, clock) = (Arc::clone(&self.loaded), self.api.clock.clone());
         let background = Arc::clone(&self.background);
+        let operations = self.store.operations_due();
         move || {
             if !loaded.load(Ordering::Acquire) {
                 return Activity { in_progress: 1, next_at: Some(clock.now()), in_background: 0 };
             }
-            // In this order: a poll can cause a delivery, a delivery never causes a poll.
+            // In this order: an operation can cause polls to end and deliveries to be sent, a poll can cause a delivery, and
+            // a delivery causes neither.
+            let working = usize::from(operations.is_due());
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
             let next_at = polling.next_at.into_iter().chain(sending.next_at).min();
-            let in_progress = polling.in_progress + sending.in_progress;
+            let in_progress = polling.in_progress + sending.in_progress + working;
             Activity { in_progress, next_at, in_background: background.count_due() }
         }
     }
@@ -252,6 +256,8 @@ impl App {
         self.clock_trust = ClockTrust::at_start(noted.unwrap_or(now), moment);
         self.poller.load().await.context("the jobs cannot be loaded")?;
         self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
+        // Those that an earlier process has begun.
+        self.store.operations_due().request();
         self.loaded.store(true, Ordering::Release);
         api::open(&self.listener.site, &self.api);
         if let Some(metrics) = &self.metrics {
@@ -284,12 +290,13 @@ impl App {
             let mut loops = JoinSet::new();
             loops.spawn(run_poller(Arc::clone(&poller), clock.clone()));
             loops.spawn(run_dispatcher(Arc::clone(&dispatcher), clock.clone()));
+            loops.spawn(operations::run(store.clone(), clock.clone()));
             tokio::select! {
                 () = stop => {}
                 // A process without one of its parts must not stay.
                 ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
                 Some(Err(ended)) = loops.join_next() => {
-                    return Err(anyhow!("the poller or the dispatcher ended, which is a bug: {ended:?}"));
+                    return Err(anyhow!("the poller, the dispatcher or the operations ended, which is a bug: {ended:?}"));
                 }
                 never = background.prune(&store, &config, self.clock_trust) => match never {},
                 never = background.write_key_uses(&store) => match never {},

@@ -5,6 +5,7 @@
 //! to do. The result of a command goes to stdout, and only this folder writes to it.
 
 mod arguments;
+mod bulk;
 pub mod client;
 pub mod deliveries;
 mod delivery_state;
@@ -15,10 +16,12 @@ pub mod listen;
 mod output;
 pub mod provider;
 pub mod request_fields;
+pub mod retry;
 pub mod serve;
 pub mod show;
 mod signals;
 pub mod sim;
+pub mod stop;
 pub mod tenants;
 mod terminal;
 pub mod test_send;
@@ -47,7 +50,7 @@ const CONTENTS: &[(&str, &[&str])] = &[
     ("Run it", &["serve", "config", "health"]),
     (
         "Use a running server",
-        &["watch", "watches", "show", "cancel", "deliveries", "retry", "destinations", "test"],
+        &["watch", "watches", "show", "stop", "erase", "deliveries", "retry", "destinations", "test"],
     ),
     ("Manage access", &["apps", "keys"]),
     ("Other job APIs", &["provider"]),
@@ -80,10 +83,11 @@ enum Command {
     Watch(watches::Watch),
     Watches(watches::Watches),
     Show(show::Show),
-    #[command(visible_alias = "stop")]
-    Cancel(watches::Cancel),
+    #[command(alias = "cancel")]
+    Stop(stop::Stop),
+    Erase(stop::Erase),
     Deliveries(deliveries::Deliveries),
-    Retry(deliveries::Retry),
+    Retry(retry::Retry),
     Test(test_send::Test),
     #[command(subcommand)]
     Destinations(destinations::Destinations),
@@ -149,7 +153,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Watch(command) => wait(command.run()),
         Command::Watches(command) => wait(command.run()),
         Command::Show(command) => wait(command.run()),
-        Command::Cancel(command) => wait(command.run()),
+        Command::Stop(command) => wait(command.run()),
+        Command::Erase(command) => wait(command.run()),
         Command::Deliveries(command) => wait(command.run()),
         Command::Retry(command) => wait(command.run()),
         Command::Test(command) => wait(command.run()),

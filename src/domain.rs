@@ -26,6 +26,7 @@ mod json_fields;
 mod mail;
 mod messages;
 mod observe;
+mod operation;
 mod postgres_url;
 mod provider;
 mod saved_destination;
@@ -45,7 +46,9 @@ pub use delivery::{
 pub use event::{Event, EventSet, EventType};
 pub use failure_streak::FailureStreak;
 pub use feed_order::FeedOrder;
-pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
+pub use id::{
+    AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, OperationId, RequestId, WatchId, hash, random,
+};
 pub use job::{
     EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS, params_key,
 };
@@ -53,6 +56,7 @@ pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
 pub use observe::{Finding, Known, ProgressRound, observe};
+pub use operation::{Operation, OperationNo, OperationStatus};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
 pub use saved_destination::{

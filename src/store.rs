@@ -30,6 +30,7 @@ mod db;
 mod deliveries;
 mod destinations;
 mod endings;
+mod erase;
 mod events;
 mod idempotency;
 mod jobs;
@@ -38,6 +39,7 @@ mod lists;
 mod nodes;
 mod notifications;
 mod open;
+mod operations;
 mod prune;
 mod reads;
 mod reseal;
@@ -63,17 +65,19 @@ use crate::clock::Clock;
 use crate::domain::{App, SavedDestination, Watch};
 use crate::telemetry::metrics::Queues;
 
-pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
+pub use self::apps::{
+    BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RenameApp, RenameAppRefusal, RotateSecret,
+};
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
     DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, LoadDueDeliveries,
     NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, RetryDelivery,
-    RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    RetryRefusal,
 };
 pub use self::destinations::{
-    ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationDeleted,
-    DestinationRefusal, EnableDestination, ManagedChanges, ManagedDestination, RotateDestinationSecret,
-    SweepDestinations, TooManyDestinations, UpdateDestination,
+    ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationRefusal,
+    EnableDestination, ManagedChanges, ManagedDestination, RotateDestinationSecret, SweepDestinations,
+    TooManyDestinations, UpdateDestination,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, EventFilter, Followed};
@@ -83,14 +87,20 @@ pub use self::idempotency::{
 pub use self::jobs::{NotFound, Notified, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
-pub use self::notifications::{Listener, Mailbox};
+pub use self::notifications::{Listener, Mailbox, WorkSignal};
 pub use self::open::StoreOptions;
+pub use self::operations::{
+    AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage, RunningOperation,
+    Subject, TooManyOperations, WatchErasure,
+};
 pub use self::prune::{Prune, PrunePosition, Pruned};
 pub use self::reads::ReadStore;
 pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
 pub use self::timeline::TimelinePosition;
-pub use self::watches::{AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch, WatchFilter};
+pub use self::watches::{
+    AmendRefusal, AmendWatch, Register, RegisterMany, RegisterRefusal, StopWatch, WatchFilter,
+};
 pub use self::writer::{WRITE_RETRY_PAUSE, Writer, write_until_accepted};
 pub use crate::domain::Scope;
 
@@ -197,6 +207,10 @@ commands! {
     write revoke_key: RevokeKey => bool, each(keys::revoke_key);
     /// Writes the times of last use of keys.
     write set_key_uses: KeyUses => (), each(keys::set_key_uses);
+    /// Gives an app another name.
+    write rename_app: RenameApp => Result<App, RenameAppRefusal>, each(apps::rename_app);
+    /// Deletes an app: revokes its keys, and creates the operation that erases it. Returns whether it existed.
+    write delete_app: DeleteApp => bool, each(operations::delete_app);
     /// Replaces a signing secret.
     idempotent rotate_secret: RotateSecret => (), each(apps::rotate_secret);
     /// Keeps the answer to a request that changed nothing, for its idempotency key.
@@ -222,9 +236,9 @@ commands! {
     /// command.
     write sweep_destinations: SweepDestinations => bool, each(destinations::sweep_destinations);
     /// Registers a watch.
-    idempotent register: Register => Watch | DestinationDeleted, watches::register;
+    idempotent register: Register => Watch | RegisterRefusal, watches::register;
     /// Registers watches, all or none.
-    idempotent register_many: RegisterMany => Vec<Watch> | DestinationDeleted, each(watches::register_many);
+    idempotent register_many: RegisterMany => Vec<Watch> | RegisterRefusal, each(watches::register_many);
     /// Changes a watch that has not ended.
     write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
     /// Writes a change of a job that has not ended. If the result has a last watch, more remain: the caller repeats
@@ -242,8 +256,16 @@ commands! {
     write expire_watches: ExpireWatches => bool, endings::expire_watches;
     /// Writes the result of a requested poll of a job that has ended.
     write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
-    /// Stops a watch. Returns the watch after the stop, if it exists.
-    write stop_watch: StopWatch => Option<Watch>, watches::stop_watch;
+    /// Stops a watch. Returns the watch after the stop.
+    idempotent stop_watch: StopWatch => Watch | NotFound, watches::stop_watch;
+    /// Erases a watch. If the result is [`WatchErasure::More`], the caller repeats `advance_operation`.
+    write erase_watch: EraseWatch => WatchErasure, each(operations::erase_watch);
+    /// Creates an operation.
+    idempotent create_operation: CreateOperation => () | TooManyOperations, each(operations::create_operation);
+    /// Makes a step of an operation. Returns whether it is still in progress.
+    write advance_operation: AdvanceOperation => bool, each(operations::advance_operation);
+    /// Ends an operation because of an error.
+    write fail_operation: FailOperation => (), each(operations::fail_operation);
     /// Records the request to poll a job at once.
     idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.
@@ -258,9 +280,6 @@ commands! {
     write reschedule_retries: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.
     idempotent retry_delivery: RetryDelivery => () | RetryRefusal, each(deliveries::retry_delivery);
-    /// Records the request to retry the next failed deliveries at once.
-    idempotent retry_failed_deliveries: RetryFailedDeliveries => RetryProgress,
-        each(deliveries::retry_failed_deliveries);
     /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
     /// delivery would be sent again.
     read load_due_deliveries: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;

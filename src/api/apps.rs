@@ -8,16 +8,18 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse as _;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::http::{
-    Answer, Api, Call, Content, FieldErrorCode, Invalid, ObjectReader, Page, PageParams, Problem,
-    ProblemCode, cursor, json, page,
+    Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page,
+    PageParams, Problem, ProblemCode, cursor, json, page,
 };
 use super::signing_secret::public_key;
 use crate::channels::webhook::Secret;
 use crate::channels::webhook::ed25519::PublicKey;
 use crate::domain::{App, AppId, AppNo, Masked};
+use crate::store::{RenameApp, RenameAppRefusal};
 use crate::tenants::{self, AppView, check_name};
 
 /// Finds an app that the caller manages. `only` is the caller's own app, or `None` for all apps.
@@ -151,6 +153,49 @@ pub async fn create(call: Call) -> Answer {
     let api = &write.api;
     let created = tenants::create_app(&api.store, name, secret, api.clock.now(), write.key());
     Ok(created.await?.into_response())
+}
+
+/// Rename an app
+///
+/// Only for admins of the first app. Destinations of the configuration file name their app: change the name there as
+/// well, before the next start.
+#[utoipa::path(
+    patch, path = "/v1/apps/{id}", operation_id = "renameApp", tag = "Tenants", security(("key" = ["admin"])),
+    params(("id" = AppId, Path)),
+    request_body(content = NewApp, example = json!({"name": "customer-8"})),
+    responses(
+        (status = 200, description = "The app after the change.", body = AppView),
+        (status = 409, description = "Another app has this name, or the app is the first one."),
+    )
+)]
+pub async fn rename(call: Call) -> Answer {
+    let app = call.only_id(|id| managed_app(&call.api, call.caller.managed_app(), id))?.no;
+    if call.caller.managed_app().is_some() {
+        let detail = "only an admin key of the first app can rename apps";
+        return Err(Problem::new(ProblemCode::OperatorOnly, detail).into());
+    }
+    let text = call.json(BODY_MAX).await?;
+    let mut errors = FieldErrors::default();
+    let raw: &RawValue = serde_json::from_str(&text).unwrap_or(RawValue::NULL);
+    let new = ObjectReader::read(raw, "", &mut errors).and_then(|mut fields| {
+        let new = read(&mut fields);
+        fields.done();
+        new
+    });
+    errors.check()?;
+    let Some(NewApp { name }) = new else { return Err(Problem::not_found().into()) };
+    if app == call.api.operator {
+        let detail = "the first app cannot be renamed: the configuration names it";
+        return Err(Problem::new(ProblemCode::FirstApp, detail).into());
+    }
+    match call.api.store.rename_app(RenameApp { app, name }).await? {
+        Ok(app) => Ok(json(StatusCode::OK, &AppView::of(&app))),
+        Err(RenameAppRefusal::NotFound) => Err(Problem::not_found().into()),
+        Err(RenameAppRefusal::NameTaken) => {
+            let detail = "another app has this name; choose another one";
+            Err(Problem::new(ProblemCode::NameTaken, detail).into())
+        }
+    }
 }
 
 fn read(fields: &mut ObjectReader<'_, '_>) -> Option<NewApp> {

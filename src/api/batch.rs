@@ -111,10 +111,10 @@ pub async fn create(call: Call) -> Answer {
     let refused = Arc::new(refused);
     let contexts: Vec<_> = watches.iter().map(|watch| register::trace_context(api, watch)).collect();
     let kept = Arc::clone(&refused);
-    let register = Idempotent::new(RegisterMany(watches), write.key(), move |made: &Vec<Watch>| {
+    let register = Idempotent::new(RegisterMany(watches), write.key_at(now), move |made: &Vec<Watch>| {
         Some(first_answer(StatusCode::OK, &view(&kept, made)))
     });
-    let made = api.store.register_many(register).await??.map_err(register::destination_deleted)?;
+    let made = api.store.register_many(register).await??.map_err(register::refused)?;
     for (context, watch) in contexts.into_iter().zip(&made) {
         register::record_span(api, context, watch, "/v1/watches/batch", (at, took.elapsed()));
     }

@@ -1,4 +1,4 @@
-//! Deliveries: list, show, and retry one or many.
+//! Deliveries: list, show, and retry one.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,13 @@ use utoipa::ToSchema;
 use super::destinations::Address;
 use super::filters::{FilterSource, delivery_filter};
 use super::http::{
-    Answer, Call, Content, FieldErrorCode, ObjectReader, Page, PageParams, Problem, ProblemCode, cursor,
-    first_answer, joined, json, listed,
+    Answer, Call, Content, Page, PageParams, Problem, ProblemCode, cursor, first_answer, joined, json, listed,
 };
 use crate::domain::{
     ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt,
     Reason, Timestamp, WatchId,
 };
-use crate::store::{
-    DeliveryFilter, Idempotent, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
-    StoreError, StoredResponse,
-};
-
-/// Largest number of deliveries that one request retries: some seconds of work, done in chunks.
-const RETRY_MAX: u32 = 100_000;
+use crate::store::{DeliveryFilter, Idempotent, RetryDelivery, RetryRefusal};
 
 /// Largest number of attempts in the answer for one delivery. Each has up to 32 KiB, and there is no limit on the
 /// number of manual retries.
@@ -226,102 +219,4 @@ pub async fn retry(call: Call) -> Answer {
             Err(Problem::new(ProblemCode::DestinationDisabled, detail).into())
         }
     }
-}
-
-/// The failed deliveries to retry.
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase")]
-#[expect(dead_code, reason = "`read_filter` makes the store's filter of it")]
-struct RetryRequest {
-    /// Always `failed`: pending deliveries are attempted anyway.
-    status: RetryStatus,
-    /// Only deliveries of events at or after this time.
-    since: Option<Timestamp>,
-    /// Only deliveries of events before this time.
-    until: Option<Timestamp>,
-    /// Only deliveries to this destination.
-    destination_id: Option<DestinationId>,
-}
-
-/// The status of deliveries that can be retried together.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[expect(dead_code, reason = "part of `RetryRequest`")]
-enum RetryStatus {
-    Failed,
-}
-
-/// The number of deliveries that are retried.
-#[derive(Serialize, ToSchema)]
-struct RetryCount {
-    count: u64,
-}
-
-fn retry_count(count: u64) -> StoredResponse {
-    first_answer(StatusCode::ACCEPTED, &RetryCount { count })
-}
-
-/// Retry many failed deliveries
-///
-/// One attempt each, with the same `webhook-id`; if it fails, the delivery stays as it was. The attempts follow new
-/// deliveries to the same destination, and wait until a host that is down can be reached. Skipped
-/// deliveries and those of stopped watches are not included. At most 100,000 deliveries in one request.
-#[utoipa::path(
-    post, path = "/v1/deliveries/retry", operation_id = "retryDeliveries", tag = "Deliveries",
-    security(("key" = ["write"])),
-    request_body(content = RetryRequest, example = json!({"status": "failed", "since": "2026-02-18T00:00:00Z"})),
-    responses((status = 202, description = "The number of retries, committed.", body = RetryCount))
-)]
-pub async fn retry_many(call: Call) -> Answer {
-    let write = call.write(Content::OBJECT).await?;
-    let (api, app) = (&write.api, write.app());
-    let filter = write.object(|fields| Some(read_filter(fields)))?;
-    let _permit = api.batches.acquire(app, &api.clock).await?;
-    if api.store.count_failed(app, filter.clone(), RETRY_MAX + 1).await? > RETRY_MAX {
-        let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
-        return Err(Problem::field("", FieldErrorCode::TooMany, detail).into());
-    }
-    let progress = RetryProgress::default();
-    let retry = RetryFailedDeliveries { app, filter, progress, now: api.clock.now() };
-    // Only the response to the last chunk is stored.
-    let mut retry = Idempotent::new(retry, write.key(), |progress: &RetryProgress| {
-        progress.after.is_none().then(|| retry_count(progress.count))
-    });
-    loop {
-        let chunk = api.store.retry_failed_deliveries(retry.clone()).await;
-        let chunk = chunk.map_err(|error| ended_early(error, retry.command.progress))?;
-        let Ok(progress) = chunk?;
-        if progress.after.is_none() {
-            return Ok(retry_count(progress.count).into_response());
-        }
-        retry.command.progress = progress;
-    }
-}
-
-/// The problem of a retry of many deliveries that ends before its last chunk.
-fn ended_early(error: StoreError, progress: RetryProgress) -> Problem {
-    if progress.after.is_none() {
-        return error.into();
-    }
-    let detail = format!(
-        "{} deliveries are retried, but the database was lost before the others; send the request again later (some \
-         of the first may then be attempted twice)",
-        progress.count
-    );
-    Problem::after_commit(error, detail)
-}
-
-fn read_filter(fields: &mut ObjectReader<'_, '_>) -> DeliveryFilter {
-    if fields.required_text("status").is_some_and(|status| status != "failed") {
-        let detail = "must be `failed`; pending deliveries are retried anyway";
-        fields.error("status", FieldErrorCode::InvalidValue, detail);
-    }
-    let destination = fields.parsed("destinationId", |text| {
-        DestinationId::parse(text).ok_or((
-            FieldErrorCode::InvalidFormat,
-            "is not a destination's id, which begins with dst_".to_owned(),
-        ))
-    });
-    let (since, until) = (fields.time("since"), fields.time("until"));
-    DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }
 }

@@ -22,7 +22,6 @@ pub(super) enum FilterSource<'s, 'a, 'e> {
     /// Parameters of a query.
     Query(&'s mut Query),
     /// Fields of a body.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only lists have a filter so far"))]
     Body(&'s mut ObjectReader<'a, 'e>),
 }
 

@@ -117,6 +117,7 @@ const TAGS: &[(&str, &str)] = &[
     ("Watches", "A watch polls a job and notifies its destinations when the job ends."),
     ("Events", "What happened to watches, oldest first. The feed skips no event."),
     ("Deliveries", "Events on their way to destinations, with every attempt."),
+    ("Operations", "Work on many rows, which continues in the background."),
     ("Destinations", "Saved channels and addresses, which registrations use by their ids."),
     ("Providers", "The job APIs that can be watched."),
     ("Secrets", "The secret by which receivers verify webhooks."),

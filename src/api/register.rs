@@ -16,7 +16,7 @@ use crate::domain::{
     credential_variable,
 };
 use crate::providers::{Definition, ParamError};
-use crate::store::DestinationDeleted;
+use crate::store::RegisterRefusal;
 use crate::telemetry::traces::Context;
 
 /// Maximum size of the client's metadata, in bytes.
@@ -191,8 +191,16 @@ pub(super) fn events(fields: &mut ObjectReader<'_, '_>) -> Option<EventSet> {
     Some(events)
 }
 
-/// The problem of a registration whose saved destination was deleted while it was read.
-pub(super) fn destination_deleted(_: DestinationDeleted) -> Problem {
+/// The problem of a registration that the store has refused.
+pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
+    match refusal {
+        RegisterRefusal::DestinationDeleted => destination_deleted(),
+        RegisterRefusal::AppDeleted => Problem::unauthorized(),
+    }
+}
+
+/// The problem of a request whose saved destination was deleted while it was read.
+pub(super) fn destination_deleted() -> Problem {
     Problem::field(
         "/notify",
         FieldErrorCode::UnknownDestination,

@@ -1,5 +1,6 @@
 //! Watches: create, list, show, change, stop, poll now, and show the timeline.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -26,8 +27,8 @@ use crate::domain::{
     PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
-    AmendRefusal, AmendWatch, Change, DestinationDeleted, Idempotent, NotFound, PollNow, Register, StopWatch,
-    StoredResponse, TimelinePosition, WatchFilter,
+    AmendRefusal, AmendWatch, Change, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse,
+    TimelinePosition, WatchFilter,
 };
 
 /// The bounds of `wait`, the time to wait for the end of a watch.
@@ -270,8 +271,9 @@ pub async fn create(call: Call) -> Answer {
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
     write.reserve_answer(registered_size(&watch))?;
     let context = register::trace_context(&write.api, &watch);
-    let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
-    let watch = write.api.store.register(register).await??.map_err(register::destination_deleted)?;
+    let key = write.key_at(watch.created_at);
+    let register = Idempotent::new(Register(watch), key, |watch: &Watch| Some(registered(watch)));
+    let watch = write.api.store.register(register).await??.map_err(register::refused)?;
     register::record_span(&write.api, context, &watch, "/v1/watches", (at, took.elapsed()));
     Ok(registered(&watch).into_response())
 }
@@ -347,17 +349,25 @@ pub async fn show(call: Call) -> Answer {
 /// An active watch becomes `stopped`. A watch that has ended keeps its status, and its pending deliveries
 /// are skipped. A request to a receiver that is in flight may still arrive.
 #[utoipa::path(
-    delete, path = "/v1/watches/{id}", operation_id = "stopWatch", tag = "Watches",
+    post, path = "/v1/watches/{id}/stop", operation_id = "stopWatch", tag = "Watches",
     security(("key" = ["write"])), params(("id" = WatchId, Path)),
     responses((status = 200, description = "The watch.", body = WatchView))
 )]
 pub async fn stop(call: Call) -> Answer {
-    let id = call.only_id(WatchId::parse)?;
-    let (api, app) = (&call.api, call.app());
-    reserve_shown(&call, id, 0).await?;
+    let write = call.write(Content::Nothing).await?;
+    let (api, app, id) = (Arc::clone(&write.api), write.app(), write.id(WatchId::parse)?);
+    reserve_shown(&write, id, 0).await?;
     let stop = StopWatch { app, watch: id, now: api.clock.now() };
-    let watch = api.store.stop_watch(stop).await?.ok_or_else(Problem::not_found)?;
-    Ok(shown(api, &watch))
+    // The statistics of the polls can change until the answer is made: a repetition gets the first one.
+    let first: Arc<OnceLock<StoredResponse>> = Arc::default();
+    let (kept, shows) = (Arc::clone(&first), Arc::clone(&api));
+    let answer = move |watch: &Watch| first_answer(StatusCode::OK, &WatchView::now(&shows, watch));
+    let make = answer.clone();
+    let stop = Idempotent::new(stop, write.key(), move |watch: &Watch| {
+        Some(kept.get_or_init(|| make(watch)).clone())
+    });
+    let watch = api.store.stop_watch(stop).await??.map_err(|NotFound| Problem::not_found())?;
+    Ok(first.get_or_init(|| answer(&watch)).clone().into_response())
 }
 
 /// A change of a watch. At least one field is required.
@@ -439,7 +449,7 @@ pub async fn amend(call: Call) -> Answer {
             let detail = format!("{address} is a destination already, with other headers or another secret");
             Problem::field("/notify", FieldErrorCode::Conflict, detail)
         }
-        Err(AmendRefusal::DestinationDeleted) => register::destination_deleted(DestinationDeleted),
+        Err(AmendRefusal::DestinationDeleted) => register::destination_deleted(),
     };
     Err(problem.into())
 }

@@ -1,12 +1,11 @@
-//! `ringback deliveries` and `ringback retry`: lists deliveries and retries them now.
+//! `ringback deliveries`: lists deliveries.
 
 use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
 use super::arguments::time_argument;
-use super::client::{Paging, Server, segment};
-use super::output::{Failure, address, clean, text, texts};
-use super::request_fields::Body;
+use super::client::{Paging, Server};
+use super::output::{Failure, address, texts};
 use super::terminal::Column;
 use crate::domain::{DeliveryStatus, Reason};
 
@@ -95,67 +94,5 @@ impl Deliveries {
             vec![id, status, attempts, error, event, watch, address(&delivery["destination"]), next, created]
         };
         self.paging.show(&client, "/v1/deliveries", &filters, &columns, row).await
-    }
-}
-
-/// Retry a delivery now, or all failed deliveries
-///
-/// A pending delivery is attempted at once and keeps its schedule. A delivery that has succeeded or failed is attempted
-/// once more, with the same webhook-id.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "\
-Example:
-  ringback retry dlv_01m84y…
-  ringback retry --failed --since 24h
-
---since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h.",
-    group(clap::ArgGroup::new("what").required(true).args(["id", "failed"]))
-)]
-pub struct Retry {
-    /// Id of the delivery (dlv_…)
-    id: Option<String>,
-    /// Retry all failed deliveries
-    #[arg(long)]
-    failed: bool,
-    /// Only events from this time on
-    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
-    since: Option<String>,
-    /// Only events before this time
-    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
-    until: Option<String>,
-    /// Only deliveries to this destination
-    #[arg(long, value_name = "ID", conflicts_with = "id")]
-    destination: Option<String>,
-    /// Print the server's JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    server: Server,
-}
-
-impl Retry {
-    /// Runs the command.
-    pub async fn run(self) -> Result<(), Failure> {
-        let client = self.server.client()?;
-        let answer = if let Some(id) = &self.id {
-            client.post(&format!("/v1/deliveries/{}/retry", segment(id)), None, None).await?
-        } else {
-            let now = client.clock.now();
-            let body = Body::of_texts([
-                ("status", "--failed", Some("failed".to_owned())),
-                ("since", "--since", time_argument("--since", self.since, now)?),
-                ("until", "--until", time_argument("--until", self.until, now)?),
-                ("destinationId", "--destination", self.destination),
-            ]);
-            client.post("/v1/deliveries/retry", Some(body), None).await?
-        };
-        answer.print(self.json, |value, _| match self.id.as_deref().map(clean) {
-            Some(id) => format!("{id} is attempted now. To see the result:\n  ringback show {id}"),
-            None => match text(value, "/count").as_str() {
-                "1" => "1 delivery is retried.".to_owned(),
-                count => format!("{count} deliveries are retried."),
-            },
-        })
     }
 }

@@ -1,4 +1,4 @@
-//! `ringback watch`, `ringback watches` and `ringback cancel`: registers, lists and stops watches.
+//! `ringback watch` and `ringback watches`: registers and lists watches.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::arguments::{duration, parameter};
-use super::client::{Client, Paging, Server, segment, with_query};
+use super::client::{Paging, Server};
 use super::follow::{self, Follow};
-use super::output::{Failure, clean, list, print_line, print_note, text, texts};
+use super::output::{Failure, print_line, print_note, text, texts};
 use super::request_fields::Body;
 use super::terminal::{Column, Terminal};
 use super::{delivery_state, show};
@@ -227,56 +227,6 @@ impl Watches {
         };
         self.paging.show(&client, "/v1/watches", &filters, &columns, row).await
     }
-}
-
-/// Stop a watch: no more polls, and nothing more is sent
-///
-/// A watch that has ended keeps its status; its pending deliveries are skipped. The job itself continues at the
-/// provider.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Example:
-  ringback cancel watch_01m84y…")]
-pub struct Cancel {
-    /// Id of the watch (watch_…)
-    id: String,
-    /// Print the server's JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    server: Server,
-}
-
-impl Cancel {
-    /// Runs the command.
-    pub async fn run(self) -> Result<(), Failure> {
-        let client = self.server.client()?;
-        let path = format!("/v1/watches/{}", segment(&self.id));
-        let before = client.get(&path).await?.value();
-        let ended = text(&before, "/endedAt");
-        let is_noted = !self.json && !ended.is_empty();
-        let pending = if is_noted { has_pending(&client, &self.id).await? } else { false };
-        let answer = client.delete(&path).await?;
-        answer.print(self.json, show::watch_fields)?;
-        if is_noted {
-            let (status, at) = (clean(&text(&before, "/status")), Terminal::of_stdout().moment(&ended));
-            let effect = if pending {
-                "Its pending deliveries are skipped from now on."
-            } else {
-                "It had no pending deliveries, so nothing has changed."
-            };
-            print_note(format_args!("\nThe watch had ended before: {status}, {at}.\n{effect}"));
-        }
-        Ok(())
-    }
-}
-
-/// Returns whether a watch has deliveries that are still attempted.
-async fn has_pending(client: &Client, id: &str) -> Result<bool, Failure> {
-    let [watch, status, limit] = [id, "pending", "1"].map(|text| Some(text.to_owned()));
-    let filters = [("watchId", watch), ("status", status), ("limit", limit)];
-    let pending = client.get(&with_query("/v1/deliveries", filters)).await?.value();
-    Ok(list(&pending, "/data").next().is_some())
 }
 
 #[cfg(test)]

@@ -69,6 +69,12 @@ impl Id {
     }
 }
 
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write("", f)
+    }
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
         $(#[$doc])*
@@ -118,6 +124,8 @@ ids! {
     AppId = "app_";
     /// Id of an API key; not the key itself.
     KeyId = "key_";
+    /// Id of an operation on many rows.
+    OperationId = "op_";
     /// Id of one API request, in its response and in the log.
     RequestId = "req_";
 }

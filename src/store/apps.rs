@@ -82,11 +82,31 @@ pub struct RotateSecret {
     pub now: Timestamp,
 }
 
+/// Gives an app another name.
+#[derive(Clone, Debug)]
+pub struct RenameApp {
+    /// The app.
+    pub app: AppNo,
+    /// The new name, unique among the apps.
+    pub name: String,
+}
+
+/// Reason why an app was not renamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameAppRefusal {
+    /// The app does not exist.
+    NotFound,
+    /// Another app has the name.
+    NameTaken,
+}
+
 /// Reads all apps and keys.
 pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache> {
     let mut cache = TenantCache::default();
     let app = |row: &Row<'_>| Ok(TenantChange::App(Arc::new(read_app(row, keyring)?)));
     cache.apply(tx.list(&format!("select {APP} from apps"), [], app)?);
+    let sql = "select no from apps where deleted_at is not null";
+    cache.apply(tx.list(sql, [], |row| Ok(TenantChange::Deleted(AppNo(row.int(0)?))))?);
     let sql = "select hash, app, scope, id, expires_at, coalesce(last_used_at, 0) from keys";
     cache.apply(tx.list(sql, [], |row| {
         let key = Key { app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
@@ -98,25 +118,25 @@ pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache
 }
 
 impl ReadStore {
-    /// Returns an app by its row.
+    /// Returns an app by its row, also one that is being erased.
     pub fn app(&self, no: AppNo) -> Option<Arc<App>> {
         self.tenants(|tenants| tenants.apps.get(&no).cloned())
     }
 
     /// Returns an app by its public id.
     pub fn app_by_id(&self, id: AppId) -> Option<Arc<App>> {
-        self.tenants(|tenants| tenants.apps.values().find(|app| app.id == id).cloned())
+        self.tenants(|tenants| tenants.live().find(|app| app.id == id).cloned())
     }
 
     /// Returns an app by its name.
     pub fn app_by_name(&self, name: &str) -> Option<Arc<App>> {
-        self.tenants(|tenants| tenants.apps.values().find(|app| app.name == name).cloned())
+        self.tenants(|tenants| tenants.live().find(|app| app.name == name).cloned())
     }
 
     /// Returns up to `limit` apps that were created before `before`, newest first.
     pub fn apps(&self, before: Option<AppId>, limit: u32) -> Vec<Arc<App>> {
         let mut found: Vec<Arc<App>> = self.tenants(|tenants| {
-            tenants.apps.values().filter(|app| before.is_none_or(|before| app.id < before)).cloned().collect()
+            tenants.live().filter(|app| before.is_none_or(|before| app.id < before)).cloned().collect()
         });
         found.sort_unstable_by_key(|app| std::cmp::Reverse(app.id));
         found.truncate(limit as usize);
@@ -248,6 +268,32 @@ pub(super) fn create_app(batch: &mut Batch<'_>, command: &CreateApp) -> Outcome<
         return Ok(Err(CreateAppRefusal::TooMany(APPS_MAX)));
     }
     Ok(insert_app(batch, command)?.ok_or(CreateAppRefusal::NameTaken))
+}
+
+pub(super) fn rename_app(
+    batch: &mut Batch<'_>,
+    RenameApp { app, name }: &RenameApp,
+) -> Result<Result<App, RenameAppRefusal>> {
+    let sql = "select no from apps where name = $1 and no <> $2";
+    if batch.tx.find(sql, params![name, app], |row| row.int(0))?.is_some() {
+        return Ok(Err(RenameAppRefusal::NameTaken));
+    }
+    batch.tx.run("update apps set name = $1 where no = $2 and deleted_at is null", params![name, app])?;
+    let sql = format!("select {APP} from apps where no = $1 and deleted_at is null");
+    let found = batch.tx.find(&sql, params![app], |row| read_app(row, &batch.shared.keyring))?;
+    batch.effects.tenant_changes.extend(found.clone().map(|app| TenantChange::App(Arc::new(app))));
+    Ok(found.ok_or(RenameAppRefusal::NotFound))
+}
+
+/// Marks an app as deleted, and revokes its keys. Its name is free from then on: a name never begins with a space.
+/// Returns whether the app existed.
+pub(super) fn mark_deleted(batch: &mut Batch<'_>, app: AppNo, now: Timestamp) -> Result<bool> {
+    let sql = "select id from apps where no = $1 and deleted_at is null";
+    let Some(id) = batch.tx.find(sql, params![app], |row| Ok(AppId(row.id(0)?)))? else { return Ok(false) };
+    let name = format!(" {id}");
+    batch.tx.run("update apps set deleted_at = $1, name = $2 where no = $3", params![now, &name, app])?;
+    batch.effects.tenant_changes.push(TenantChange::Deleted(app));
+    Ok(true)
 }
 
 pub(super) fn rotate_secret(batch: &mut Batch<'_>, command: &RotateSecret) -> Outcome<()> {

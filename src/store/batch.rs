@@ -69,6 +69,8 @@ pub(super) struct CommitEffects {
     pub(super) changed_feeds: Vec<AppNo>,
     /// Changes of apps and keys.
     pub(super) tenant_changes: Vec<TenantChange>,
+    /// Whether an operation was created.
+    pub(super) has_operation: bool,
     /// Counters.
     pub(super) tally: Tally,
     /// Number of commands of the batch.
@@ -87,6 +89,9 @@ impl CommitEffects {
         shared.dispatcher_messages.put(self.dispatcher_messages);
         shared.watch_ends.notify(&self.ended_watches);
         shared.feeds.notify(&self.changed_feeds);
+        if self.has_operation {
+            shared.operations.request();
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) mod filter;
 mod overdue;
 mod queues;
 mod retry;
+mod retry_many;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
@@ -51,7 +52,7 @@ use self::downtime::Wait;
 pub use self::filter::DeliveryFilter;
 pub use self::overdue::{EndOverdue, EndedOverdue};
 pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
-pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
+pub use self::retry::{RetryDelivery, RetryRefusal};
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};
 pub(super) use self::downtime::{created_before, note_running};
@@ -59,7 +60,8 @@ pub(super) use self::overdue::end_overdue;
 #[cfg(test)]
 pub(super) use self::queues::WAITING;
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
-pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
+pub(super) use self::retry::retry_delivery;
+pub(super) use self::retry_many::{retried_page, retry_now};
 
 /// Columns of a delivery that is shown.
 const SHOWN: &str =

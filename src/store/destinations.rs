@@ -200,10 +200,6 @@ pub enum DestinationRefusal {
     InUse,
 }
 
-/// Refusal of a registration: a saved destination that it names was deleted meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DestinationDeleted;
-
 impl ReadStore {
     /// Returns a saved destination of the app.
     pub async fn saved_destination(

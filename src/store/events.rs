@@ -11,7 +11,7 @@ use super::batch::{Batch, NewEvent};
 use super::db::{Result, Tx, params, row_sql};
 use super::lists::{End, ListPage, Remaining};
 use super::reads::ReadStore;
-use crate::domain::{AppNo, Event, EventId, EventType};
+use crate::domain::{AppNo, Event, EventId, EventType, Id, Timestamp};
 
 pub use self::filter::EventFilter;
 
@@ -135,9 +135,36 @@ impl ReadStore {
     }
 }
 
+/// Returns the position of an event of the app, also of an erased one.
 fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {
-    let row = params![id, app];
-    tx.find("select position from events where id = $1 and app = $2", row, |row| row.int(0))
+    let sql = "select position from events where id = $1 and app = $2
+         union all select position from erased_events where id = $1 and app = $2";
+    tx.find(sql, params![id, app], |row| row.int(0))
+}
+
+/// Deletes events. `kept_at`: their ids and positions are kept, and this is the time of their erasure.
+pub(super) fn erase(tx: &Tx<'_>, ids: &[Id], kept_at: Option<Timestamp>) -> Result<()> {
+    if let Some(at) = kept_at {
+        tx.each(
+            "insert into erased_events (id, app, position, erased_at)
+             select id, app, position, cast($1 as bigint) from events where id = $2
+             on conflict (id) do nothing",
+            ids.iter().map(|id| params![at, *id]),
+        )?;
+    }
+    tx.each("delete from events where id = $1", ids.iter().map(|id| params![*id]))?;
+    Ok(())
+}
+
+/// Deletes the positions of events that were erased before this time, at most `rows`. Returns their number.
+pub(super) fn prune_erased(tx: &Tx<'_>, before: Timestamp, rows: u32) -> Result<usize> {
+    let old = tx.list(
+        "select id from erased_events where erased_at < $1 order by erased_at limit $2",
+        params![before, rows],
+        |row| row.id(0),
+    )?;
+    tx.each("delete from erased_events where id = $1", old.iter().map(|id| params![*id]))?;
+    Ok(old.len())
 }
 
 /// Returns the position of the last event that the app ever had.

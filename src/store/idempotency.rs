@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, StoreError, Tx, params, row_sql};
+use super::db::{Result, StoreError, Tx, Value, params, row_sql};
 use super::reads::ReadStore;
 use super::sealing::AnswerKey;
-use crate::domain::{AppNo, Timestamp};
+use crate::domain::{AppNo, DeliveryId, Timestamp, WatchId};
 
 /// Time for which a stored response is valid.
 pub(super) const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -208,6 +208,74 @@ fn find_replays(tx: &Tx<'_>, keys: &[&IdempotencyKey]) -> Result<Vec<Option<Repl
         (key.now < stored_at.plus(VALID_FOR)).then_some(replay)
     });
     Ok(replays.collect())
+}
+
+/// Maximum size of the stored responses that are deleted in one transaction, in bytes. The response to a batch
+/// can have megabytes, and the database reads all pages of a row that it deletes.
+const DELETED_SIZE: u32 = 8 * 1024 * 1024;
+
+/// Deletes the first of the responses that a query finds: at least one, and as many as fit. The columns of the query are
+/// the key and the size. Returns their number.
+pub(super) fn delete_fitting(tx: &Tx<'_>, sql: &str, values: &[Value<'_>]) -> Result<usize> {
+    let mut found =
+        tx.list(sql, values, |row| Ok((AppNo(row.int(0)?), row.text(1)?, row.text(2)?, row.count(3)?)))?;
+    let mut total = 0;
+    let fit = found.iter().take_while(|(.., size)| {
+        total = u32::saturating_add(total, *size);
+        total <= DELETED_SIZE
+    });
+    let count = fit.count().max(1);
+    found.truncate(count);
+    let keys = found.iter().map(|(app, path, key, _)| (*app, path.as_str(), key.as_str()));
+    delete(tx, keys)?;
+    Ok(found.len())
+}
+
+fn delete<'k>(tx: &Tx<'_>, keys: impl Iterator<Item = (AppNo, &'k str, &'k str)>) -> Result<()> {
+    let rows = keys.map(|(app, path, key)| params![app, path, key]);
+    tx.each("delete from idempotency where app = $1 and path = $2 and key = $3", rows)?;
+    Ok(())
+}
+
+/// Path of the registration of many watches. The response to it has no `location`.
+const BATCH_PATH: &str = "/v1/watches/batch";
+
+/// Deletes the stored responses about watches, each with the time of its registration. The response to a registration
+/// has the same time, so it is found by the index of the age.
+pub(super) fn forget_watches(tx: &Tx<'_>, app: AppNo, watches: &[(WatchId, Timestamp)]) -> Result<()> {
+    let paths: Vec<String> = watches.iter().map(|(watch, _)| format!("/v1/watches/{watch}")).collect();
+    let registrations = watches.iter().zip(&paths).map(|((_, at), path)| params![*at, app, path]);
+    tx.each("delete from idempotency where created_at = $1 and app = $2 and location = $3", registrations)?;
+    let below = paths.iter().flat_map(|path| ["poll", "stop"].map(|action| format!("{path}/{action}")));
+    let below: Vec<String> = below.collect();
+    let rows = below.iter().map(|path| params![app, path]);
+    tx.each("delete from idempotency where app = $1 and path = $2", rows)?;
+    let batches = tx.fetch(
+        "select key, response from idempotency where created_at = $1 and app = $2 and path = $3",
+        watches.iter().map(|(_, at)| params![*at, app, BATCH_PATH]),
+        |row| Ok((row.text(0)?, row.bytes(1)?)),
+    )?;
+    let shows = |response: &[u8], watch: WatchId| {
+        String::from_utf8_lossy(response).contains(watch.to_string().as_str())
+    };
+    let of_watches = watches.iter().zip(&batches).flat_map(|((watch, _), batches)| {
+        batches.iter().filter(move |(_, response)| shows(response, *watch)).map(|(key, _)| key.as_str())
+    });
+    delete(tx, of_watches.map(|key| (app, BATCH_PATH, key)))
+}
+
+/// Deletes the stored responses to retries of deliveries.
+pub(super) fn forget_deliveries(tx: &Tx<'_>, app: AppNo, deliveries: &[DeliveryId]) -> Result<()> {
+    let paths: Vec<String> = deliveries.iter().map(|id| format!("/v1/deliveries/{id}/retry")).collect();
+    let rows = paths.iter().map(|path| params![app, path]);
+    tx.each("delete from idempotency where app = $1 and path = $2", rows)?;
+    Ok(())
+}
+
+/// Deletes stored responses of an app, at most `rows`. Returns their number.
+pub(super) fn forget_app(tx: &Tx<'_>, app: AppNo, rows: u32) -> Result<usize> {
+    let sql = "select app, path, key, octet_length(response) from idempotency where app = $1 limit $2";
+    delete_fitting(tx, sql, &params![app, rows])
 }
 
 /// Stores responses. A response that is no longer valid is replaced.

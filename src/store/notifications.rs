@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -54,6 +55,43 @@ impl<T> Mailbox<T> {
     /// returned.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+}
+
+/// Requests of work for one worker, which does all of it each time: requests that come meanwhile are one more time.
+#[derive(Debug, Default)]
+pub struct WorkSignal {
+    requested: AtomicU64,
+    done: AtomicU64,
+    arrived: Notify,
+}
+
+impl WorkSignal {
+    /// Requests work.
+    pub fn request(&self) {
+        self.requested.fetch_add(1, Ordering::AcqRel);
+        self.arrived.notify_one();
+    }
+
+    /// Whether work was requested that is not done.
+    pub fn is_due(&self) -> bool {
+        self.requested.load(Ordering::Acquire) != self.done.load(Ordering::Acquire)
+    }
+
+    /// Waits for a request. Returns it for [`WorkSignal::finish`].
+    pub async fn next(&self) -> u64 {
+        loop {
+            let requested = self.requested.load(Ordering::Acquire);
+            if requested != self.done.load(Ordering::Acquire) {
+                return requested;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Notes that all work is done that was requested until then.
+    pub fn finish(&self, requested: u64) {
+        self.done.store(requested, Ordering::Release);
     }
 }
 

@@ -28,7 +28,9 @@ use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries::created_before;
 use super::destinations;
+use super::events;
 use super::idempotency;
+use super::operations::expiry::prune_finished;
 use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
 
 /// Maximum number of watches that are deleted in one transaction.
@@ -37,12 +39,11 @@ const CHUNK: u32 = 100;
 /// Maximum number of old watches that are examined in one transaction: some of them may have pending deliveries.
 const EXAMINED: u32 = 1_000;
 
-/// Maximum size of the stored responses that are deleted in one transaction, in bytes. The response to a batch
-/// can have megabytes, and the database reads all pages of a row that it deletes.
-const RESPONSES_SIZE: u32 = 8 * 1024 * 1024;
-
 /// Maximum number of watches of a job that are read to find the first registration.
 const READ_OF_JOB: u32 = 100;
+
+/// Time after which the row of a job is deleted whose last watch was erased while it ran. A poll takes a minute at most.
+const ORPHANED_FOR: Duration = Duration::from_secs(3600);
 
 /// Deletes a chunk of old rows.
 #[derive(Clone, Copy, Debug)]
@@ -143,31 +144,22 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
     let of_destinations = destinations::prune_hours(tx, command.now)? + destinations::prune_deleted(tx)?;
-    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations;
+    let others = prune_finished(tx, command.now, command.rows)?
+        + delete_orphans(tx, command.now, command.chunk())?
+        + events::prune_erased(tx, command.events_before, command.rows)?;
+    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations + others;
     let is_done = count == 0 && next.is_none();
     Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
 }
 
 /// Deletes the oldest of the stored responses from before this time, at most so many. Returns their number.
 fn delete_responses(tx: &Tx<'_>, before: Timestamp, rows: u32) -> Result<usize> {
-    let mut old = tx.list(
+    idempotency::delete_fitting(
+        tx,
         "select app, path, key, octet_length(response) from idempotency where created_at < $1
          order by created_at limit $2",
-        params![before, rows],
-        |row| Ok((AppNo(row.int(0)?), row.text(1)?, row.text(2)?, row.count(3)?)),
-    )?;
-    let mut total = 0;
-    let fit = old.iter().take_while(|(.., size)| {
-        total = u32::saturating_add(total, *size);
-        total <= RESPONSES_SIZE
-    });
-    let count = fit.count().max(1);
-    old.truncate(count);
-    tx.each(
-        "delete from idempotency where app = $1 and path = $2 and key = $3",
-        old.iter().map(|(app, path, key, _)| params![app, path, key]),
-    )?;
-    Ok(old.len())
+        &params![before, rows],
+    )
 }
 
 /// Returns how many of the watches, from the first on, have no more than `rows` events, deliveries and attempts.
@@ -203,12 +195,12 @@ fn delete_part(tx: &Tx<'_>, watch: Id, rows: u32) -> Result<()> {
 }
 
 /// A watch that is deleted.
-struct OldWatch {
-    app: AppNo,
-    id: Id,
-    job: JobNo,
-    generation: i64,
-    ended_at: Timestamp,
+pub(super) struct OldWatch {
+    pub(super) app: AppNo,
+    pub(super) id: Id,
+    pub(super) job: JobNo,
+    pub(super) generation: i64,
+    pub(super) ended_at: Timestamp,
 }
 
 impl OldWatch {
@@ -218,7 +210,7 @@ impl OldWatch {
 }
 
 /// Deletes those of the jobs that have no watch, with their past.
-fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
+pub(super) fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
     let nos = jobs.iter().map(|job| params![job]);
     let left = tx.fetch("select job from watches where job = $1 limit 1", nos, |row| row.int(0))?;
     let unwatched = || jobs.iter().zip(&left).filter(|(_, left)| left.is_empty()).map(|(job, _)| job);
@@ -232,9 +224,25 @@ fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
     Ok(())
 }
 
+/// Deletes jobs whose last watch was erased long enough ago (`erase`). A job that has a watch again stays. Returns how
+/// many were examined.
+fn delete_orphans(tx: &Tx<'_>, now: Timestamp, rows: u32) -> Result<usize> {
+    let found = tx.list(
+        "select no from jobs where orphaned_at < $1 order by orphaned_at limit $2",
+        params![now.minus(ORPHANED_FOR), rows],
+        |row| Ok(JobNo(row.int(0)?)),
+    )?;
+    delete_jobs(tx, &found.iter().copied().collect())?;
+    tx.update_each(
+        row_sql!("update jobs set orphaned_at = null" where "no = $1"),
+        found.iter().map(|job| params![*job]),
+    )?;
+    Ok(found.len())
+}
+
 /// Deletes the endings that only deleted watches showed: the first and the second one that follow each watch. An
 /// ending that is being applied can be overtaken by the next one, so both can have ended the watch.
-fn delete_endings(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
+pub(super) fn delete_endings(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
     let generations: BTreeSet<(JobNo, i64)> = deleted.iter().map(|one| (one.job, one.generation)).collect();
     let shown = tx.fetch(
         "select job, generation from endings where job = $1 and generation >= $2 order by generation limit 2",
@@ -260,7 +268,7 @@ fn delete_endings(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
 
 /// Deletes the observations that only deleted watches showed: those before the first registration of a watch that is
 /// left.
-fn delete_observations(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
+pub(super) fn delete_observations(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
     let jobs: BTreeSet<JobNo> = deleted.iter().map(|watch| watch.job).collect();
     let registrations = |sql| {
         let nos = jobs.iter().map(|job| params![job, READ_OF_JOB]);

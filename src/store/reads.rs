@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::db::{Fault, Files, Readers, Result, StoreError, Tx};
-use super::notifications::{ChangeNotifier, Listener, Mailbox};
+use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
 use crate::clock::Clock;
@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) poller_messages: Arc<Mailbox<PollerMessage>>,
     /// Messages for the dispatcher.
     pub(super) dispatcher_messages: Arc<Mailbox<DispatcherMessage>>,
+    /// Requests to continue operations.
+    pub(super) operations: Arc<WorkSignal>,
     /// Apps and keys. Every request and every attempt reads them.
     pub(super) tenants: RwLock<TenantCache>,
     /// Counters of the process.
@@ -78,6 +80,12 @@ impl Shared {
     /// Whether the database refused the last batch, or its files are gone.
     pub(super) fn is_refusing(&self) -> bool {
         self.refusing.load(Ordering::Acquire) || self.fault.get().is_some()
+    }
+
+    /// Whether all these apps exist, and no client has deleted one.
+    pub(super) fn are_live(&self, mut apps: impl Iterator<Item = AppNo>) -> bool {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        apps.all(|app| tenants.is_live(app))
     }
 
     /// Applies the changes of a commit to the apps and keys in memory.
@@ -131,6 +139,11 @@ impl ReadStore {
     /// Messages for the dispatcher.
     pub fn dispatcher_messages(&self) -> Arc<Mailbox<DispatcherMessage>> {
         Arc::clone(&self.shared.dispatcher_messages)
+    }
+
+    /// Requests to continue operations.
+    pub fn operations_due(&self) -> Arc<WorkSignal> {
+        Arc::clone(&self.shared.operations)
     }
 
     /// URL of the API as clients see it, without a slash at its end.

@@ -8,7 +8,7 @@
 //! since are written to the database, so a crash loses up to a minute of notes. Operators use the time to
 //! find unused keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -50,6 +50,8 @@ impl CachedKey {
 #[derive(Debug, Default)]
 pub(super) struct TenantCache {
     pub(super) apps: HashMap<AppNo, Arc<App>>,
+    /// Apps that a client has deleted, while they are erased. They sign what is sent until their watches are stopped.
+    deleted: HashSet<AppNo>,
     keys: HashMap<[u8; 32], CachedKey>,
     hashes: HashMap<KeyId, [u8; 32]>,
     /// Signing secret of an app in the configuration. It replaces the secrets in the database.
@@ -60,6 +62,10 @@ pub(super) struct TenantCache {
 #[derive(Debug)]
 pub(super) enum TenantChange {
     App(Arc<App>),
+    /// A client has deleted the app.
+    Deleted(AppNo),
+    /// Nothing is left of the app.
+    Erased(AppNo),
     Key([u8; 32], CachedKey),
     Revoked(KeyId),
 }
@@ -71,6 +77,13 @@ impl TenantCache {
             match change {
                 TenantChange::App(app) => {
                     self.apps.insert(app.no, app);
+                }
+                TenantChange::Deleted(app) => {
+                    self.deleted.insert(app);
+                }
+                TenantChange::Erased(app) => {
+                    self.apps.remove(&app);
+                    self.deleted.remove(&app);
                 }
                 TenantChange::Key(hash, key) => {
                     self.hashes.insert(key.id, hash);
@@ -98,6 +111,16 @@ impl TenantCache {
         {
             (app.signing_secret, app.old_secret) = (secret.clone(), None);
         }
+    }
+
+    /// Returns the apps that no client has deleted.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.apps.values().filter(|app| !self.deleted.contains(&app.no))
+    }
+
+    /// Whether the app exists, and no client has deleted it.
+    pub(super) fn is_live(&self, app: AppNo) -> bool {
+        self.apps.contains_key(&app) && !self.deleted.contains(&app)
     }
 
     /// Returns the key with this SHA-256 if it is valid, and notes its use.

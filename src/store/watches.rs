@@ -15,11 +15,14 @@
 
 pub(super) mod filter;
 mod register;
+mod stop_many;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
 use super::destinations::{self, Change};
+use super::idempotency::Results;
+use super::jobs::NotFound;
 use super::lists::{Fitting, ListPage, Remaining};
 use super::reads::ReadStore;
 use super::rows::{
@@ -32,9 +35,10 @@ use crate::domain::{
 };
 
 pub use self::filter::WatchFilter;
-pub use self::register::{Register, RegisterMany};
+pub use self::register::{Register, RegisterMany, RegisterRefusal};
 
 pub(super) use self::register::{register, register_many};
+pub(super) use self::stop_many::{stop_selected, stopped_page};
 
 /// Changes a watch. A field that is `None` is not changed.
 #[derive(Clone, Debug)]
@@ -326,7 +330,17 @@ pub(super) fn amend_watch(
 
 /// Applies stops. Returns each watch after its stop, if it exists. It is read in the transaction: if the answer cannot
 /// be made, nothing was changed.
-pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<Option<Watch>>> {
+pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Results<Watch, NotFound> {
+    let is_known = stop(batch, commands)?;
+    let known = commands.iter().zip(&is_known).filter(|(_, is_known)| **is_known);
+    let ids = known.map(|(command, _)| (command.app, command.watch));
+    let mut shown = find_all(&batch.tx, &batch.shared.keyring, ids)?.into_iter();
+    let result = |is_known: bool| if is_known { shown.next().ok_or(NotFound) } else { Err(NotFound) };
+    Ok(is_known.into_iter().map(result).collect())
+}
+
+/// Stops watches. Returns for each whether it exists.
+pub(super) fn stop(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<bool>> {
     let jobs = batch.tx.fetch(
         "select job from watches where app = $1 and id = $2",
         commands.iter().map(|command| params![command.app, command.watch]),
@@ -347,7 +361,5 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
         batch.effects.ended_watches.push(command.watch);
         batch.effects.tally.ended.push(WatchStatus::Stopped);
     }
-    let ids = known.iter().map(|(command, _)| (command.app, command.watch));
-    let mut shown = find_all(&batch.tx, &batch.shared.keyring, ids)?.into_iter();
-    Ok(jobs.iter().map(|job| if job.is_empty() { None } else { shown.next() }).collect())
+    Ok(jobs.iter().map(|job| !job.is_empty()).collect())
 }

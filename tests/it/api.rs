@@ -129,6 +129,8 @@ async fn an_unknown_or_malformed_id_is_404() {
         ("GET", format!("watches/watch_{none}")),
         ("DELETE", format!("watches/watch_{none}")),
         ("POST", format!("watches/watch_{none}/poll")),
+        ("POST", format!("watches/watch_{none}/stop")),
+        ("GET", format!("operations/op_{none}")),
         ("GET", format!("watches/watch_{none}/timeline")),
         ("GET", format!("events/evt_{none}")),
         ("GET", format!("deliveries/dlv_{none}")),
@@ -532,15 +534,14 @@ async fn a_stop_whose_answer_cannot_be_read_changes_nothing() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
-    let path = format!("/v1/watches/{watch}");
     let other = rusqlite::Connection::open(t.file()).unwrap();
     let broken =
         "create trigger broken after update of status on watches begin update jobs set seen = 'x'; end";
     other.execute_batch(broken).unwrap();
-    t.delete(&path).await.expect(500);
+    t.stop_watch(&watch).await.expect(500);
     other.execute_batch("drop trigger broken").unwrap();
     assert_eq!(t.shown(&watch).await["status"], "watching");
-    assert_eq!(t.delete(&path).await.expect(200)["status"], "stopped");
+    assert_eq!(t.stop_watch(&watch).await.expect(200)["status"], "stopped");
     t.finish().await;
 }
 

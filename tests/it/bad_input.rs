@@ -258,7 +258,7 @@ async fn null_is_absent_in_every_field_of_every_request() {
         ("/v1/watches/batch", json!({ "watches": null }), "/watches"),
         ("/v1/apps", json!({ "name": null }), "/name"),
         ("/v1/keys", filled("NewKey", json!({ "name": null })), "/scope"),
-        ("/v1/deliveries/retry", json!({ "status": null, "since": null }), "/status"),
+        ("/v1/deliveries/retry", json!({ "status": null, "since": null }), ""),
     ] {
         let found = errors(&t.post(path, &body).await.expect(422));
         let found: Vec<_> = found.iter().map(|error| (&*error.pointer, &*error.code)).collect();

@@ -176,7 +176,7 @@ async fn follow_exits_with_a_code_for_each_final_status() {
     let children = endings.map(|(job, ..)| start(job));
     registered(&h, endings.len()).await;
     let found = h.get("/v1/watches?jobId=job_stopped").await.json();
-    h.delete(&format!("/v1/watches/{}", id(&found["data"][0]))).await.expect(200);
+    h.stop_watch(&id(&found["data"][0])).await.expect(200);
     h.pass(minutes(31)).await;
     for (child, (job, code, word)) in children.into_iter().zip(endings) {
         let ran = ended(child).await.expect(code);
@@ -428,7 +428,7 @@ async fn deliveries_are_listed_and_retried() {
     assert!(wrong.err.starts_with("--since: write a time"), "{wrong:#?}");
 
     h.receiver.script("/hook", [Reply::status(500)]);
-    let all = ask(&url, &["retry", "--failed", "--since", "2026-02-18T15:00:00Z"]).await.expect(0);
+    let all = ask(&url, &["retry", "--failed", "--since", "2026-02-18T15:00:00Z", "--yes"]).await.expect(0);
     assert_eq!(all.out, "1 delivery is retried.\n");
     h.rest().await;
     assert_eq!(h.receiver.next().await.event(), "job.completed");
@@ -438,53 +438,6 @@ async fn deliveries_are_listed_and_retried() {
     h.rest().await;
     assert_eq!(h.receiver.next().await.event(), "job.completed");
     assert_eq!(h.delivery(&watch).await["status"], "succeeded");
-    h.finish().await;
-}
-
-#[tokio::test]
-async fn retry_failed_retries_all_failed_in_a_period() {
-    let server = Scripted::start(&[(202, json!({ "count": 7 })), (202, json!({ "count": 0 }))]).await;
-    let line =
-        ["retry", "--failed", "--since", "2026-02-18T15:00:00Z", "--until", "2026-02-18T16:00:00+00:00"];
-    let ran = ask(&server.url, &[&line[..], &["--destination", "dst_1"]].concat()).await.expect(0);
-    assert_eq!(ran.out, "7 deliveries are retried.\n");
-    assert_eq!(ask(&server.url, &["retry", "--failed", "--json"]).await.expect(0).out, "{\"count\":0}\n");
-    insta::assert_snapshot!(server.requests().join("\n"), @r#"
-    POST /v1/deliveries/retry {"status":"failed","since":"2026-02-18T15:00:00.000Z","until":"2026-02-18T16:00:00.000Z","destinationId":"dst_1"}
-    POST /v1/deliveries/retry {"status":"failed"}
-    "#);
-    run(&[], &["retry"]).await.expect(2);
-    run(&[], &["retry", "dlv_1", "--failed"]).await.expect(2);
-    run(&[], &["retry", "dlv_1", "--since", "1h"]).await.expect(2);
-}
-
-#[tokio::test]
-async fn cancel_stops_a_watch() {
-    let h = Harness::start().await;
-    h.provider.processing("job_1", 50);
-    let watch = h.watch("job_1").await;
-    let first = ask(&url(&h), &["cancel", &watch]).await.expect(0);
-    assert!(
-        first.out.contains("stopped") && first.out.contains(&watch) && first.err.is_empty(),
-        "{first:#?}"
-    );
-    let second = ask(&url(&h), &["stop", &watch]).await.expect(0);
-    assert!(
-        second.err.contains(
-            "The watch had ended before: stopped, 2026-02-18 15:00:00 UTC.\nIt had no pending deliveries"
-        ),
-        "{second:#?}"
-    );
-    h.provider.completed("job_2");
-    h.receiver.script("/hook", [Reply::status(500)]);
-    let ended = h.watch("job_2").await;
-    h.pass(seconds(5)).await;
-    h.receiver.next().await;
-    let pending = ask(&url(&h), &["cancel", &ended]).await.expect(0);
-    assert!(pending.err.ends_with("Its pending deliveries are skipped from now on.\n"), "{pending:#?}");
-    let again = ask(&url(&h), &["cancel", &watch, "--json"]).await.expect(0).json();
-    assert_eq!(again["status"], "stopped");
-    assert_eq!(h.shown(&watch).await["status"], "stopped");
     h.finish().await;
 }
 

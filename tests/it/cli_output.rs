@@ -83,7 +83,7 @@ async fn a_closed_pipe_is_a_quiet_end() {
         (&["deliveries"], list.clone(), 0),
         (&["keys", "list"], list, 0),
         (&["show", "watch_1", "--follow"], watch.clone(), 3),
-        (&["cancel", "watch_1"], watch, 0),
+        (&["stop", "watch_1"], watch, 0),
         (&["retry", "dlv_1"], json!({ "id": "dlv_1" }), 0),
         (&["completions", "bash"], json!({}), 0),
         (&["openapi"], json!({}), 0),

@@ -341,7 +341,7 @@ async fn a_stopped_watch_sends_and_retries_nothing() {
     t.receiver.script("/hook", [Reply::status(500)]);
     let watch = notify(&t, "job_1", "/hook").await;
     t.receiver.next().await;
-    assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.expect(200)["status"], "completed");
+    assert_eq!(t.stop_watch(&watch).await.expect(200)["status"], "completed");
     let delivery = t.delivery(&watch).await;
     assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("skipped"), &json!("stopped")));
     retry(&t, &watch).await.expect(409);
@@ -359,7 +359,7 @@ async fn an_attempt_in_flight_at_a_stop_keeps_its_result() {
         let watch = t.watch("job_1").await;
         t.pass(seconds(5)).await;
         t.receiver.next().await;
-        t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+        t.stop_watch(&watch).await.expect(200);
         gate.open();
         t.rest().await;
         let delivery = t.delivery(&watch).await;

@@ -380,7 +380,7 @@ async fn many_skipped_deliveries_are_sent_in_chunks_without_stopped_watches() {
     }
     t.pass(minutes(2)).await;
     let stopped = id(&batch["data"][7]["watch"]);
-    t.delete(&format!("/v1/watches/{stopped}")).await.expect(200);
+    t.stop_watch(&stopped).await.expect(200);
     let path = format!("{PATH}/{destination}/enable");
     t.post(&path, &json!({ "retrySkipped": true })).await.expect(200);
     t.rest().await;
@@ -490,7 +490,7 @@ async fn a_destination_that_a_running_watch_names_is_not_deleted() {
         t.register(&json!({ "jobId": "job_2", "notify": [{ "destinationId": destination }] })).await;
     let path = format!("{PATH}/{destination}");
     assert_eq!(t.delete(&path).await.expect(409)["code"], "destination_in_use");
-    t.delete(&format!("/v1/watches/{running}")).await.expect(200);
+    t.stop_watch(&running).await.expect(200);
     assert_eq!(t.delete(&path).await.status, 204);
     t.rest().await;
     let delivery = t.delivery(&first).await;

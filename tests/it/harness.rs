@@ -532,6 +532,11 @@ impl Harness {
         self.send("POST", path, &[AUTH], b"").await
     }
 
+    /// Stops a watch.
+    pub async fn stop_watch(&self, watch: &str) -> Answer {
+        self.act(&format!("/v1/watches/{watch}/stop")).await
+    }
+
     /// Registers a watch and returns its id.
     #[track_caller]
     pub fn register(&self, body: &Value) -> impl Future<Output = String> {

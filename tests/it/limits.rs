@@ -172,14 +172,14 @@ async fn a_write_whose_answer_does_not_fit_is_refused_before_its_commit() {
 
     let invalid = json!({ "jobId": "job_1", "notify": [], "events": vec![1; 256] }).to_string();
     let expiry = json!({ "expiresIn": "1h" }).to_string();
-    let poll = format!("{path}/poll");
+    let (poll, stop) = (format!("{path}/poll"), format!("{path}/stop"));
     for (method, path, headers, body) in [
         ("POST", "/v1/watches/batch", &[AUTH, JSON][..], valid.as_str()),
         ("POST", "/v1/watches/batch", &keyed, valid.as_str()),
         ("POST", "/v1/watches", &[AUTH, JSON], &invalid),
         ("POST", &poll, &[AUTH], ""),
         ("PATCH", &path, &[AUTH, JSON], &expiry),
-        ("DELETE", &path, &[AUTH], ""),
+        ("POST", &stop, &[AUTH], ""),
     ] {
         let answer = t.send(method, path, headers, body.as_bytes()).await;
         assert_eq!(answer.expect(503)["code"], "too_many_requests", "{method} {path}");

@@ -89,7 +89,7 @@ async fn run_jobs(t: &Harness) {
     }
     let odd = t.register(&json!({ "jobId": "job_odd", "callbackUrl": t.receiver.url("/hook") })).await;
     t.pass(minutes(3)).await;
-    t.delete(&format!("/v1/watches/{odd}")).await.expect(200);
+    t.stop_watch(&odd).await.expect(200);
     t.receiver.take(4).await;
 }
 
@@ -168,7 +168,7 @@ async fn metrics_count_what_happened() {
         ("ringback_deliveries_loaded", 0.0),
         ("ringback_store_refusing", 0.0),
         (r#"ringback_http_requests_total{method="POST",route="/v1/watches",status="2xx"}"#, 4.0),
-        (r#"ringback_http_requests_total{method="DELETE",route="/v1/watches/{id}",status="2xx"}"#, 1.0),
+        (r#"ringback_http_requests_total{method="POST",route="/v1/watches/{id}/stop",status="2xx"}"#, 1.0),
     ] {
         assert_eq!(found.of(sample), value, "{sample}");
     }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use ringback::channels::webhook::ed25519::PrivateKey;
 use ringback::domain::{
-    DeliveryStatus, JobNo, Masked, PollerMessage, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
+    DeliveryStatus, JobNo, Masked, OperationId, PollerMessage, Reason, TimelineEntry, Timestamp, WatchId,
+    WatchStatus,
 };
 use ringback::store::{
-    After, DatabaseLocation, DeliveryFilter, EventFilter, IdempotencyKey, Keyring, Replay, StoredResponse,
-    TimelinePosition, WatchFilter,
+    After, DatabaseLocation, DeliveryFilter, EraseWatch, EventFilter, IdempotencyKey, Keyring, Replay,
+    StoredResponse, TimelinePosition, WatchErasure, WatchFilter,
 };
 use rusqlite::Connection;
 
@@ -334,8 +335,28 @@ async fn watches_of_the_previous_release_have_no_name_or_reference() {
     assert_eq!(count, fixture.events().await.len(), "every event is found by its watch");
 }
 
+#[tokio::test]
+async fn watches_of_the_previous_release_can_be_erased() {
+    let (folder, location) = previous_release();
+    let now = Timestamp::from_millis(1_795_886_400_000);
+    let fixture = StoreFixture::at(folder, location, now).await;
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read").rows;
+    assert!(!watches.is_empty());
+    let events = fixture.count("events");
+    for watch in watches {
+        let operation = OperationId(fixture.store.ids().draw(now));
+        let erase = EraseWatch { operation, app: fixture.app, watch: watch.id, rows: 100, now };
+        assert_eq!(fixture.store.erase_watch(erase).await.expect("taken"), WatchErasure::Done);
+    }
+    for table in ["watches", "watch_destinations", "deliveries", "attempts", "events", "operations"] {
+        assert_eq!(fixture.count(table), 0, "{table}");
+    }
+    assert_eq!(fixture.count("erased_events"), events);
+}
+
 crate::postgres::on_postgres_too! {
     watches_of_the_previous_release_have_no_name_or_reference,
+    watches_of_the_previous_release_can_be_erased,
     destinations_of_the_previous_release_stay_inline,
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,

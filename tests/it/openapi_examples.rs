@@ -42,7 +42,7 @@ impl Examples<'_> {
 /// Replaces what differs from run to run.
 fn normalized(text: &str) -> String {
     let mut ids = BTreeMap::<String, usize>::new();
-    let pattern = Regex::new(r"(watch|evt|dlv|dst|app|key|req)_[0-7][0-9a-hjkmnp-tv-z]{25}").unwrap();
+    let pattern = Regex::new(r"(watch|evt|dlv|dst|app|key|op|req)_[0-7][0-9a-hjkmnp-tv-z]{25}").unwrap();
     let text = pattern.replace_all(text, |found: &Captures<'_>| {
         let next = ids.len() + 1;
         let n = *ids.entry(found[0].to_owned()).or_insert(next);
@@ -99,10 +99,12 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let mut e = Examples { t, tenant, found: BTreeMap::new() };
     let app = e.tenant.id.clone();
     // The operator creates apps.
-    e.found.insert(
-        "createApp".to_owned(),
-        t.post("/v1/apps", &json!({ "name": "customer-8" })).await.expect(201),
-    );
+    let made = t.post("/v1/apps", &json!({ "name": "customer-8" })).await.expect(201);
+    let other = format!("/v1/apps/{}", id(&made));
+    e.found.insert("createApp".to_owned(), made);
+    let renamed = t.as_key(crate::harness::KEY, "PATCH", &other, r#"{"name": "customer-9"}"#).await;
+    e.found.insert("renameApp".to_owned(), renamed.expect(200));
+    e.found.insert("deleteApp".to_owned(), t.delete(&other).await.expect(202));
     e.get("listApps", "/v1/apps").await;
     e.get("showApp", &format!("/v1/apps/{app}")).await;
     let new_key = json!({ "name": "billing", "scope": "write", "expiresIn": "90d" });
@@ -158,9 +160,15 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let body = t.as_key(&key, "GET", &format!("{delivery}/body"), "").await;
     e.found.insert("showDeliveryBody".to_owned(), body.text().into());
     e.call("retryDelivery", "POST", &format!("{delivery}/retry"), None).await;
-    e.call("retryDeliveries", "POST", "/v1/deliveries/retry", Some(json!({ "status": "failed" }))).await;
+    let retry = json!({ "status": ["failed", "pending"], "since": "2h" });
+    let started = e.call("retryDeliveries", "POST", "/v1/deliveries/retry", Some(retry)).await;
+    t.rest().await;
+    let operation = started["operationId"].as_str().expect("an id");
+    e.get("showOperation", &format!("/v1/operations/{operation}")).await;
     e.call("pollWatch", "POST", &format!("{watch}/poll"), None).await;
-    e.call("stopWatch", "DELETE", &watch, None).await;
+    e.call("stopWatch", "POST", &format!("{watch}/stop"), None).await;
+    e.call("stopWatches", "POST", "/v1/watches/stop", Some(json!({ "all": true }))).await;
+    e.call("eraseWatch", "DELETE", &watch, None).await;
     t.pass(seconds(5)).await;
     t.provider.processing("job_batch", 0);
     let batch = json!({ "watches": [{ "jobId": "job_batch", "notify": [] }, { "jobId": 7, "notify": [] }] });

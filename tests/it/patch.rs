@@ -105,7 +105,7 @@ async fn an_ended_watch_cannot_be_changed() {
     t.receiver.next().await;
     t.provider.processing("job_2", 1);
     let stopped = t.watch("job_2").await;
-    t.delete(&format!("/v1/watches/{stopped}")).await.expect(200);
+    t.stop_watch(&stopped).await.expect(200);
     for watch in [ended, stopped] {
         let before = t.shown(&watch).await;
         for change in [json!({ "metadata": { "x": 1 } }), json!({ "expiresIn": "1h" })] {

@@ -44,7 +44,7 @@ async fn the_shortest_interval_of_a_jobs_watches_applies() {
     // Raised to the provider's minimum.
     let eager = t.register(&watch("1s")).await;
     t.pass(seconds(12)).await;
-    t.delete(&format!("/v1/watches/{eager}")).await.expect(200);
+    t.stop_watch(&eager).await.expect(200);
     t.pass(seconds(28)).await;
     let polls = since_start(&t.provider.polls("job_1"));
     assert_eq!(polls, [5, 13, 23, 33, 40, 44, 48, 52, 56, 66, 76]);

@@ -1,4 +1,4 @@
-//! Retrying many failed deliveries: `POST /v1/deliveries/retry`.
+//! Retrying many deliveries: `POST /v1/deliveries/retry`.
 
 use std::collections::HashSet;
 
@@ -29,6 +29,11 @@ async fn fail(t: &Harness, jobs: std::ops::Range<usize>, path: &str) -> Vec<Stri
     watches
 }
 
+/// Retries deliveries, and returns how many the request has counted.
+async fn retry(t: &Harness, body: Value) -> u64 {
+    t.post(PATH, &body).await.expect(202)["count"].as_u64().expect("a count")
+}
+
 async fn failed(t: &Harness) -> usize {
     t.get("/v1/deliveries?status=failed&limit=200").await.expect(200)["data"].as_array().unwrap().len()
 }
@@ -44,9 +49,12 @@ async fn all_failed_deliveries_are_retried_under_the_same_ids() {
     let ids: HashSet<String> =
         t.receiver.all().iter().filter(|h| h.path == "/a").map(|h| h.id().to_owned()).collect();
     assert_eq!(failed(&t).await, 3);
-    let answer = t.post(PATH, &json!({ "status": "failed" })).await;
-    assert_eq!(answer.expect(202), json!({ "count": 3 }));
+    let answer = t.post(PATH, &json!({ "status": "failed" })).await.expect(202);
+    assert_eq!(answer["count"], 3);
     t.rest().await;
+    let operation = t.get(&format!("/v1/operations/{}", answer["operationId"].as_str().unwrap())).await;
+    let expected = json!({ "id": answer["operationId"], "status": "succeeded", "total": 3, "done": 3 });
+    assert_eq!(operation.expect(200), expected);
     let again: HashSet<String> = t.receiver.take(3).await.iter().map(|hit| hit.id().to_owned()).collect();
     assert_eq!(again, ids);
     assert_eq!(failed(&t).await, 0);
@@ -83,16 +91,15 @@ async fn a_retry_selects_by_event_time_and_destination() {
     let first = fail(&t, 0..2, "/a").await;
     t.pass(minutes(60)).await;
     let second = fail(&t, 2..4, "/b").await;
-    let retry = async |body: Value| t.post(PATH, &body).await.expect(202)["count"].as_u64().unwrap();
-    assert_eq!(retry(json!({ "status": "failed", "until": "2026-02-18T15:00:00Z" })).await, 0);
-    assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T17:00:00Z" })).await, 0);
-    assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T15:30:00Z" })).await, 2);
+    assert_eq!(retry(&t, json!({ "status": "failed", "until": "2026-02-18T15:00:00Z" })).await, 0);
+    assert_eq!(retry(&t, json!({ "status": "failed", "since": "2026-02-18T17:00:00Z" })).await, 0);
+    assert_eq!(retry(&t, json!({ "status": "failed", "since": "2026-02-18T15:30:00Z" })).await, 2);
     t.rest().await;
     let notified: HashSet<String> =
         t.receiver.take(2).await.iter().map(|hit| hit.watch().to_owned()).collect();
     assert_eq!(notified, second.into_iter().collect());
     let destination = t.shown(&first[0]).await["destinations"][0]["id"].clone();
-    assert_eq!(retry(json!({ "status": "failed", "destinationId": destination })).await, 1);
+    assert_eq!(retry(&t, json!({ "status": "failed", "destinationId": destination })).await, 1);
     t.rest().await;
     assert_eq!(t.receiver.next().await.watch(), first[0]);
     t.finish().await;
@@ -106,7 +113,7 @@ async fn a_retry_of_failed_deliveries_excludes_stopped_watches() {
     let watch = t.watch("job_1").await;
     t.pass(seconds(5)).await;
     t.receiver.next().await;
-    t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+    t.stop_watch(&watch).await.expect(200);
     assert_eq!(t.delivery(&watch).await["reason"], "stopped");
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 0);
     t.pass(minutes(60)).await;
@@ -118,7 +125,7 @@ async fn what_failed_before_a_stop_of_an_ended_watch_can_be_retried() {
     let t = impatient().await;
     let watch = fail(&t, 0..1, "/a").await.remove(0);
     // The watch had ended, so it keeps its status, and there is nothing to skip.
-    assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.expect(200)["status"], "completed");
+    assert_eq!(t.stop_watch(&watch).await.expect(200)["status"], "completed");
     let delivery = t.delivery(&watch).await;
     assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
     let retry = format!("/v1/deliveries/{}/retry", delivery["id"].as_str().unwrap());
@@ -153,6 +160,7 @@ async fn a_retry_requested_in_flight_is_attempted_once_more() {
     t.receiver.next().await;
     // A manual retry is in flight: it answers both requests, or another attempt follows. None is lost.
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
+    t.rest().await;
     gate.open();
     t.pass(seconds(1)).await;
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
@@ -168,7 +176,7 @@ async fn a_retry_of_many_deliveries_continues_after_a_crash() {
     fail(&t, 0..3, "/a").await;
     let (reply, gate) = Reply::status(200).held();
     t.receiver.script("/a", [reply]);
-    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 3);
+    let started = t.post(PATH, &json!({ "status": "failed" })).await.expect(202);
     t.crash().await;
     drop(gate);
     t.restart().await;
@@ -176,6 +184,8 @@ async fn a_retry_of_many_deliveries_continues_after_a_crash() {
     assert_eq!(failed(&t).await, 0);
     let notified: HashSet<String> = t.receiver.read_all().iter().map(|hit| hit.id().to_owned()).collect();
     assert_eq!(notified.len(), 3);
+    let operation = format!("/v1/operations/{}", started["operationId"].as_str().unwrap());
+    assert_eq!(t.get(&operation).await.expect(200)["status"], "succeeded");
     t.finish().await;
 }
 
@@ -201,8 +211,11 @@ async fn a_retry_of_many_deliveries_is_idempotent() {
 async fn an_invalid_retry_names_every_error() {
     let t = Harness::start().await;
     for (body, wrong) in [
-        (json!({}), vec!["/status"]),
-        (json!({ "status": "pending" }), vec!["/status"]),
+        (json!({}), vec![""]),
+        (json!({ "all": false, "dryRun": true }), vec![""]),
+        (json!({ "status": "succeeded" }), vec!["/status"]),
+        (json!({ "status": [] }), vec!["/status"]),
+        (json!({ "all": 1, "origin": "x" }), vec!["/origin", "/all"]),
         (json!({ "status": "failed", "since": "now", "until": 1 }), vec!["/since", "/until"]),
         (json!({ "status": "failed", "destinationId": "dst_1", "x": 1 }), vec!["/destinationId", "/x"]),
         (json!([]), vec![""]),
@@ -212,35 +225,110 @@ async fn an_invalid_retry_names_every_error() {
             problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
         assert_eq!(named, wrong, "{body}");
     }
+    let detail = t.post(PATH, &json!({})).await.expect(422)["errors"][0]["detail"].clone();
+    assert!(detail.as_str().unwrap().contains(r#""all": true"#), "{detail}");
     t.act(PATH).await.expect(415);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_and_changes_nothing() {
+    let t = impatient().await;
+    fail(&t, 0..3, "/a").await;
+    let body = json!({ "all": true, "dryRun": true }).to_string();
+    let headers = [AUTH, JSON, ("idempotency-key", "k1")];
+    let first = t.send("POST", PATH, &headers, body.as_bytes()).await;
+    assert_eq!(first.expect(200), json!({ "operationId": null, "count": 3 }));
+    assert_eq!(retry(&t, json!({ "all": true })).await, 3);
+    t.rest().await;
+    t.receiver.take(3).await;
+    let again = t.send("POST", PATH, &headers, body.as_bytes()).await;
+    assert_eq!((again.body, again.status), (first.body, 200));
+    assert_eq!(t.post(PATH, &json!({ "all": true, "dryRun": true })).await.expect(200)["count"], 0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn pending_deliveries_are_sent_now_and_keep_their_schedule() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "30m,1h")]).await;
+    t.receiver.always("/a", Some(Reply::status(500)));
+    let mut watches = Vec::new();
+    for n in 0..3 {
+        t.provider.completed(&format!("job_{n}"));
+        let body = json!({ "jobId": format!("job_{n}"), "callbackUrl": t.receiver.url("/a") });
+        watches.push(t.register(&body).await);
+    }
+    t.pass(seconds(10)).await;
+    t.receiver.take(3).await;
+    let before = t.delivery(&watches[0]).await["nextAttemptAt"].clone();
+    let other = json!({ "status": "pending", "origin": "https://app.example.com" });
+    assert_eq!(retry(&t, other).await, 0);
+    let origin = t.receiver.url("").trim_end_matches('/').to_owned();
+    let body = json!({ "status": ["failed", "pending"], "origin": origin, "since": "2h" });
+    assert_eq!(retry(&t, body.clone()).await, 3);
+    t.rest().await;
+    t.receiver.take(3).await;
+    let delivery = t.delivery(&watches[0]).await;
+    assert_eq!((&delivery["status"], &delivery["nextAttemptAt"]), (&json!("pending"), &before));
+    t.receiver.always("/a", None);
+    assert_eq!(retry(&t, body).await, 3);
+    t.rest().await;
+    t.receiver.take(3).await;
+    assert_eq!(t.delivery(&watches[0]).await["status"], "succeeded");
+    t.pass(minutes(120)).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn skipped_deliveries_are_retried_unless_stopped_or_superseded() {
+    let t = Harness::start().await;
+    t.receiver.script("/gone", [Reply::status(410)]);
+    let body =
+        |job: &str| json!({ "jobId": job, "callbackUrl": t.receiver.url("/gone"), "events": ["job.*"] });
+    t.provider.processing("job_1", 10);
+    let watch = t.register(&body("job_1")).await;
+    t.pass(seconds(10)).await;
+    t.receiver.next().await;
+    // The destination is gone, so nothing is created for the ending; another watch is stopped with a pending delivery.
+    t.provider.completed("job_1");
+    t.receiver.script("/stopped", [Reply::status(500)]);
+    t.provider.completed("job_2");
+    let stopped = t.register(&json!({ "jobId": "job_2", "callbackUrl": t.receiver.url("/stopped") })).await;
+    t.pass(seconds(60)).await;
+    t.receiver.read_all();
+    t.stop_watch(&stopped).await.expect(200);
+    assert_eq!(retry(&t, json!({ "status": "skipped" })).await, 0);
+    assert_eq!(retry(&t, json!({ "status": "failed", "reason": "gone" })).await, 1);
+    t.rest().await;
+    assert_eq!(t.receiver.next().await.watch(), watch);
+    assert_eq!(retry(&t, json!({ "watchId": stopped, "status": ["pending", "skipped"] })).await, 0);
     t.finish().await;
 }
 
 // Once: the test writes into the SQLite file.
 #[tokio::test]
-async fn a_retry_that_ends_early_says_that_a_part_was_committed() {
+async fn a_retry_continues_when_a_full_disk_has_space_again() {
     let t = impatient().await;
     fail(&t, 0..250, "/a").await;
     let other = rusqlite::Connection::open(t.file()).unwrap();
-    // The disk is full when 200 deliveries, the first chunk, are marked: there is no next number.
+    // The disk is full when 100 deliveries, the first step, are marked: there is no next number.
     let full = "create table full_disk (no integer primary key autoincrement);
         insert into full_disk values (9223372036854775807);
         create trigger full_disk before update of is_manual on deliveries
-        when new.is_manual = 1 and (select count(*) from deliveries where is_manual = 1) >= 200
+        when new.is_manual = 1 and (select count(*) from deliveries where is_manual = 1 or status = 'succeeded') >= 100
         begin insert into full_disk values (null); end";
     other.execute_batch(full).unwrap();
-    let problem = t.post(PATH, &json!({ "status": "failed" })).await.expect(503);
+    let started = t.post(PATH, &json!({ "status": "failed" })).await.expect(202);
+    assert_eq!(started["count"], 250);
+    let operation = format!("/v1/operations/{}", started["operationId"].as_str().unwrap());
+    let first_step = async { while t.get(&operation).await.expect(200)["done"] != 100 {} };
+    crate::harness::guarded("the first step", first_step).await;
+    assert_eq!(t.get(&operation).await.expect(200)["status"], "running");
     other.execute_batch("drop trigger full_disk; drop table full_disk").unwrap();
-    assert_eq!(problem["code"], "outcome_unknown");
-    insta::assert_snapshot!(problem["detail"].as_str().unwrap(), @"200 deliveries are retried, but the database was lost before the others; send the request again later (some of the first may then be attempted twice)");
-    // Attempts are made again after a write has succeeded.
-    t.provider.processing("job_250", 0);
-    t.register(&json!({ "jobId": "job_250", "notify": [] })).await;
     t.work_off().await;
-    assert_eq!(t.receiver.take(200).await.len(), 200);
-    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 50);
-    t.rest().await;
-    t.receiver.take(50).await;
+    assert_eq!(t.receiver.take(250).await.len(), 250);
+    assert_eq!(t.get(&operation).await.expect(200)["done"], 250);
+    assert_eq!(failed(&t).await, 0);
     t.finish().await;
 }
 
@@ -255,4 +343,7 @@ crate::postgres::on_postgres_too! {
     a_retry_of_many_deliveries_continues_after_a_crash,
     a_retry_of_many_deliveries_is_idempotent,
     an_invalid_retry_names_every_error,
+    a_dry_run_counts_and_changes_nothing,
+    pending_deliveries_are_sent_now_and_keep_their_schedule,
+    skipped_deliveries_are_retried_unless_stopped_or_superseded,
 }

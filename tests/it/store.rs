@@ -4,6 +4,7 @@ mod events;
 mod filters;
 mod lasting;
 mod lost;
+mod operating;
 mod sealing;
 mod sending;
 mod server;
@@ -166,7 +167,8 @@ impl StoreFixture {
     }
 
     pub async fn stop(&self, watch: WatchId) {
-        self.store.stop_watch(StopWatch { app: self.app, watch, now: at(30) }).await.expect("stopped");
+        let stop = StopWatch { app: self.app, watch, now: at(30) };
+        self.store.stop_watch(stop).await.expect("stopped").expect("no key").expect("a watch");
     }
 
     /// Registers a watch on a job of its own and ends it. One delivery is then pending.

@@ -21,6 +21,9 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("PATCH", "/v1/watches/{id}", Some(Scope::Write)),
     ("DELETE", "/v1/watches/{id}", Some(Scope::Write)),
     ("POST", "/v1/watches/{id}/poll", Some(Scope::Write)),
+    ("POST", "/v1/watches/{id}/stop", Some(Scope::Write)),
+    ("POST", "/v1/watches/stop", Some(Scope::Write)),
+    ("GET", "/v1/operations/{id}", Some(Scope::Read)),
     ("GET", "/v1/watches/{id}/timeline", Some(Scope::Read)),
     ("GET", "/v1/events", Some(Scope::Read)),
     ("GET", "/v1/events/{id}", Some(Scope::Read)),
@@ -44,6 +47,8 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/apps", Some(Scope::Admin)),
     ("POST", "/v1/apps", Some(Scope::Admin)),
     ("GET", "/v1/apps/{id}", Some(Scope::Admin)),
+    ("PATCH", "/v1/apps/{id}", Some(Scope::Admin)),
+    ("DELETE", "/v1/apps/{id}", Some(Scope::Admin)),
     ("GET", "/v1/apps/{id}/jwks.json", None),
     ("POST", "/v1/test", Some(Scope::Write)),
     ("GET", "/v1/keys", Some(Scope::Admin)),
@@ -129,6 +134,7 @@ fn unknown_id(kind: &str) -> &'static str {
         "events" => "evt_00000000000000000000000000",
         "deliveries" => "dlv_00000000000000000000000000",
         "destinations" => "dst_00000000000000000000000000",
+        "operations" => "op_00000000000000000000000000",
         "apps" => "app_00000000000000000000000000",
         "keys" => "key_00000000000000000000000000",
         other => panic!("add an id of {other}"),
@@ -146,6 +152,8 @@ struct Other {
     gone: String,
     /// A saved destination.
     saved: String,
+    /// An operation.
+    operation: String,
     /// Cursors after the first row of its lists.
     cursors: [(&'static str, String); 6],
     /// Texts that no answer to another app may contain.
@@ -189,7 +197,9 @@ impl Other {
         post("/v1/signing-secret/rotate", json!({})).await;
         t.provider.processing("job_other4", 0);
         post("/v1/watches/batch", json!({ "watches": [{ "jobId": "job_other4", "notify": [] }] })).await;
-        post("/v1/deliveries/retry", json!({ "status": "failed" })).await;
+        let retried = post("/v1/deliveries/retry", json!({ "status": "failed" })).await;
+        let operation = retried["operationId"].as_str().unwrap().to_owned();
+        post("/v1/watches/stop", json!({ "reference": "other-tenant" })).await;
         post("/v1/test", json!({ "destination": UNREACHABLE })).await;
         t.pass(seconds(5)).await;
         t.receiver.next_to("/other-tenant-hook").await;
@@ -225,6 +235,7 @@ impl Other {
         let secret = get("/v1/signing-secret").await["secret"].as_str().unwrap().to_owned();
         let (saved_secret, saved) = (saved["secret"].as_str().unwrap().to_owned(), id(&saved));
         let marks = [
+            &operation,
             &saved,
             &saved_secret,
             &gone,
@@ -241,7 +252,7 @@ impl Other {
         let words = ["other-tenant", "job_other"].map(str::to_owned);
         let marks = marks.into_iter().cloned().chain(words).collect();
         let cursors = cursors.try_into().expect("six");
-        Self { tenant, watch, destination, event, delivery, gone, saved, cursors, marks }
+        Self { tenant, watch, destination, event, delivery, gone, saved, operation, cursors, marks }
     }
 
     fn name(&self, kind: &str) -> String {
@@ -250,6 +261,7 @@ impl Other {
             "events" => &self.event,
             "deliveries" => &self.delivery,
             "destinations" => &self.saved,
+            "operations" => &self.operation,
             "apps" => &self.tenant.id,
             "keys" => &self.tenant.key_id,
             other => panic!("add the other app's id of {other}"),
@@ -268,6 +280,7 @@ impl Other {
         for path in [
             format!("/v1/watches/{}/timeline", self.watch),
             format!("/v1/deliveries/{}", self.delivery),
+            format!("/v1/operations/{}", self.operation),
             "/v1/watches".to_owned(),
             "/v1/events".to_owned(),
             "/v1/deliveries".to_owned(),
@@ -326,6 +339,7 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
         let body = match (route.method, route.path) {
             ("GET", _) => "",
             ("PATCH", "/v1/destinations/{id}") => r#"{"enabled": false}"#,
+            ("PATCH", "/v1/apps/{id}") => r#"{"name": "own"}"#,
             ("PATCH", _) => r#"{"expiresIn": "1h"}"#,
             _ => "{}",
         };
@@ -387,6 +401,10 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
                 body: json!({ "status": "failed", "destinationId": b.gone }).to_string(),
                 ..attempt("", Own)
             },
+        ],
+        ("POST", "/v1/watches/stop") => vec![
+            write(&json!({ "jobId": "job_other2" }), Own),
+            Attempt { body: json!({ "jobId": "job_other1" }).to_string(), ..attempt("", Own) },
         ],
         ("POST", "/v1/test") => {
             vec![write(&json!({ "destination": UNREACHABLE }), Own), write(&json!({}), Refused(422))]

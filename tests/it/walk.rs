@@ -116,7 +116,7 @@ impl Walk {
         let Some(watch) = self.watches.keys().nth(usize::try_from(index).unwrap()).cloned() else {
             return "nothing to stop".to_owned();
         };
-        self.t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+        self.t.stop_watch(&watch).await.expect(200);
         self.stopped.push(watch.clone());
         format!("stop {watch}")
     }

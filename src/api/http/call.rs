@@ -20,7 +20,7 @@ use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use super::query::Query;
 use super::state::Api;
-use crate::domain::AppNo;
+use crate::domain::{AppNo, Timestamp};
 use crate::store::{AnswerKey, IdempotencyKey, Scope};
 use crate::tenants::hash_key;
 
@@ -215,7 +215,12 @@ impl Deref for Write {
 impl Write {
     /// The idempotency key of the request, for the store.
     pub fn key(&self) -> Option<IdempotencyKey> {
-        self.claim.as_ref().map(|claim| claim.key(self.api.clock.now()))
+        self.key_at(self.api.clock.now())
+    }
+
+    /// The same for a registration, whose response is found by the time of its watches when one of them is erased.
+    pub fn key_at(&self, created_at: Timestamp) -> Option<IdempotencyKey> {
+        self.claim.as_ref().map(|claim| claim.key(created_at))
     }
 
     /// Reads the body as an object; fields that `read` does not take are errors. Without a body it reads an

@@ -72,6 +72,7 @@ problem_codes! {
         DestinationManaged CONFLICT "destination_managed" "The saved destination is in the server's configuration file and cannot be changed through the API."
         DestinationDisabled CONFLICT "destination_disabled" "The destination of the delivery is disabled, so the delivery cannot be retried."
         NameTaken CONFLICT "name_taken" "Another app has this name."
+        FirstApp CONFLICT "first_app" "The first app cannot be renamed or deleted."
         LimitReached CONFLICT "limit_reached" "The maximum number of such objects exists."
         SecretConfigured CONFLICT "secret_configured" "The signing secret is set in the server's configuration and cannot be rotated through the API."
         EventGone GONE "event_gone" "The event to continue after does not exist, or was deleted after its retention time."
@@ -197,6 +198,11 @@ impl FieldErrors {
     ) -> Option<T> {
         let add = |(code, detail): Invalid| self.add(pointer, code, detail);
         result.map_err(|invalid| add(invalid.into())).ok()
+    }
+
+    /// Whether there is no error.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Returns `Ok` if there is no error.

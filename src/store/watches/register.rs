@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, params, row_sql};
-use super::super::destinations::{self, DestinationDeleted};
+use super::super::db::{Result, StoreError, Tx, params, row_sql};
+use super::super::destinations;
 use super::super::idempotency::{Outcome, Results};
 use super::super::reads::ReadStore;
 use super::super::rows::insert_destinations;
@@ -26,6 +26,15 @@ use crate::domain::{
 /// Stored observation of a job that was never polled.
 static NEVER_POLLED: LazyLock<String> =
     LazyLock::new(|| serde_json::to_string(&Observation::default()).unwrap_or_default());
+
+/// Reason why a watch was not registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterRefusal {
+    /// A saved destination that it names was deleted meanwhile.
+    DestinationDeleted,
+    /// The app was deleted meanwhile.
+    AppDeleted,
+}
 
 /// Registers a watch.
 #[derive(Debug)]
@@ -56,31 +65,43 @@ impl ReadStore {
     }
 }
 
-pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch, DestinationDeleted> {
+pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch, RegisterRefusal> {
     let mut watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
-    if !destinations::all_exist(&batch.tx, watches.iter().flat_map(|new| &new.destinations))? {
-        // Rare: it is not known yet which of the watches is refused.
-        let check = |new: &&NewWatch| destinations::all_exist(&batch.tx, new.destinations.iter());
-        let exist: Vec<bool> = watches.iter().map(check).collect::<Result<_>>()?;
-        let mut kept = exist.iter();
-        watches.retain(|_| kept.next().copied().unwrap_or_default());
-        let mut inserted = insert(batch, &watches)?.into_iter();
-        let result = |exists: &bool| {
-            if *exists { inserted.next().ok_or(DestinationDeleted) } else { Err(DestinationDeleted) }
-        };
-        return Ok(exist.iter().map(result).collect());
+    if refusal(batch, watches.iter().copied())?.is_none() {
+        return Ok(insert(batch, &watches)?.into_iter().map(Ok).collect());
     }
-    Ok(insert(batch, &watches)?.into_iter().map(Ok).collect())
+    // Rare: it is not known yet which of the watches is refused.
+    let refusals = watches.iter().map(|new| refusal(batch, std::iter::once(*new)));
+    let refusals: Vec<Option<RegisterRefusal>> = refusals.collect::<Result<_>>()?;
+    let mut kept = refusals.iter();
+    watches.retain(|_| kept.next().is_some_and(Option::is_none));
+    let mut inserted = insert(batch, &watches)?.into_iter();
+    let missing = || StoreError::Inconsistent("a watch was not inserted".to_owned());
+    let result = |refusal: Option<RegisterRefusal>| match refusal {
+        Some(refusal) => Ok(Err(refusal)),
+        None => inserted.next().map(Ok).ok_or_else(missing),
+    };
+    refusals.into_iter().map(result).collect()
 }
 
-pub fn register_many(
-    batch: &mut Batch<'_>,
-    command: &RegisterMany,
-) -> Outcome<Vec<Watch>, DestinationDeleted> {
-    if !destinations::all_exist(&batch.tx, command.0.iter().flat_map(|new| &new.destinations))? {
-        return Ok(Err(DestinationDeleted));
+pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<Vec<Watch>, RegisterRefusal> {
+    match refusal(batch, command.0.iter())? {
+        Some(refusal) => Ok(Err(refusal)),
+        None => insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok),
     }
-    insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)
+}
+
+/// Returns why one of these watches is refused.
+fn refusal<'w>(
+    batch: &Batch<'_>,
+    watches: impl Iterator<Item = &'w NewWatch> + Clone,
+) -> Result<Option<RegisterRefusal>> {
+    // Nothing may be added to an app after it was erased. The cache is changed by this thread.
+    if !batch.shared.are_live(watches.clone().map(|new| new.app)) {
+        return Ok(Some(RegisterRefusal::AppDeleted));
+    }
+    let all_exist = destinations::all_exist(&batch.tx, watches.flat_map(|new| &new.destinations))?;
+    Ok((!all_exist).then_some(RegisterRefusal::DestinationDeleted))
 }
 
 /// Inserts watches and their jobs, and notifies the poller. Returns the watches as they are read back.

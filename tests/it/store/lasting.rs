@@ -85,7 +85,12 @@ async fn observations_are_pruned_with_the_watches_that_show_them() {
             .expect("recorded");
     }
     let second = fixture.register(NewWatch { created_at: at(15), ..fixture.follower("job_1") }).await;
-    store.stop_watch(StopWatch { app: fixture.app, watch: first.id, now: at(20) }).await.expect("stopped");
+    store
+        .stop_watch(StopWatch { app: fixture.app, watch: first.id, now: at(20) })
+        .await
+        .expect("stopped")
+        .expect("no key")
+        .expect("a watch");
     for n in 0..10 {
         store
             .record_observation(observed(first.job_no, 0, n, at(30 + u64::from(n))))

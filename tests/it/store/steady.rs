@@ -123,7 +123,9 @@ async fn live(fixture: &StoreFixture, n: u32) {
         .store
         .stop_watch(StopWatch { app: fixture.app, watch: stopped.id, now: at })
         .await
-        .expect("stopped");
+        .expect("stopped")
+        .expect("no key")
+        .expect("a watch");
     let (job, registered_until) = (unknown.job_no, at);
     let not_found = EndNotFound { job, generation: 0, registered_until, error, now: at, after: Vec::new() };
     fixture.store.end_not_found(not_found).await.expect("ended");

@@ -403,7 +403,7 @@ async fn a_stop_skips_deliveries_and_keeps_an_earlier_ending() {
     };
     assert_eq!(job, running.job_no);
     let unknown = StopWatch { app: super::app(&fixture.store, "other").await, watch: running.id, now: at(1) };
-    assert!(fixture.store.stop_watch(unknown).await.expect("answered").is_none());
+    assert!(matches!(fixture.store.stop_watch(unknown).await, Ok(Ok(Err(NotFound)))));
 }
 
 #[tokio::test]
@@ -415,7 +415,7 @@ async fn a_concurrent_stop_and_ending_do_not_both_apply() {
         let stop = StopWatch { app: fixture.app, watch: watch.id, now: at(60) };
         let (stopped, has_more) = tokio::join!(fixture.store.stop_watch(stop), fixture.store.end_job(end));
         let status = fixture.shown(watch.id).await.status;
-        let stopped = stopped.expect("stopped").expect("a watch");
+        let stopped = stopped.expect("stopped").expect("no key").expect("a watch");
         assert_eq!((stopped.status, has_more.expect("notified")), (status, false));
         let events = fixture.events().await.len();
         match status {

@@ -1,0 +1,113 @@
+//! Operations: work on many rows that a client has requested. A client starts one, gets its id, and reads how far it is.
+//!
+//! **Work in steps.** There may be millions of rows, and every other write waits for a transaction. So a step has two
+//! parts ([`advance`]). A reader examines the rows that come next, and returns those that the filter selects: it sees a
+//! snapshot and delays no write. Then the writer changes these rows, and stores the new position in the same
+//! transaction. It reads each of them by its key, and changes only those that still have to be changed. The caller
+//! adapts the number of rows to the duration of a step. Operations take turns, a step each.
+//!
+//! **Which rows.** Rows are examined from the newest to the oldest, in the order of their ids, beginning with an id that
+//! is drawn in the transaction that creates the operation. Rows that are created later have greater ids, so an operation
+//! ends, however fast new rows come. A watch that is registered at the same moment may be among the rows or not.
+//!
+//! **Crash.** The position, the filter and the counts are in the row of the operation. A crash between the two parts
+//! changes nothing. A crash after the commit loses the messages to the dispatcher; the next start rebuilds its queues
+//! from the rows. The next start continues each operation where it was.
+//!
+//! **Two steps at the same position** can be queued if a commit has an unknown outcome. The writer compares the
+//! position at which the page began with that of the row, and does nothing if they differ.
+//!
+//! **A retry while a delivery is in flight** follows the rules of a single one (`deliveries/retry`). A delivery that
+//! succeeds between the two parts is not sent again, and one that fails between them is retried if the filter selects
+//! both states. A stop between them has priority: the deliveries of a stopped watch are not retried.
+//!
+//! **A stop while a watch ends** between the two parts changes nothing: the ending is delivered.
+//!
+//! **Counts.** `total` is counted by readers before the operation begins, for at most 10 s and [`COUNTED_MAX`] rows. It grows
+//! with `done` if more rows are found. `done` can stay below it, because rows change meanwhile.
+
+mod advance;
+pub(super) mod expiry;
+mod subject;
+
+use super::db::{Result, Row, StoreError, params};
+use super::reads::{INTERNAL, ReadStore};
+use crate::domain::{AppNo, Id, Operation, OperationId, OperationNo, OperationStatus};
+
+pub use self::advance::{
+    AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage,
+    TooManyOperations, WatchErasure,
+};
+pub use self::subject::Subject;
+
+pub(super) use self::advance::{
+    advance_operation, create_operation, delete_app, erase_watch, fail_operation,
+};
+
+/// Maximum number of rows that are counted before an operation begins.
+pub const COUNTED_MAX: u64 = 1_000_000;
+
+/// An operation in progress.
+#[derive(Clone, Debug)]
+pub struct RunningOperation {
+    /// Row number.
+    pub no: OperationNo,
+    /// Id.
+    pub id: OperationId,
+    /// The app whose clients see it, and whose rows it works on, except if it erases another app.
+    pub app: AppNo,
+    /// What it works on.
+    pub subject: Subject,
+    /// Rows with smaller ids are left.
+    pub before: Id,
+}
+
+/// Columns of an operation in progress, for [`read_running`].
+pub(super) const RUNNING: &str =
+    "select no, id, app, kind, subject, before from operations where finished_at is null";
+
+/// Reads the columns of [`RUNNING`].
+pub(super) fn read_running(row: &Row<'_>) -> Result<RunningOperation> {
+    Ok(RunningOperation {
+        no: OperationNo(row.int(0)?),
+        id: OperationId(row.id(1)?),
+        app: AppNo(row.int(2)?),
+        subject: Subject::read(&row.text(3)?, &row.text(4)?)?,
+        before: row.id(5)?,
+    })
+}
+
+impl ReadStore {
+    /// Returns an operation of the app.
+    pub async fn operation(&self, app: AppNo, id: OperationId) -> Result<Option<Operation>> {
+        self.read(app, move |tx| {
+            tx.find(
+                "select status, total, done from operations where id = $1 and app = $2 and kind <> $3",
+                params![id, app, subject::HIDDEN],
+                |row| {
+                    let count = |column| {
+                        let broken = |_| StoreError::Inconsistent("a count is negative".to_owned());
+                        u64::try_from(row.int(column)?).map_err(broken)
+                    };
+                    let status = row.word(0, OperationStatus::parse)?;
+                    Ok(Operation { id, status, total: count(1)?, done: count(2)? })
+                },
+            )
+        })
+        .await
+    }
+
+    /// Returns the operation in progress that comes after one, in the order of their creation.
+    pub async fn next_operation(&self, after: OperationNo) -> Result<Option<RunningOperation>> {
+        let sql = format!("{RUNNING} and no > $1 order by no limit 1");
+        self.read(INTERNAL, move |tx| tx.find(&sql, params![after], read_running)).await
+    }
+
+    /// Returns the number of watches of an app, counted up to [`COUNTED_MAX`].
+    pub async fn count_watches(&self, app: AppNo) -> Result<u64> {
+        let most = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
+        let sql = "select count(*) from (select 1 from watches where app = $1 limit $2) few";
+        let count = self.read(app, move |tx| tx.one(sql, params![app, most], |row| row.int(0)));
+        Ok(u64::try_from(count.await?).unwrap_or(0))
+    }
+}

@@ -66,6 +66,7 @@ mod retry;
 mod server;
 mod signals;
 mod signing;
+mod simulation;
 mod small_disk;
 mod standstill;
 mod store;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringback::clock::Clock;
@@ -33,6 +33,15 @@ const CLIENTS: u32 = 4;
 #[expect(clippy::disallowed_methods, reason = "the real program runs on the real clock")]
 pub async fn nap(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Returns the result of `work`, or `None` if it takes longer in real time.
+pub async fn within<T>(millis: u64, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = nap(millis) => None,
+    }
 }
 
 /// The provider and the receiver of a process, and its database.
@@ -332,25 +341,21 @@ impl Load {
 pub async fn killed(ground: &Arc<Ground>, kills: u64) -> Verdict {
     let mut draw = draw();
     let load = Load::start(ground);
-    let (started, mut peak) = (AtomicU32::new(0), 0);
+    let (mut started, mut peak) = (0, 0);
     for kill in 1..=kills {
         let process = ground.start();
         // One in four is killed while it starts; the others, and the last one, live long enough to do work.
-        let life = if draw.below(4) == 0 && kill < kills { draw.below(60) } else { 300 + draw.below(700) };
-        let mut known = process.address.clone();
-        tokio::select! {
-            () = nap(life) => {}
-            () = async {
-                let _ = known.wait_for(Option::is_some).await;
-                started.fetch_add(1, Ordering::Relaxed);
-                load.moved.send_replace(*known.borrow());
-                std::future::pending::<()>().await;
-            } => {}
+        if draw.below(4) == 0 && kill < kills {
+            nap(draw.below(60)).await;
+        } else {
+            load.moved_to(process.address().await);
+            started += 1;
+            nap(100 + draw.below(700)).await;
         }
         peak = peak.max(peak_of(&process));
         process.kill().await;
     }
-    println!("{} starts that got so far as to listen", started.into_inner());
+    println!("{started} starts that got so far as to listen");
     let process = ground.start();
     let mut verdict = load.check(process.address().await).await;
     verdict.peak = peak.max(peak_of(&process));

@@ -35,7 +35,7 @@ use crate::crash::number;
 use crate::harness::{Draw, Harness, Neighbours, minutes};
 
 /// Seeds of a short run.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 12;
 
 /// Steps of a seed.
 const STEPS: u64 = 24;

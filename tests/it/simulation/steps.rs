@@ -98,10 +98,22 @@ impl Simulation<'_> {
 
     async fn restart_in_order(&mut self, number: u64) {
         self.trace(format!("{number}: stop in order"));
-        self.t.stop().await;
+        self.stop_in_order().await;
         self.world.state.change(|state| state.starts += 1);
         self.disk = Disk::before_start(&self.t.file());
         self.t.restart().await;
+    }
+
+    /// Stops the application, which finishes the requests in flight. Time passes while a peer does not answer.
+    async fn stop_in_order(&mut self) {
+        let stopping = self.t.begin_stop();
+        let (clock, held, ended) = (self.t.clock.clone(), self.t.held.clone(), stopping.ended());
+        tokio::pin!(ended);
+        while crate::crash::within(50, &mut ended).await.is_none() {
+            if held.count() > 0 {
+                clock.advance(seconds(1));
+            }
+        }
     }
 
     async fn register_some(&mut self) -> String {

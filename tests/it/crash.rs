@@ -1,14 +1,14 @@
 //! The real program, killed repeatedly under load.
 //!
 //! `cargo test` kills it five times; `RINGBACK_KILLS=50 cargo test --test it crash` kills it 50 times. The test
-//! prints the seed of the times; `RINGBACK_SEED` sets it.
+//! prints the seed of the times; `RINGBACK_SEED` sets it. [`crate::faults`] has further faults of the real program.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringback::clock::Clock;
@@ -23,6 +23,7 @@ use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
 use crate::harness::{AUTH, Draw, JSON, KEY, SECRET, guarded, id};
 use crate::postgres::{On, on, shared};
 use crate::server::{Server, programs};
+use crate::verdict::{Verdict, peak_of};
 use crate::wire::{self, Answer};
 
 /// Number of clients that register at the same time.
@@ -30,8 +31,17 @@ const CLIENTS: u32 = 4;
 
 /// Real time: a test cannot move the clock of another process.
 #[expect(clippy::disallowed_methods, reason = "the real program runs on the real clock")]
-async fn nap(millis: u64) {
+pub async fn nap(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Returns the result of `work`, or `None` if it takes longer in real time.
+pub async fn within<T>(millis: u64, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = nap(millis) => None,
+    }
 }
 
 /// The provider and the receiver of a process, and its database.
@@ -90,6 +100,20 @@ impl Ground {
         let script = format!("ulimit {limit}; RINGBACK_LOG=warn exec \"$0\" \"$@\"");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_ringback")]);
         Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
+    }
+
+    /// Starts a process with further settings.
+    pub fn start_with(&self, settings: &[(&str, &str)]) -> Process {
+        let mut command = Command::new("/usr/bin/env");
+        command.args(settings.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(env!("CARGO_BIN_EXE_ringback"));
+        Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
+    }
+
+    /// Kills a process with SIGKILL, and starts the next one.
+    pub async fn start_after(&self, process: Process) -> Process {
+        process.kill().await;
+        self.start()
     }
 
     pub fn start_on(&self, database: &str) -> Process {
@@ -211,17 +235,6 @@ pub async fn ready(address: SocketAddr) -> u16 {
     guarded("/readyz", wire::exchange(address, &bytes)).await.expect("an answer").status
 }
 
-/// Returns every item of a list, page by page.
-async fn all(address: SocketAddr, list: &str) -> Vec<Value> {
-    let (mut items, mut path) = (Vec::new(), format!("{list}?limit=200"));
-    loop {
-        let page = get(address, &path).await;
-        items.extend(page["data"].as_array().unwrap().iter().cloned());
-        let Some(cursor) = page["nextCursor"].as_str() else { return items };
-        path = format!("{list}?limit=200&cursor={cursor}");
-    }
-}
-
 /// Registers one watch after another. Each request is repeated with its key until the answer is 201.
 async fn register(
     ground: Arc<Ground>,
@@ -259,18 +272,18 @@ async fn register(
 }
 
 #[expect(clippy::disallowed_methods, reason = "the caller sets the duration and the seed")]
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn draw() -> Draw {
+pub fn draw() -> Draw {
     let seed = number("RINGBACK_SEED").unwrap_or(u64::from(std::process::id()));
     println!("RINGBACK_SEED={seed}");
     Draw(seed)
 }
 
 /// Clients that register as fast as possible, at the current address of the process.
-struct Load {
+pub struct Load {
     ground: Arc<Ground>,
     moved: watch::Sender<Option<SocketAddr>>,
     done: Arc<AtomicBool>,
@@ -278,7 +291,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(ground: &Arc<Ground>) -> Self {
+    pub fn start(ground: &Arc<Ground>) -> Self {
         // Every fifth webhook is refused, so that retries are always pending.
         let flaky = (0..100_000).map(|n| Reply::status(if n % 5 == 0 { 500 } else { 200 }));
         ground.receiver.script("/hook", flaky);
@@ -291,9 +304,15 @@ impl Load {
         Self { ground: Arc::clone(ground), moved, done, clients }
     }
 
-    /// Waits until every accepted watch is delivered, and checks the guarantees.
-    async fn check(self, address: SocketAddr) {
+    /// Lets the clients continue at this address.
+    pub fn moved_to(&self, address: SocketAddr) {
         self.moved.send_replace(Some(address));
+    }
+
+    /// Waits until every accepted watch is delivered, and compares what the clients, the receiver and the process
+    /// know.
+    pub async fn check(self, address: SocketAddr) -> Verdict {
+        self.moved_to(address);
         self.done.store(true, Ordering::Relaxed);
         let accepted: BTreeMap<String, String> =
             guarded("the last 201s", self.clients.join_all()).await.into_iter().flatten().collect();
@@ -312,50 +331,50 @@ impl Load {
                 .await;
             }
         }
-        let conserved = Conserved { accepted, hits: self.ground.receiver.all() };
-        conserved.check(address).await;
+        let verdict = Verdict::of(address, &accepted, &self.ground.receiver.all()).await;
         assert!(self.ground.receiver.complaints().is_empty(), "{:?}", self.ground.receiver.complaints());
+        verdict
     }
+}
+
+/// Kills the program `kills` times under load, and checks what the last process shows.
+pub async fn killed(ground: &Arc<Ground>, kills: u64) -> Verdict {
+    let mut draw = draw();
+    let load = Load::start(ground);
+    let (mut started, mut peak) = (0, 0);
+    for kill in 1..=kills {
+        let process = ground.start();
+        // One in four is killed while it starts; the others, and the last one, live long enough to do work.
+        if draw.below(4) == 0 && kill < kills {
+            nap(draw.below(60)).await;
+        } else {
+            load.moved_to(process.address().await);
+            started += 1;
+            nap(100 + draw.below(700)).await;
+        }
+        peak = peak.max(peak_of(&process));
+        process.kill().await;
+    }
+    println!("{started} starts that got so far as to listen");
+    let process = ground.start();
+    let mut verdict = load.check(process.address().await).await;
+    verdict.peak = peak.max(peak_of(&process));
+    process.terminate();
+    let (status, said) = process.ended().await;
+    assert!(status.success(), "{status}: {said}");
+    verdict
 }
 
 #[tokio::test]
 async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
-    let kills = number("RINGBACK_KILLS").unwrap_or(5);
-    let mut draw = draw();
     let ground = Arc::new(Ground::new().await);
-    let load = Load::start(&ground);
-    let started = AtomicU32::new(0);
-    for _ in 0..kills {
-        let process = ground.start();
-        // One in four is killed while it starts; the others live long enough to do work.
-        let life = if draw.below(4) == 0 { draw.below(60) } else { 300 + draw.below(700) };
-        let mut known = process.address.clone();
-        tokio::select! {
-            () = nap(life) => {}
-            () = async {
-                let _ = known.wait_for(Option::is_some).await;
-                started.fetch_add(1, Ordering::Relaxed);
-                load.moved.send_replace(*known.borrow());
-                std::future::pending::<()>().await;
-            } => {}
-        }
-        process.kill().await;
-    }
-    println!("{} starts that got so far as to listen", started.into_inner());
-    let process = ground.start();
-    load.check(process.address().await).await;
-    process.terminate();
-    let (status, said) = process.ended().await;
-    assert!(status.success(), "{status}: {said}");
+    killed(&ground, number("RINGBACK_KILLS").unwrap_or(5)).await.expect_clean();
 }
 
-// Once: it starts its own server.
-#[tokio::test]
-async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
+/// Kills the database server of the program `kills` times under load. Returns `None` without a server.
+pub async fn database_killed(kills: u64) -> Option<Verdict> {
     // The test kills this server.
-    if shared("a server that dies").is_none() {
-        return;
-    }
+    shared("a server that dies")?;
     let mut server =
         tokio::task::spawn_blocking(|| Server::start(&programs().unwrap(), &std::env::temp_dir()))
             .await
@@ -365,8 +384,8 @@ async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
     let load = Load::start(&ground);
     let process = ground.start_with_changes();
     let address = process.address().await;
-    load.moved.send_replace(Some(address));
-    for _ in 0..number("RINGBACK_KILLS").unwrap_or(3) {
+    load.moved_to(address);
+    for _ in 0..kills {
         nap(300 + draw.below(500)).await;
         let away = draw.below(1_500);
         server.kill();
@@ -379,12 +398,22 @@ async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
         .await
         .unwrap();
     }
-    load.check(address).await;
+    let mut verdict = load.check(address).await;
+    verdict.peak = peak_of(&process);
     process.terminate();
     let (status, said) = process.ended().await;
     assert!(status.success(), "{status}: {said}");
     for change in ["the store refuses writes", "the store accepts writes again"] {
         assert!(said.contains(change), "{said}");
+    }
+    Some(verdict)
+}
+
+// Once: it starts its own server.
+#[tokio::test]
+async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
+    if let Some(verdict) = database_killed(number("RINGBACK_KILLS").unwrap_or(3)).await {
+        verdict.expect_clean();
     }
 }
 
@@ -406,39 +435,6 @@ async fn a_process_whose_database_was_taken_over_ends() {
     assert!(!status.success());
     assert!(said.contains("another ringback has taken the database over; the process ends"), "{said}");
     get(address, "/v1/watches").await;
-}
-
-/// The watches that were answered with 201, and the webhooks that arrived.
-struct Conserved {
-    accepted: BTreeMap<String, String>,
-    hits: Vec<crate::fakes::Hit>,
-}
-
-impl Conserved {
-    async fn check(&self, address: SocketAddr) {
-        let accepted: HashSet<&String> = self.accepted.values().collect();
-        assert_eq!(accepted.len(), self.accepted.len(), "each key made a watch of its own");
-        for watch in &accepted {
-            let shown = get(address, &format!("/v1/watches/{watch}")).await;
-            assert_eq!(shown["status"], "completed", "{shown}");
-            assert_eq!(shown["destinations"][0]["status"], "succeeded", "{shown}");
-        }
-        // No other watch exists: each request was repeated until it was answered.
-        let watches = all(address, "/v1/watches").await;
-        let (events, deliveries) = (all(address, "/v1/events").await, all(address, "/v1/deliveries").await);
-        let counts = [watches.len(), events.len(), deliveries.len()];
-        assert_eq!(counts, [accepted.len(); 3], "one watch, one ending, one delivery for each");
-
-        let mut received: HashMap<&str, (&str, &[u8])> = HashMap::new();
-        for hit in &self.hits {
-            let first = received.entry(hit.watch()).or_insert((hit.id(), &hit.body));
-            assert_eq!(*first, (hit.id(), hit.body.as_slice()), "a duplicate is the same, byte for byte");
-        }
-        assert_eq!(received.len(), accepted.len());
-        assert!(accepted.iter().all(|watch| received.contains_key(watch.as_str())));
-        let ids: HashSet<&str> = received.values().map(|(id, _)| *id).collect();
-        assert_eq!(ids, events.iter().map(|event| event["id"].as_str().unwrap()).collect());
-    }
 }
 
 // Once: the store is not involved.

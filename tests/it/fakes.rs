@@ -630,7 +630,7 @@ impl Inbox {
 
 /// Computes the expected signature with the official library. (Its own comparison reads the machine's
 /// clock; the tests check the age by [`Hit::at`] instead.)
-fn verify(secret: &str, hit: &Hit) -> Result<(), String> {
+pub fn verify(secret: &str, hit: &Hit) -> Result<(), String> {
     let timestamp: i64 = hit.header("webhook-timestamp").parse().map_err(|_| "no timestamp")?;
     if timestamp.abs_diff(hit.at.seconds()) > 300 {
         return Err(format!("{timestamp} is not the time of the attempt"));

@@ -188,6 +188,13 @@ impl Harness {
 
     /// Starts the application with the state of fakes that run already.
     pub async fn among(neighbours: Neighbours, settings: &[(&str, &str)]) -> Self {
+        let mut harness = Self::prepared(neighbours, settings).await;
+        harness.restart().await;
+        harness
+    }
+
+    /// Starts the fakes and not the application, which [`Self::restart`] does.
+    pub async fn prepared(neighbours: Neighbours, settings: &[(&str, &str)]) -> Self {
         note_panics();
         let Neighbours { clock, held, roots } = neighbours;
         let provider = Provider::start(Clock::Manual(clock.clone()), held.clone()).await;
@@ -219,7 +226,7 @@ impl Harness {
             all.push(((*name).to_owned(), (*value).to_owned()));
         }
         let (names, threads) = (Arc::default(), Vec::new());
-        let mut harness = Self {
+        Self {
             clock,
             provider,
             receiver,
@@ -234,9 +241,7 @@ impl Harness {
             descriptors: 1 << 20,
             threads,
             finished: false,
-        };
-        harness.restart().await;
-        harness
+        }
     }
 
     /// Returns the error with which an application with these settings does not start.

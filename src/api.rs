@@ -64,6 +64,7 @@ fn resources() -> Vec<Resource> {
         routes!(saved_destinations::show, saved_destinations::update, saved_destinations::remove),
         routes!(saved_destinations::enable),
         routes!(saved_destinations::rotate_secret),
+        routes!(test_send::send_to_saved),
         routes!(providers::list),
         routes!(signing_secret::show),
         routes!(signing_secret::rotate),

@@ -24,7 +24,7 @@ pub use answer::{
     Answer, Page, PageParams, SharedBody, created, first_answer, joined, json, json_text, listed, page,
 };
 pub use body::{BATCH_MAX, BODY_MAX, Content, too_large};
-pub use call::Call;
+pub use call::{Call, Write};
 pub use concurrency_limit::ConcurrencyLimiter;
 pub use idempotency::InProgressKeys;
 pub use memory_budget::{MEMORY_MAX, MemoryBudget};

@@ -48,10 +48,11 @@ impl Dispatcher {
         result.attempt.at = now;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         let (channel, queue) = (delivery.destination.channel, delivery.destination.queue.as_str());
+        let paced = paced_queue(delivery);
         if let (Some(429), Outcome::Retry { after: Some(wait) }) =
             (result.attempt.status_code, &result.outcome)
         {
-            self.state().limit_after_test(queue, channel, *wait, self.clock.now());
+            self.state().limit_after_test(paced, channel, *wait, self.clock.now());
         }
         let (status, error) = (result.attempt.status_code, result.attempt.error.as_deref());
         tracing::info!(event = %delivery.event, %channel, queue, status, error, "a test was sent");
@@ -61,7 +62,7 @@ impl Dispatcher {
     /// Waits until the channel accepts a message.
     async fn place(&self, delivery: &PendingDelivery) -> Option<Place<'_>> {
         let (channel, app) = (delivery.destination.channel, delivery.app);
-        let queue: Arc<str> = delivery.destination.queue.as_str().into();
+        let queue: Arc<str> = paced_queue(delivery).into();
         let waiting = self.clock.stopwatch();
         loop {
             let now = self.clock.now();
@@ -76,6 +77,12 @@ impl Dispatcher {
             self.clock.sleep(wait).await;
         }
     }
+}
+
+/// Returns the name of the queue whose pace holds: that of an inline destination with the same address.
+fn paced_queue(delivery: &PendingDelivery) -> &str {
+    let destination = &delivery.destination;
+    destination.saved.as_ref().map_or(destination.queue.as_str(), |saved| &saved.target)
 }
 
 /// Returns the result of a test that took too long.

@@ -10,6 +10,7 @@
 //! writes problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
 //! dispatcher; its writes reach them through the store.
 
+mod access_fields;
 mod apps;
 mod batch;
 mod deliveries;
@@ -22,6 +23,7 @@ mod providers;
 mod register;
 mod router;
 mod saved_destinations;
+mod saved_signing;
 mod service;
 mod signing_fields;
 mod signing_secret;

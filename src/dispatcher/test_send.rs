@@ -42,9 +42,15 @@ impl Dispatcher {
         let app = self.store.app(delivery.app);
         let app = app.as_deref().filter(|_| channels::spec(delivery.destination.channel).is_signed);
         let (now, timeout, transmission) = (self.clock.now(), self.policy.timeout, Transmission::default());
-        let message = Message { delivery, app, now, timeout, transmission: &transmission };
-        let sent = self.clock.timeout(TEST_MAX, self.channels.send(message)).await;
-        let mut result = sent.or_else(|| transmission.take_unclear()).unwrap_or_else(late);
+        let mut result = match self.identities.get((&self.store, &self.channels), delivery).await {
+            Ok(identity) => {
+                let identity = identity.as_ref();
+                let message = Message { delivery, app, now, timeout, identity, transmission: &transmission };
+                let sent = self.clock.timeout(TEST_MAX, self.channels.send(message)).await;
+                sent.or_else(|| transmission.take_unclear()).unwrap_or_else(late)
+            }
+            Err(not_made) => *not_made,
+        };
         result.attempt.at = now;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         let (channel, queue) = (delivery.destination.channel, delivery.destination.queue.as_str());
@@ -92,6 +98,7 @@ fn late() -> AttemptResult {
         outcome: Outcome::Retry { after: None },
         reach: channels::Reach::NoAnswer,
         duration: TEST_MAX,
+        token: None,
         attempt: Attempt { error: Some(error), ..Attempt::default() },
     }
 }

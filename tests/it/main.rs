@@ -23,6 +23,7 @@
     reason = "a test is read from top to bottom, and a panic is a failure"
 )]
 
+mod access;
 mod api;
 mod bad_input;
 mod batch;
@@ -30,6 +31,7 @@ mod chat;
 mod chatting;
 mod cli;
 mod cli_output;
+mod client_certificates;
 mod cloudevents;
 mod contract;
 mod crash;

@@ -3,7 +3,7 @@
 mod events;
 mod lasting;
 mod lost;
-mod sealing;
+pub mod sealing;
 mod sending;
 mod server;
 mod steady;
@@ -122,6 +122,7 @@ impl StoreFixture {
             headers: vec![("x-env".to_owned(), "prod".to_owned())],
             secret: None,
             signing: None,
+            access: None,
             saved: None,
         }
     }

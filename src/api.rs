@@ -10,6 +10,7 @@
 //! writes problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
 //! dispatcher; its writes reach them through the store.
 
+mod access_fields;
 mod apps;
 mod batch;
 mod bulk;
@@ -28,6 +29,7 @@ mod providers;
 mod register;
 mod router;
 mod saved_destinations;
+mod saved_signing;
 mod service;
 mod signing_fields;
 mod signing_secret;
@@ -74,6 +76,7 @@ fn resources() -> Vec<Resource> {
         routes!(saved_destinations::show, saved_destinations::update, saved_destinations::remove),
         routes!(saved_destinations::enable),
         routes!(saved_destinations::rotate_secret),
+        routes!(test_send::send_to_saved),
         routes!(providers::list),
         routes!(signing_secret::show),
         routes!(signing_secret::rotate),

@@ -16,16 +16,18 @@ pub mod webhook;
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use channel::{
     AttemptResult, Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, Reach,
-    Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress, Transmission,
+    Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress, TokenUse, Transmission,
 };
 
 pub use hint::hint;
 
-use crate::domain::{AddressError, AppNo, ChannelKind, Outcome, hash};
-use crate::egress::Target;
+use crate::domain::{AddressError, AppNo, ChannelKind, Outcome, TlsPem};
+use crate::egress::{ClientIdentity, InvalidIdentity, Target};
+use channel::{short_hash, webhook_queue};
 use templates::Templates;
 
 /// The channel table, in the order of [`ChannelKind::ALL`].
@@ -57,20 +59,11 @@ impl ChannelSpec {
     /// address is one.
     pub fn queue_name(&self, app: AppNo, address: &str, target: Option<&Target>) -> String {
         match self.queue {
-            QueueScope::Url => {
-                let origin = target.map(Target::origin).unwrap_or_default();
-                let path = address.split(['?', '#']).next().unwrap_or_default();
-                format!("{} {origin} {}", app.0, short_hash(path))
-            }
+            QueueScope::Url => webhook_queue(app, address, target),
             QueueScope::Address => format!("{} {} {}", app.0, self.kind, short_hash(address)),
             QueueScope::Server(name) => format!("{} {name}", app.0),
         }
     }
-}
-
-/// Returns a hash that names an address without revealing it.
-fn short_hash(text: &str) -> String {
-    format!("{:016x}", u64::from_be_bytes(hash(&[text.as_bytes()])))
 }
 
 /// All channels, as they are configured.
@@ -101,6 +94,11 @@ impl Channels {
             )));
         }
         self.channels[kind as usize].parse_address(text)
+    }
+
+    /// Makes a TLS identity ready for connections.
+    pub fn identity(&self, pem: &TlsPem) -> Result<Arc<ClientIdentity>, InvalidIdentity> {
+        self.services.egress.identity(pem)
     }
 
     /// Makes one attempt.

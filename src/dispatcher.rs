@@ -56,6 +56,7 @@
 mod background_run;
 mod breaker;
 mod fair_queue;
+mod identities;
 mod origin;
 mod pacing;
 mod probe_waits;
@@ -80,6 +81,7 @@ use crate::store::{
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
+use identities::Identities;
 use state::results::{Changes, Opened};
 use state::{DispatchState, QUEUES_MAX};
 
@@ -105,6 +107,7 @@ pub struct Dispatcher {
     /// Whether the process stops, and for how long it has been stopping.
     is_stopping: watch::Sender<bool>,
     stopping_for: OnceLock<Stopwatch>,
+    identities: Identities,
 }
 
 impl Dispatcher {
@@ -120,8 +123,19 @@ impl Dispatcher {
         let state = Mutex::new(DispatchState::new(policy.concurrency, policy.per_destination));
         let (wake, is_stopping) = (Notify::new(), watch::Sender::new(false));
         let stopping_for = OnceLock::new();
-        let dispatcher =
-            Self { store, channels, clock, policy, state, wake, alive, is_stopping, stopping_for };
+        let identities = Identities::default();
+        let dispatcher = Self {
+            store,
+            channels,
+            clock,
+            policy,
+            state,
+            wake,
+            alive,
+            is_stopping,
+            stopping_for,
+            identities,
+        };
         (Arc::new(dispatcher), ended)
     }
 
@@ -485,7 +499,12 @@ impl Dispatcher {
         let is_signed = channels::spec(delivery.destination.channel).is_signed;
         let app = if is_signed { self.store.app(delivery.app) } else { None };
         let (timeout, transmission) = (self.policy.timeout, Transmission::default());
-        let message = Message { delivery, app: app.as_deref(), now, timeout, transmission: &transmission };
+        let identity = match self.identities.get((&self.store, &self.channels), delivery).await {
+            Ok(identity) => identity,
+            Err(not_made) => return Some(*not_made),
+        };
+        let (app, identity) = (app.as_deref(), identity.as_ref());
+        let message = Message { delivery, app, now, timeout, identity, transmission: &transmission };
         let mut sending = std::pin::pin!(self.channels.send(message));
         let dropped = async {
             self.stopping().await;

@@ -14,6 +14,7 @@
 #[macro_use]
 mod words;
 
+mod access;
 mod address;
 mod app;
 mod delivery;
@@ -36,6 +37,7 @@ mod text;
 mod time;
 mod watch;
 
+pub use access::{Access, Auth, AuthKind, BasicAuth, ClientCredentials, NewTls, TlsPem, TlsSummary};
 pub use address::{AddressError, is_host_name, parse_host_name};
 pub use app::{App, AppNo, Masked, Scope, draw_private_key, per_app_limit};
 pub use delivery::{

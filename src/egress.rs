@@ -30,6 +30,7 @@ mod error;
 mod exhaustion;
 mod head_limit;
 mod http;
+mod identity;
 mod lookup_limit;
 mod pool;
 mod ranges;
@@ -40,6 +41,7 @@ mod tests;
 pub use address::{Allowed, Proxy, Settings, SocketLimits, Target, is_public_https};
 pub use connect::USER_AGENT;
 pub use error::SendError;
+pub use identity::{ClientIdentity, InvalidIdentity, check_identity};
 pub use ranges::{AddressRange, RANGES, Source, Verdict};
 pub use resolver::{Lookup, Resolver};
 
@@ -51,6 +53,7 @@ use hyper::body::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, redirect, retry};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -58,7 +61,7 @@ use url::{Host, Url};
 
 use crate::clock::{Clock, Moment};
 use crate::dns::LookupError;
-use crate::domain::{AddressError, AppNo, Timestamp, parse_http_date, parse_retry_after};
+use crate::domain::{AddressError, AppNo, Timestamp, TlsPem, parse_http_date, parse_retry_after};
 use crate::tls;
 use address::AddressClass;
 use connect::{Connector, ProxyPeer};
@@ -89,6 +92,8 @@ pub struct Egress {
     trusted: HttpClient,
     /// TLS for other protocols than HTTP.
     tls: Arc<rustls::ClientConfig>,
+    /// Verifier of receivers whose identity has no authorities of its own.
+    verifier: Arc<dyn ServerCertVerifier>,
 }
 
 /// Makes a client without the guard, for commands that call the user's own server, through the proxy if there is one.
@@ -205,7 +210,8 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let bare = tls::config(extra_roots)?;
+        let verifier = tls::verifier(extra_roots)?;
+        let bare = tls::config_with(Arc::clone(&verifier), None)?;
         let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let tls = Arc::new(tls);
@@ -230,6 +236,7 @@ impl Egress {
             plain: client(AddressPolicy::Plain, false),
             trusted: client(AddressPolicy::Trusted, true),
             tls: Arc::new(bare),
+            verifier,
             lookup_cache: LookupCache::default(),
             lookup_limiter: LookupLimiter::new(settings.limits.lookups),
             settings,
@@ -292,23 +299,48 @@ impl Egress {
     /// Sends a request to a receiver. The status of the response decides: an endless, slow or broken body is cut
     /// off and is no error.
     pub async fn send(&self, post: Post<Target>) -> Result<Received, SendError> {
+        self.send_as(None, post).await
+    }
+
+    /// Makes a TLS identity ready for connections.
+    pub fn identity(&self, pem: &TlsPem) -> Result<Arc<ClientIdentity>, InvalidIdentity> {
+        ClientIdentity::new(pem, &self.verifier).map(Arc::new)
+    }
+
+    /// Sends a request to a receiver with a TLS identity. It has no effect on a URL without TLS.
+    pub async fn send_as(
+        &self,
+        identity: Option<&Arc<ClientIdentity>>,
+        post: Post<Target>,
+    ) -> Result<Received, SendError> {
         // The HTTP client calls the resolver for names only, so an address in the URL is checked here, each time.
         if let Some(refusal) = self.settings.literal_objection(&post.url) {
             return Err(SendError::Refused(refusal));
         }
         let client = if post.url.is_plain() { &self.plain } else { &self.secure };
-        self.post(client, post).await
+        self.post(client, post, identity).await
     }
 
     /// Sends a request to a service of the operator. As with a receiver, the status decides, whatever happens to
     /// the body.
     pub async fn call(&self, post: Post<Url>) -> Result<Received, SendError> {
-        self.post(&self.trusted, post).await
+        self.post(&self.trusted, post, None).await
     }
 
-    async fn post(&self, client: &HttpClient, post: Post<impl Into<Url>>) -> Result<Received, SendError> {
+    async fn post(
+        &self,
+        client: &HttpClient,
+        post: Post<impl Into<Url>>,
+        identity: Option<&Arc<ClientIdentity>>,
+    ) -> Result<Received, SendError> {
         let Post { url, headers, body, timeout, max_answer } = post;
-        let request = HttpRequest { method: Method::POST, url: url.into(), headers, body };
+        let request = HttpRequest {
+            method: Method::POST,
+            url: url.into(),
+            headers,
+            body,
+            identity: identity.map(Arc::clone),
+        };
         let (received, _) = self.exchange(client, request, timeout, max_answer).await?;
         Ok(received)
     }
@@ -316,7 +348,7 @@ impl Egress {
     /// Sends a request to a provider. An incomplete response is an error.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
         let Fetch { url, headers, timeout, max_body } = fetch;
-        let request = HttpRequest { method: Method::GET, url, headers, body: Bytes::new() };
+        let request = HttpRequest { method: Method::GET, url, headers, body: Bytes::new(), identity: None };
         let (received, read) = self.exchange(&self.trusted, request, timeout, max_body).await?;
         read.map(|()| received)
     }

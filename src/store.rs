@@ -40,6 +40,7 @@ mod nodes;
 mod notifications;
 mod open;
 mod operations;
+mod options;
 mod prune;
 mod reads;
 mod reseal;

@@ -23,7 +23,7 @@ use httpdate::fmt_http_date;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
@@ -60,11 +60,31 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Returns a TLS configuration that also trusts `extra`. Clones of it share their sessions.
 pub fn config(extra: Roots) -> Result<ClientConfig> {
-    Ok(ClientConfig::builder_with_provider(provider())
+    Ok(config_with(verifier(extra)?, None)?)
+}
+
+/// A certificate with its intermediate certificates, and its key.
+pub type CertificateAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Returns a TLS configuration with this verifier, and with a certificate that servers get on request.
+pub fn config_with(
+    verifier: Arc<dyn ServerCertVerifier>,
+    client: Option<CertificateAndKey>,
+) -> Result<ClientConfig, Error> {
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier(extra)?)
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(verifier);
+    match client {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key),
+        None => Ok(config.with_no_client_auth()),
+    }
+}
+
+/// Returns a verifier that trusts these certificates only. At least one of them must be an authority's.
+pub fn verifier_of(certificates: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
+    let read = move || certificates.clone();
+    Ok(Arc::new(SystemVerifier::new(Vec::new(), read, Vec::new, Clock::System)?))
 }
 
 /// Returns the verifier of such a configuration.
@@ -169,7 +189,11 @@ pub fn explain(error: &Error) -> String {
             | PeerIncompatible::Tls12NotOfferedOrEnabled,
         ) => "the server supports neither TLS 1.2 nor TLS 1.3; enable one of them there",
         Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
-            "the server requires a certificate of the client, which is not sent; let it accept clients without one"
+            "the server requires a certificate of the client that it trusts; give the saved destination one (`tls`), \
+             or let the server accept clients without one"
+        }
+        Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::CertificateUnknown) => {
+            "the server does not trust the certificate of the client (`tls` of the saved destination)"
         }
         Error::AlertReceived(AlertDescription::UnrecognisedName) => {
             "the server has no certificate for this name; check the host in the URL"
@@ -343,8 +367,8 @@ mod tests {
 
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
     use rustls::ServerConfig;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
     use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use tokio::io::AsyncWriteExt as _;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::access_fields::{self, AuthRequest, AuthView};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, Problem, not_one_of};
 use super::signing_fields::SigningFields;
@@ -17,8 +18,8 @@ use crate::channels::webhook::check_header;
 use crate::channels::{self, Channels, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
-    AddressError, AppNo, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, KeyKind,
-    LatestDelivery, Reason, SignatureForm, Timestamp,
+    Access, AddressError, AppNo, Auth, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId,
+    KeyKind, LatestDelivery, Reason, SignatureForm, Timestamp,
 };
 use crate::egress::{self, Egress};
 
@@ -82,6 +83,8 @@ pub struct TargetObject {
     /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes; for the
     /// signatures `github` and `stripe`, any text of 8 to 256 printable ASCII characters.
     secret: Option<String>,
+    /// How requests to this webhook authenticate themselves.
+    auth: Option<AuthRequest>,
     /// Id of a saved destination, without any other field.
     destination_id: Option<DestinationId>,
 }
@@ -104,6 +107,7 @@ pub(super) struct InlineRequest {
     pub(super) address: ParsedAddress,
     pub(super) headers: Vec<(String, String)>,
     pub(super) signing: SigningFields,
+    pub(super) auth: Option<Box<Auth>>,
 }
 
 /// The requests of a client, each with the JSON pointer to it.
@@ -201,7 +205,7 @@ impl<'a> DestinationReader<'a> {
     fn address(&mut self, channel: ChannelKind, text: &str, at: String, errors: &mut FieldErrors) {
         if let Some(address) = errors.keep(&at, self.channels.parse_address(channel, text)) {
             let (headers, signing) = (Vec::new(), SigningFields::default());
-            let request = InlineRequest { channel, address, headers, signing };
+            let request = InlineRequest { channel, address, headers, signing, auth: None };
             self.requests.push((at, DestinationRequest::Inline(request)));
         }
     }
@@ -223,6 +227,11 @@ impl<'a> DestinationReader<'a> {
             return Some(());
         }
         let request = inline(self.channels, &mut fields);
+        if fields.take_other("tls").is_some() {
+            let detail =
+                "is for saved destinations; save one with POST /v1/destinations, and give its destinationId";
+            fields.error("tls", FieldErrorCode::UnknownField, detail);
+        }
         own_fields().for_each(|name| fields.drop_null(name));
         fields.done();
         let (at, request) = request?;
@@ -234,7 +243,7 @@ impl<'a> DestinationReader<'a> {
 /// Returns the fields of a destination object that depend on the channel.
 pub(super) fn own_fields() -> impl Iterator<Item = &'static str> {
     let of_channels = channels::TABLE.iter().flat_map(|spec| spec.address_fields);
-    of_channels.copied().chain(["headers", "signature", "keys", "secret"])
+    of_channels.copied().chain(["headers", "signature", "keys", "secret", "auth", "tls"])
 }
 
 /// Takes the fields of a channel and its address. Returns the pointer to the address as well.
@@ -257,15 +266,17 @@ pub(super) fn inline(
     };
     let spec = channels::spec(channel);
     let found = one_of(fields, spec.address_fields);
-    let (mut headers, mut signing) = (Vec::new(), SigningFields::default());
+    let (mut headers, mut signing, mut auth) = (Vec::new(), SigningFields::default(), None);
     if spec.is_signed {
         signing = SigningFields::read(fields);
         headers = self::headers(fields);
+        auth = access_fields::auth(fields).map(Box::new);
         signing.check_headers(&headers, fields);
+        access_fields::check_headers(auth.as_deref(), &headers, fields);
     }
     let (at, text) = found?;
     let address = fields.errors.keep(&at, channels.parse_address(channel, &text))?;
-    Some((at, InlineRequest { channel, address, headers, signing }))
+    Some((at, InlineRequest { channel, address, headers, signing, auth }))
 }
 
 /// Takes the string that stands under exactly one of these names.
@@ -339,7 +350,9 @@ pub(super) async fn destinations(
     // All at the same time, because each can take a second.
     let targets =
         join_all(distinct.iter().map(|(_, request)| check_request(&api.egress, app, request, until)));
-    for ((at, request), target) in distinct.iter().zip(targets.await) {
+    let targets = targets.await;
+    check_token_urls(&api.egress, app, &distinct, until, errors).await;
+    for ((at, request), target) in distinct.iter().zip(targets) {
         let Some(target) = errors.keep(at, target) else { continue };
         match request {
             DestinationRequest::Inline(request) => {
@@ -410,9 +423,11 @@ fn add_inline(
         Some(known)
             if known.headers == request.headers
                 && known.secret == request.signing.secret
-                && known.signing == request.signing.signing => {}
+                && known.signing == request.signing.signing
+                && known.access.as_ref().and_then(|access| access.auth.as_ref())
+                    == request.auth.as_deref() => {}
         Some(_) => {
-            let detail = "is given twice, with different headers, signatures or secrets; give it once";
+            let detail = "is given twice, with different headers, signatures or credentials; give it once";
             errors.add(at, FieldErrorCode::Duplicate, detail);
         }
         None => destinations.push(Destination {
@@ -423,9 +438,40 @@ fn add_inline(
             headers: request.headers.clone(),
             secret: request.signing.secret.clone(),
             signing: request.signing.signing.clone(),
+            access: Access::of(request.auth.as_deref().cloned(), None),
             saved: None,
         }),
     }
+}
+
+/// Checks the token URLs of inline destinations. Few have one, so nothing is awaited for the others.
+async fn check_token_urls(
+    egress: &Egress,
+    app: AppNo,
+    requests: &[&(String, DestinationRequest)],
+    until: Moment,
+    errors: &mut FieldErrors,
+) {
+    for (at, request) in requests {
+        if let DestinationRequest::Inline(InlineRequest { auth: Some(auth), .. }) = request {
+            let object = at.rsplit_once('/').map_or("", |(object, _)| object);
+            check_token_url(egress, app, auth, (object, until), errors).await;
+        }
+    }
+}
+
+/// Checks the token URL of an authentication as the address of a destination. `object` is the pointer to the
+/// destination.
+pub(super) async fn check_token_url(
+    egress: &Egress,
+    app: AppNo,
+    auth: &Auth,
+    (object, until): (&str, Moment),
+    errors: &mut FieldErrors,
+) {
+    let Auth::Oauth2(client) = auth else { return };
+    let address = ParsedAddress::Url(client.token_url.clone());
+    errors.keep(format!("{object}/auth/tokenUrl"), check(egress, app, &address, until).await);
 }
 
 /// Returns an address in its normalised spelling. `target` is the checked URL, where the address is one.
@@ -481,6 +527,9 @@ pub struct DestinationView<'a> {
     /// The keys that sign in the standard form; absent for the default, and for another form.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<&'a [KeyKind]>,
+    /// How requests authenticate themselves; absent if they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<AuthView<'a>>,
     /// Status of the newest delivery of the watch to this destination; null before the first.
     #[schema(required)]
     status: Option<DeliveryStatus>,
@@ -519,6 +568,7 @@ impl<'a> DestinationView<'a> {
             attempt_count: latest.map_or(0, |latest| latest.attempt_count),
             last_error: latest.and_then(|latest| latest.last_error.as_deref()),
             next_attempt_at: latest.and_then(|latest| latest.next_attempt_at),
+            auth: AuthView::of(destination.access.as_deref()),
         }
     }
 }

@@ -10,21 +10,25 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::destinations::{Address, InlineRequest, address_of, check, headers, inline, one_of, own_fields};
+use super::access_fields::{AuthRequest, AuthView, TlsRequest, TlsView, check_access, tls};
+use super::destinations::{
+    Address, InlineRequest, address_of, check, check_token_url, headers, inline, one_of, own_fields,
+};
 use super::http::{
     Answer, BODY_MAX, Call, Content, FieldError, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page,
     PageParams, Problem, ProblemCode, created, cursor, first_answer, json, listed,
 };
 use super::labels::check_name;
 use super::register::events;
+use super::saved_signing::{check_together, has_secret, nullable, read_signing};
 use super::signing_secret::{GRACE, GRACE_DEFAULT, PreviousSecret};
 use crate::channels::webhook::Secret;
 use crate::channels::{self, Channels};
 use crate::clock::Moment;
 use crate::domain::{
-    AddressError, AppNo, ChannelKind, DestinationHealth, DestinationId, DisabledReason, EventSet, EventType,
-    Masked, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, Timestamp, format_rate, is_hidden,
-    parse_rate,
+    Access, AddressError, AppNo, Auth, ChannelKind, DestinationHealth, DestinationId, DisabledReason,
+    EventSet, EventType, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue,
+    SignatureForm, Timestamp, format_rate, is_hidden, parse_rate,
 };
 use crate::egress::Egress;
 use crate::store::{
@@ -42,8 +46,8 @@ const CONCURRENCY_MAX: u32 = 512;
 /// Shortest time between two attempts that a rate can require: the resolution of the dispatcher's clock.
 const SPACING_MIN: Duration = Duration::from_millis(1);
 
-/// Upper estimate of the size of an answer, in bytes: texts, an address, and the names of 32 headers.
-const ANSWER_MAX: usize = 24 * 1024;
+/// Upper estimate of the size of an answer, in bytes: texts, two addresses, and the names of 32 headers.
+const ANSWER_MAX: usize = 32 * 1024;
 
 /// A saved destination.
 #[derive(Serialize, ToSchema)]
@@ -64,6 +68,18 @@ pub struct SavedDestinationView<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
     headers: BTreeMap<&'a str, &'static str>,
+    /// Form of the signature; absent for the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<SignatureForm>,
+    /// The keys that sign in the standard form; absent for the default, and for another form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<&'a [KeyKind]>,
+    /// How requests authenticate themselves; absent if they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<AuthView<'a>>,
+    /// TLS identity; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsView<'a>>,
     /// Types of the events that it receives.
     events: Vec<EventType>,
     enabled: bool,
@@ -124,12 +140,18 @@ impl<'a> SavedDestinationView<'a> {
     /// Shows a destination without its secret.
     fn of(destination: &'a SavedDestination) -> Self {
         let SavedDestination { address, health, queue, disabled, .. } = destination;
+        let (signing, access) = (address.signing.as_deref(), address.access.as_deref());
+        let standard = signing.filter(|signing| signing.form == SignatureForm::Standard);
         Self {
             id: destination.id,
             name: destination.name.as_deref(),
             description: destination.description.as_deref(),
             address: Address::of(address.channel, &address.address),
             headers: address.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
+            signature: signing.map(|signing| signing.form),
+            keys: standard.map(|signing| signing.keys.as_slice()),
+            auth: AuthView::of(access),
+            tls: TlsView::of(access),
             events: EventSet::iter(destination.events).collect(),
             enabled: disabled.is_none(),
             disabled_reason: disabled.map(|(reason, _)| reason),
@@ -231,8 +253,17 @@ struct NewDestination {
     /// Additional headers of a webhook.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<()>,
-    /// Signing secret of a webhook: `whsec_` and the base64 of 24 to 64 bytes. Default: one is generated.
+    /// Form of the signature of a webhook. Default: `standard`.
+    signature: Option<SignatureForm>,
+    /// The keys that sign in the standard form. Default: `hmac`.
+    keys: Option<Vec<KeyKind>>,
+    /// Signing secret of a webhook: `whsec_` and the base64 of 24 to 64 bytes; for the signatures `github` and
+    /// `stripe`, any text of 8 to 256 printable ASCII characters. Default: one is generated, if a secret signs.
     secret: Option<String>,
+    /// How requests to a webhook authenticate themselves.
+    auth: Option<AuthRequest>,
+    /// TLS identity for the connections to a webhook.
+    tls: Option<TlsRequest>,
     /// Events that it receives: types, `job.*` or `watch.*`. Default: every event that ends a watch.
     #[schema(min_items = 1)]
     events: Option<Vec<String>>,
@@ -276,7 +307,7 @@ pub async fn create(call: Call) -> Answer {
     errors.check()?;
     // Without an error, the destination is there.
     let (mut new, is_enabled) = new.ok_or_else(Problem::not_found)?;
-    if channels::spec(new.address.channel).is_signed {
+    if channels::spec(new.address.channel).is_signed && has_secret(new.address.signing.as_deref()) {
         new.address.secret.get_or_insert_with(|| Secret::generate().expose());
     }
     new.disabled = (!is_enabled).then_some((DisabledReason::Manual, now));
@@ -297,6 +328,7 @@ pub async fn create(call: Call) -> Answer {
 struct NewRequest {
     at: String,
     address: InlineRequest,
+    tls: Option<NewTls>,
     change: DestinationChange,
 }
 
@@ -304,13 +336,12 @@ struct NewRequest {
 fn read_new(channels: &Channels, fields: &mut ObjectReader<'_, '_>) -> Option<NewRequest> {
     let change = settings(fields);
     let address = inline(channels, fields);
+    // Without a valid address, the field is checked all the same.
+    let has_tls = address.as_ref().is_none_or(|(_, address)| channels::spec(address.channel).is_signed);
+    let tls = if has_tls { tls(fields) } else { None };
     own_fields().for_each(|name| fields.drop_null(name));
     let (at, address) = address?;
-    if address.signing.signing.is_some() {
-        let detail = "cannot be saved in this version; give `signature` and `keys` with a URL in `notify`";
-        fields.error("signature", FieldErrorCode::UnknownField, detail);
-    }
-    Some(NewRequest { at, address, change })
+    Some(NewRequest { at, address, tls, change })
 }
 
 /// Takes the fields of a destination that do not depend on its channel. `null` stands for the default.
@@ -318,8 +349,6 @@ fn settings(fields: &mut ObjectReader<'_, '_>) -> DestinationChange {
     DestinationChange {
         name: nullable(fields, "name", |fields, name| fields.parsed(name, check_name)),
         description: nullable(fields, "description", |fields, name| fields.parsed(name, check_description)),
-        address: Change::Kept,
-        headers: Change::Kept,
         events: match nullable(fields, "events", |fields, _| events(fields)) {
             Change::Set(events) => Change::Set(events.unwrap_or_else(EventSet::endings)),
             Change::Kept => Change::Kept,
@@ -334,20 +363,8 @@ fn settings(fields: &mut ObjectReader<'_, '_>) -> DestinationChange {
             fields.integer(name, 1..=CONCURRENCY_MAX)
         }),
         is_ordered: fields.boolean("ordered").map_or(Change::Kept, Change::Set),
+        ..DestinationChange::default()
     }
-}
-
-/// Takes a field that can be `null`.
-fn nullable<'a, 'e, T>(
-    fields: &mut ObjectReader<'a, 'e>,
-    name: &'static str,
-    take: impl FnOnce(&mut ObjectReader<'a, 'e>, &'static str) -> Option<T>,
-) -> Change<Option<T>> {
-    if fields.is_null(name) {
-        fields.take_nullable(name);
-        return Change::Set(None);
-    }
-    take(fields, name).map_or(Change::Kept, |value| Change::Set(Some(value)))
 }
 
 fn check_description(text: &str) -> Result<String, Invalid> {
@@ -416,15 +433,30 @@ async fn new_destination(
     (now, until): (Timestamp, Moment),
     errors: &mut FieldErrors,
 ) -> Option<(SavedDestination, bool)> {
-    let NewRequest { at, address: InlineRequest { channel, address, headers, signing }, change } = request;
+    let NewRequest { at, address, tls, change } = request;
+    let InlineRequest { channel, address, headers, signing, auth } = address;
     let found = resolve(egress, app, channel, &address, until).await;
+    if let Some(auth) = auth.as_deref() {
+        check_token_url(egress, app, auth, ("", until), errors).await;
+    }
     let (address, target) = errors.keep(at, found)?;
+    let (summary, new_tls) = tls.map(|NewTls { summary, pem }| (summary, Box::new(pem))).unzip();
+    let access = Access::of(auth.map(|auth| *auth), summary);
+    check_access(access.as_deref(), &headers, &address, errors);
     let mut destination = SavedDestination {
         app,
         id,
         name: None,
         description: None,
-        address: SavedAddress { channel, address, headers, secret: signing.secret },
+        address: SavedAddress {
+            channel,
+            address,
+            headers,
+            secret: signing.secret,
+            signing: signing.signing,
+            access,
+            new_tls,
+        },
         events: EventSet::endings(),
         is_default: false,
         queue: SavedQueue {
@@ -487,6 +519,14 @@ struct DestinationAmendment {
     /// Additional headers of a webhook. They replace all headers.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<()>,
+    /// Form of the signature of a webhook.
+    signature: Option<SignatureForm>,
+    /// The keys that sign in the standard form.
+    keys: Option<Vec<KeyKind>>,
+    /// How requests to a webhook authenticate themselves. It replaces the whole authentication.
+    auth: Option<AuthRequest>,
+    /// TLS identity for the connections to a webhook. It replaces the whole identity.
+    tls: Option<TlsRequest>,
     /// Events that it receives. Null: every event that ends a watch.
     #[schema(min_items = 1)]
     events: Option<Vec<String>>,
@@ -521,7 +561,8 @@ pub async fn update(call: Call) -> Answer {
     let id = call.only_id(DestinationId::parse)?;
     let (api, app) = (&call.api, call.app());
     let text = call.json(BODY_MAX).await?;
-    let channel = find(&call, id).await?.address.channel;
+    let mut after = find(&call, id).await?;
+    let channel = after.address.channel;
     let mut errors = FieldErrors::default();
     let change = read_change(&api.channels, channel, &text, &mut errors);
     let (address, mut change) = change.unwrap_or_default();
@@ -529,6 +570,11 @@ pub async fn update(call: Call) -> Answer {
         let found = resolve(&api.egress, app, channel, &address, Moment::MAX).await;
         change.address = errors.keep(at, found).map_or(Change::Kept, Change::Set);
     }
+    if let Change::Set(Some(auth @ Auth::Oauth2(_))) = &change.auth {
+        check_token_url(&api.egress, app, auth, ("", Moment::MAX), &mut errors).await;
+    }
+    change.clone().apply_to(&mut after);
+    check_together(&after.address, &change, &mut errors);
     errors.check()?;
     call.reserve_answer(ANSWER_MAX)?;
     let update = UpdateDestination { app, id, change, now: api.clock.now() };
@@ -568,6 +614,7 @@ fn read_change(
             Change::Set(headers) => Change::Set(headers.unwrap_or_default()),
             Change::Kept => Change::Kept,
         };
+        read_signing(&mut fields, &mut change);
     }
     let has_address = spec.address_fields.iter().any(|name| fields.has(name));
     let found = if has_address { one_of(&mut fields, spec.address_fields) } else { None };
@@ -687,7 +734,12 @@ pub async fn rotate_secret(call: Call) -> Answer {
         Some(SecretRotation { grace })
     })?;
     let (api, app, id) = (&write.api, write.app(), write.id(DestinationId::parse)?);
-    let channel = find(&write, id).await?.address.channel;
+    let SavedAddress { channel, signing, .. } = find(&write, id).await?.address;
+    if !has_secret(signing.as_deref()) {
+        let detail =
+            "no secret signs the requests to this destination; change its `signature` and `keys` first";
+        return Err(Problem::field("", FieldErrorCode::Conflict, detail).into());
+    }
     if !channels::spec(channel).is_signed {
         let detail =
             format!("a destination of the channel {channel} has no secret; only webhooks are signed");

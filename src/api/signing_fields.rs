@@ -52,7 +52,7 @@ impl SigningFields {
 }
 
 /// Takes the kinds of keys, each once, in the order of [`KeyKind`].
-fn keys(fields: &mut ObjectReader<'_, '_>) -> Option<Vec<KeyKind>> {
+pub(super) fn keys(fields: &mut ObjectReader<'_, '_>) -> Option<Vec<KeyKind>> {
     let list = fields.list("keys", KeyKind::ALL.len())?;
     if list.is_empty() {
         let detail = "must not be empty; for no signature, use \"signature\": \"none\"";

@@ -9,8 +9,11 @@ use axum::response::IntoResponse as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::destinations::{DestinationReader, Target, destinations};
-use super::http::{Answer, Api, Call, Content, FieldErrors, Problem, ProblemCode, first_answer, joined};
+use super::destinations::{DestinationReader, DestinationRequest, Target, UNKNOWN, destinations};
+use super::http::{
+    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Problem, ProblemCode, Write, first_answer,
+    joined,
+};
 use crate::channels::{AttemptResult, hint};
 use crate::domain::{
     AppNo, DeliveryId, Destination, DestinationId, EventId, EventType, Id, Outcome, Payload, PendingDelivery,
@@ -80,7 +83,8 @@ impl<'a> TestResult<'a> {
 ///
 /// Sends one event of type `test` to a destination, once, in the way of a delivery: the same address check, signature,
 /// timeout and pace. The answer is 200 whatever the receiver says. The test is no delivery: it is not retried, not
-/// listed, and changes nothing for other deliveries to the address. An app can send ten tests a minute.
+/// listed, and changes nothing for other deliveries to the address. A saved destination gets it whatever its `events`,
+/// and also while it is disabled. An app can send ten tests a minute.
 #[utoipa::path(
     post, path = "/v1/test", operation_id = "sendTest", tag = "Deliveries", security(("key" = ["write"])),
     request_body(content = Test, example = json!({"destination": "https://app.example.com/hooks/muvi"})),
@@ -102,15 +106,55 @@ pub async fn send(call: Call) -> Answer {
         }
         Some(reader.requests)
     })?;
-    let mut errors = FieldErrors::default();
-    let until = api.clock.moment().plus(LOOK_UP_FOR);
-    let mut found = destinations(api, app, &requests, (now, until), &mut errors).await?;
-    errors.check()?;
-    // Without an error, there is one.
-    let destination = found.pop().ok_or_else(Problem::not_found)?;
+    let saved = match &requests[..] {
+        [(at, DestinationRequest::Saved(id))] => Some((at, *id)),
+        _ => None,
+    };
+    let destination = if let Some((at, id)) = saved {
+        let unknown = || Problem::field(at, FieldErrorCode::UnknownDestination, UNKNOWN);
+        find(api, app, id).await?.ok_or_else(unknown)?
+    } else {
+        let mut errors = FieldErrors::default();
+        let until = api.clock.moment().plus(LOOK_UP_FOR);
+        let mut found = destinations(api, app, &requests, (now, until), &mut errors).await?;
+        errors.check()?;
+        // Without an error, there is one.
+        found.pop().ok_or_else(Problem::not_found)?
+    };
+    test_and_answer(&write, &destination, saved.map(|(_, id)| id)).await
+}
+
+/// Send a test to a saved destination
+///
+/// As `POST /v1/test`: also while the destination is disabled, and whatever its `events`. The test changes neither its
+/// health nor whether it is enabled.
+#[utoipa::path(
+    post, path = "/v1/destinations/{id}/test", operation_id = "testDestination", tag = "Destinations",
+    security(("key" = ["write"])), params(("id" = DestinationId, Path)),
+    responses(
+        (status = 200, description = "The test was made.", body = TestResult),
+        (status = 429, description = "The app has sent ten tests within a minute."),
+    )
+)]
+pub async fn send_to_saved(call: Call) -> Answer {
+    let write = call.write(Content::Nothing).await?;
+    let id = write.id(DestinationId::parse)?;
+    let destination = find(&write.api, write.app(), id).await?.ok_or_else(Problem::not_found)?;
+    test_and_answer(&write, &destination, Some(id)).await
+}
+
+/// Returns a saved destination, also a disabled one.
+async fn find(api: &Api, app: AppNo, id: DestinationId) -> Result<Option<Destination>, Problem> {
+    let found = api.store.destinations_to_use(app, vec![id]).await?;
+    Ok(found.into_iter().next().map(|(destination, _)| destination))
+}
+
+/// Sends a test, and answers with its result, which an idempotency key keeps.
+async fn test_and_answer(write: &Write, destination: &Destination, saved: Option<DestinationId>) -> Answer {
+    let api = &write.api;
     write.reserve_answer(ANSWER_MAX)?;
-    let result = test(api, app, destination.clone(), None).await?;
-    let answer = first_answer(StatusCode::OK, &TestResult::of(&destination, &result));
+    let result = test(api, write.app(), destination.clone(), saved).await?;
+    let answer = first_answer(StatusCode::OK, &TestResult::of(destination, &result));
     if let Some(key) = write.key() {
         let keep = Idempotent::with_response(KeepAnswer, Some(key), &answer);
         let sent = |error| Problem::after_commit(error, "the test was sent, and its result was not kept");
@@ -120,7 +164,7 @@ pub async fn send(call: Call) -> Answer {
 }
 
 /// Sends a test to a destination; `saved` is its id if it is a saved one.
-pub(super) async fn test(
+async fn test(
     api: &Arc<Api>,
     app: AppNo,
     destination: Destination,

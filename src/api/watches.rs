@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::access_fields::AuthView;
 use super::destinations::{
     DESTINATIONS_MAX, DestinationReader, DestinationRequests, DestinationView, ENTRIES_MAX, OneOrMany,
     Target, destinations,
@@ -239,7 +240,10 @@ fn destinations_size(destinations: &[Destination]) -> usize {
     let size = |one: &Destination| {
         // Addresses can have backslashes, and no control characters.
         let signing = if one.signing.is_some() { 64 } else { 0 };
-        256 + signing + 2 * one.address.len() + one.headers.iter().map(of_headers).sum::<usize>()
+        256 + signing
+            + AuthView::size(one.access.as_deref())
+            + 2 * one.address.len()
+            + one.headers.iter().map(of_headers).sum::<usize>()
     };
     destinations.iter().map(size).sum()
 }
@@ -542,8 +546,8 @@ pub async fn timeline(call: Call) -> Answer {
 mod tests {
     use super::*;
     use crate::domain::{
-        AppNo, ChannelKind, DestinationId, Ids, JobName, JobNo, KeyKind, Observation, SignatureForm, Signing,
-        Terms,
+        Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, Ids, JobName, JobNo, KeyKind,
+        Masked, Observation, SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -559,6 +563,15 @@ mod tests {
             headers: (0..32).map(|n| (format!("x-{n}"), "secret".to_owned())).collect(),
             secret: None,
             signing: Some(Box::new(Signing { form: SignatureForm::Standard, keys: KeyKind::ALL.to_vec() })),
+            access: Access::of(
+                Some(Auth::Oauth2(ClientCredentials {
+                    token_url: format!("https://auth.example.com/?{}", "\\".repeat(2_000)),
+                    client_id: "\"".repeat(256),
+                    client_secret: Masked::new("secret"),
+                    scopes: vec!["\"".repeat(128); 20],
+                })),
+                None,
+            ),
             saved: None,
         };
         let url = format!("https://app.example.com/?{}", "\\".repeat(2_000));

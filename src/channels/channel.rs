@@ -13,8 +13,10 @@ use tokio::sync::Notify;
 
 use super::templates::{TemplateFile, Templates};
 use crate::clock::Clock;
-use crate::domain::{AddressError, App, Attempt, ChannelKind, Masked, Outcome, PendingDelivery, Timestamp};
-use crate::egress::{self, Egress, Post, Received, SendError};
+use crate::domain::{
+    AddressError, App, AppNo, Attempt, ChannelKind, Masked, Outcome, PendingDelivery, Timestamp, hash,
+};
+use crate::egress::{self, ClientIdentity, Egress, Post, Received, SendError};
 
 /// Maximum size of a response that is read and recorded, in bytes.
 pub(super) const RESPONSE_MAX: usize = 16 * 1024;
@@ -86,7 +88,7 @@ impl ChannelSpec {
 
 /// A channel as it is configured.
 ///
-/// A channel renders a message, sends it once, and classifies the response. It keeps no state: the
+/// A channel renders a message, sends it once, and classifies the response. It keeps no state except tokens: the
 /// dispatcher decides when to retry and what to record.
 pub trait Channel: fmt::Debug + Send + Sync {
     /// Parses an address and checks that it is permitted. The host of a URL is checked later.
@@ -121,6 +123,8 @@ pub struct Message<'a> {
     pub now: Timestamp,
     /// Maximum duration of the attempt, unless the channel has a timeout of its own.
     pub timeout: Duration,
+    /// TLS identity of the destination.
+    pub identity: Option<&'a Arc<ClientIdentity>>,
     /// Where the channel reports that the message is transmitted and only the reply is missing.
     pub transmission: &'a Transmission,
 }
@@ -293,14 +297,14 @@ impl Reach {
     /// Returns how far an exchange with a complete answer came. 502, 503 and 504 come from a gateway whose backend is
     /// restarted, or from a server that starts or stops. Cloudflare has 520 to 524 for backends that refuse, break off
     /// or do not answer. A 500 comes from the receiver's program itself.
-    fn of_status(status: u16) -> Self {
+    pub(super) fn of_status(status: u16) -> Self {
         match status {
             502..=504 | 520..=524 => Self::Unavailable,
             _ => Self::Answered,
         }
     }
 
-    fn of(error: &SendError) -> Self {
+    pub(super) fn of(error: &SendError) -> Self {
         match error {
             SendError::Refused(_) | SendError::Exhausted(_) | SendError::Resolver(_) => Self::NotTried,
             error if error.is_unconnected() => Self::NotConnected,
@@ -312,6 +316,17 @@ impl Reach {
     }
 }
 
+/// How a request for a token ended. It counts for the token URL, not for the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenUse {
+    /// Name of the queue that webhooks to the token URL have.
+    pub queue: String,
+    /// How far the exchange came.
+    pub reach: Reach,
+    /// Whether there is no token, so that nothing was sent to the destination.
+    pub has_failed: bool,
+}
+
 /// Result of one attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
@@ -321,6 +336,8 @@ pub struct AttemptResult {
     pub reach: Reach,
     /// Duration of the exchange, which the channel measures; zero if nothing was sent.
     pub duration: Duration,
+    /// How a request for a token ended that was made for this attempt.
+    pub token: Option<Box<TokenUse>>,
     /// Entry for the attempt log. The dispatcher sets its times. Its error is `None` if the attempt succeeded or the
     /// status is sufficient.
     pub attempt: Attempt,
@@ -330,7 +347,7 @@ impl AttemptResult {
     /// Returns the result of an attempt that sent nothing.
     pub(super) fn without_response(outcome: Outcome, error: String, request_headers: Headers) -> Self {
         let attempt = Attempt { error: Some(error), request_headers, ..Attempt::default() };
-        Self { outcome, reach: Reach::NotTried, duration: Duration::ZERO, attempt }
+        Self { outcome, reach: Reach::NotTried, duration: Duration::ZERO, token: None, attempt }
     }
 
     /// Returns the result of an HTTP exchange. `classify` returns the outcome of a response, and its error.
@@ -360,7 +377,7 @@ impl AttemptResult {
             response_headers: received.headers,
             ..Attempt::default()
         };
-        Self { outcome, reach, duration: Duration::ZERO, attempt }
+        Self { outcome, reach, duration: Duration::ZERO, token: None, attempt }
     }
 }
 
@@ -370,6 +387,18 @@ pub(super) type Headers = Vec<(String, String)>;
 /// The response to a request, and the request's headers.
 pub(super) type Exchange = (Result<Received, SendError>, Headers);
 
+/// Returns the name of the queue of webhooks of an app to a URL. `target` is the checked URL.
+pub(super) fn webhook_queue(app: AppNo, url: &str, target: Option<&egress::Target>) -> String {
+    let origin = target.map(egress::Target::origin).unwrap_or_default();
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    format!("{} {origin} {}", app.0, short_hash(path))
+}
+
+/// Returns a hash that names an address without revealing it.
+pub(super) fn short_hash(text: &str) -> String {
+    format!("{:016x}", u64::from_be_bytes(hash(&[text.as_bytes()])))
+}
+
 /// Posts to the URL of a destination.
 pub(super) async fn post(
     egress: &Egress,
@@ -377,9 +406,23 @@ pub(super) async fn post(
     (headers, body): (HeaderMap, Bytes),
     timeout: Duration,
 ) -> Exchange {
+    post_as(None, egress, url, (headers, body), timeout).await
+}
+
+/// Posts to the URL of a destination, with its TLS identity.
+pub(super) async fn post_as(
+    identity: Option<&Arc<ClientIdentity>>,
+    egress: &Egress,
+    url: &str,
+    (headers, body): (HeaderMap, Bytes),
+    timeout: Duration,
+) -> Exchange {
     let recorded = recorded_headers(&headers);
     let response = match egress.parse(url) {
-        Ok(url) => egress.send(Post { url, headers, body, timeout, max_answer: RESPONSE_MAX }).await,
+        Ok(url) => {
+            let post = Post { url, headers, body, timeout, max_answer: RESPONSE_MAX };
+            egress.send_as(identity, post).await
+        }
         // The configuration permits fewer addresses than at the registration; that may change again.
         Err(error) => Err(SendError::Refused(error.to_string())),
     };

@@ -142,7 +142,13 @@ impl Mailer {
             let request_headers = request_headers.clone();
             let response_body = recorded_text(reply.as_bytes());
             let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
-            AttemptResult { outcome, reach: Reach::Answered, duration: stopwatch.elapsed(), attempt }
+            AttemptResult {
+                outcome,
+                reach: Reach::Answered,
+                duration: stopwatch.elapsed(),
+                token: None,
+                attempt,
+            }
         };
         let final_reply = match Box::pin(smtp::transmit(services, mail, &mut stage)).await {
             Ok(final_reply) => final_reply,

@@ -8,6 +8,10 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
     let error = result.attempt.error.as_deref().unwrap_or_default();
     Some(match (&result.outcome, result.reach) {
         (Outcome::Ok, _) => return None,
+        _ if error.starts_with("token: ") => {
+            "no token was issued, so nothing was sent to the receiver: check tokenUrl, clientId, clientSecret and scopes \
+             of `auth`, and whether the token URL is public or permitted by egress.allow"
+        }
         (Outcome::NotMade, _) => {
             "nothing was sent: the server lacks something, such as a name server that answers; its log says what"
         }
@@ -73,7 +77,7 @@ mod tests {
 
     fn result(outcome: Outcome, reach: Reach, status: Option<u16>, error: Option<&str>) -> AttemptResult {
         let attempt = Attempt { status_code: status, error: error.map(str::to_owned), ..Attempt::default() };
-        AttemptResult { outcome, reach, duration: std::time::Duration::ZERO, attempt }
+        AttemptResult { outcome, reach, duration: std::time::Duration::ZERO, token: None, attempt }
     }
 
     #[test]

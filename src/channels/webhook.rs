@@ -4,6 +4,7 @@
 //! The signature covers the exact bytes of the body and the time of the attempt. Each attempt makes its own,
 //! because receivers refuse a signature that is older than five minutes.
 
+mod auth;
 pub mod compatible;
 pub mod ed25519;
 mod standard;
@@ -11,14 +12,21 @@ mod standard;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT,
+};
 
 use super::channel::{
     AttemptResult, Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand,
-    USER_AGENT_VALUE, post,
+    USER_AGENT_VALUE, post_as, recorded_headers,
 };
-use crate::domain::{AddressError, ChannelKind, KeyKind, Masked, Outcome, Payload, SignatureForm, Timestamp};
+use crate::clock::Stopwatch;
+use crate::domain::{
+    AddressError, Auth, ChannelKind, ClientCredentials, KeyKind, Masked, Outcome, Payload, SignatureForm,
+    Timestamp,
+};
 use crate::egress::Received;
+use auth::{TokenRequest, Tokens};
 use compatible::{sign_github, sign_stripe};
 use ed25519::PrivateKey;
 pub use standard::{Secret, SignatureError, TOLERANCE, sign, verify, verify_asymmetric};
@@ -42,12 +50,14 @@ const TRACE: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const SPEC: ChannelSpec = ChannelSpec {
     shorthand: Some(Shorthand { field: "callbackUrl", is_list: false }),
     is_signed: true,
-    ..ChannelSpec::new(ChannelKind::Webhook, |_| Box::new(Webhook))
+    ..ChannelSpec::new(ChannelKind::Webhook, |_| Box::new(Webhook::default()))
 };
 
 /// The channel. It has no settings of its own.
-#[derive(Debug)]
-struct Webhook;
+#[derive(Debug, Default)]
+struct Webhook {
+    tokens: Tokens,
+}
 
 impl Channel for Webhook {
     fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
@@ -57,16 +67,73 @@ impl Channel for Webhook {
     fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
         Box::pin(async move {
             // Ids and base64 are always valid headers. If not, a later attempt fails, too.
-            let headers = headers(message).map_err(|error| error.to_string())?;
-            let body = Bytes::from_owner(Arc::clone(&message.delivery.body));
-            let url = &message.delivery.destination.address;
+            let mut headers = headers(message).map_err(|error| error.to_string())?;
             let stopwatch = services.clock.stopwatch();
-            let exchange = post(&services.egress, url, (headers, body), message.timeout).await;
-            let duration = stopwatch.elapsed();
-            let classify = |received: &Received| (classify(received, services.clock.now()), None);
-            Ok(AttemptResult { duration, ..AttemptResult::of_exchange(exchange, classify) })
+            let access = message.delivery.destination.access.as_deref();
+            match access.and_then(|access| access.auth.as_ref()) {
+                None => {}
+                Some(Auth::Basic(basic)) => {
+                    headers.extend(auth::basic(basic).map(|value| (AUTHORIZATION, value)));
+                }
+                Some(Auth::Oauth2(credentials)) => {
+                    // Boxed, because few attempts need it, and each attempt would have its size.
+                    let sending = self.send_with_token(services, message, credentials, (headers, stopwatch));
+                    return Ok(Box::pin(sending).await);
+                }
+            }
+            Ok(exchange(services, message, headers, &stopwatch).await)
         })
     }
+}
+
+impl Webhook {
+    /// Makes an attempt with a token. If the receiver answers 401 to a token that may have been revoked, the request is
+    /// sent once more, with a new token: the receiver has not processed the first one.
+    async fn send_with_token(
+        &self,
+        services: &Services,
+        message: &Message<'_>,
+        credentials: &ClientCredentials,
+        (mut headers, stopwatch): (HeaderMap, Stopwatch),
+    ) -> AttemptResult {
+        let request = TokenRequest { services, app: message.delivery.app, credentials };
+        let left = || message.timeout.saturating_sub(stopwatch.elapsed());
+        let (token, mut used) = match self.tokens.get(request, left()).await {
+            Ok(got) => got,
+            Err(failure) => return failure.into_result(recorded_headers(&headers)),
+        };
+        headers.insert(AUTHORIZATION, token.authorization.clone());
+        let mut result = exchange(services, message, headers.clone(), &stopwatch).await;
+        if result.attempt.status_code == Some(401)
+            && let Some(renewed) = self.tokens.renew(request, left(), &token).await
+        {
+            match renewed {
+                Ok((token, renewal)) => {
+                    headers.insert(AUTHORIZATION, token.authorization);
+                    used = renewal.or(used);
+                    result = exchange(services, message, headers, &stopwatch).await;
+                }
+                Err(failure) => return failure.into_result(recorded_headers(&headers)),
+            }
+        }
+        AttemptResult { token: used.map(Box::new), ..result }
+    }
+}
+
+/// Sends the request of an attempt, which began with `stopwatch`.
+async fn exchange(
+    services: &Services,
+    message: &Message<'_>,
+    headers: HeaderMap,
+    stopwatch: &Stopwatch,
+) -> AttemptResult {
+    let body = Bytes::from_owner(Arc::clone(&message.delivery.body));
+    let url = &message.delivery.destination.address;
+    let timeout = message.timeout.saturating_sub(stopwatch.elapsed());
+    let exchange = post_as(message.identity, &services.egress, url, (headers, body), timeout).await;
+    let duration = stopwatch.elapsed();
+    let classify = |received: &Received| (classify(received, services.clock.now()), None);
+    AttemptResult { duration, ..AttemptResult::of_exchange(exchange, classify) }
 }
 
 /// Checks a custom header of a destination. The error is a sentence.

@@ -9,6 +9,7 @@ use super::client::{Paging, Server, segment};
 use super::output::{Failure, address, clean, discards_stdout, join, print_line, print_note, text, texts};
 use super::request_fields::{Body, Field};
 use super::terminal::{Column, FieldList, Terminal};
+use crate::domain::Masked;
 
 /// Path of the list.
 const PATH: &str = "/v1/destinations";
@@ -134,6 +135,61 @@ pub(super) struct AddressFlags {
     /// Additional header of the webhook; can be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     header: Vec<(String, String)>,
+    #[command(flatten)]
+    security: SecurityFlags,
+}
+
+/// How requests to a webhook are signed and authenticated. Secrets come from files: every user of a machine can see the
+/// command lines of its processes.
+#[derive(Debug, clap::Args)]
+#[group(multiple = true)]
+struct SecurityFlags {
+    /// Signature: standard, github, stripe or none
+    #[arg(long, value_name = "FORM")]
+    signature: Option<String>,
+    /// Keys of the standard form: hmac, ed25519
+    #[arg(long, value_name = "KEYS", value_delimiter = ',')]
+    keys: Vec<String>,
+    /// File with the JSON object of `auth` (basic, oauth2)
+    #[arg(long, value_name = "FILE", value_parser = json_file)]
+    auth_file: Option<Masked>,
+    /// File with the client certificate in PEM
+    #[arg(long, value_name = "FILE", value_parser = text_file, requires = "client_key")]
+    client_certificate: Option<Masked>,
+    /// File with the key of the client certificate in PEM
+    #[arg(long, value_name = "FILE", value_parser = text_file, requires = "client_certificate")]
+    client_key: Option<Masked>,
+    /// File with the authorities in PEM that are trusted
+    #[arg(long, value_name = "FILE", value_parser = text_file)]
+    ca: Option<Masked>,
+}
+
+/// Reads a file.
+fn text_file(path: &str) -> Result<Masked, String> {
+    std::fs::read_to_string(path)
+        .map(Masked::new)
+        .map_err(|error| format!("the file cannot be read: {error}"))
+}
+
+/// Reads a file that holds a JSON object. The error does not repeat it.
+fn json_file(path: &str) -> Result<Masked, String> {
+    let text = text_file(path)?;
+    let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(text.reveal());
+    object.map(|object| Masked::new(Value::Object(object).to_string())).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        format!("the file is not a JSON object (line {line}, column {column})")
+    })
+}
+
+impl SecurityFlags {
+    /// Returns `tls` as JSON; `None` if no flag sets it.
+    fn tls(&self) -> Option<String> {
+        let Self { client_certificate, client_key, ca, .. } = self;
+        let fields = [("clientCertificate", client_certificate), ("clientKey", client_key), ("ca", ca)];
+        let given = fields.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.reveal())));
+        let given: BTreeMap<&str, &str> = given.collect();
+        (!given.is_empty()).then(|| json!(given).to_string())
+    }
 }
 
 /// What does not depend on the channel.
@@ -187,12 +243,17 @@ fn body(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> Body {
         AddressFlags { .. } => None,
     };
     let headers: BTreeMap<_, _> = address.header.iter().cloned().collect();
-    let fields: [Field; 13] = [
+    let security = &address.security;
+    let fields: [Field; 17] = [
         ("type", "--slack", given(json!(kind.filter(|_| is_new)))),
         ("url", "--webhook", given(json!(address.webhook))),
         ("email", "--email", given(json!(address.email))),
         ("slack", "--slack", given(json!(address.slack))),
         ("headers", "--header", given(json!(headers))),
+        ("signature", "--signature", given(json!(security.signature))),
+        ("keys", "--keys", given(json!(security.keys))),
+        ("auth", "--auth-file", security.auth_file.as_ref().map(|json| json.reveal().to_owned())),
+        ("tls", "--client-certificate", security.tls()),
         ("name", "--name", given(json!(settings.name))),
         ("description", "--description", given(json!(settings.description))),
         ("events", "--events", given(json!(settings.events))),
@@ -207,6 +268,9 @@ fn body(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> Body {
         ("ordered", "--ordered", given(json!(settings.ordered))),
     ];
     Body::of_json(&fields)
+        .with_argument("/tls/clientCertificate".to_owned(), "--client-certificate".to_owned())
+        .with_argument("/tls/clientKey".to_owned(), "--client-key".to_owned())
+        .with_argument("/tls/ca".to_owned(), "--ca".to_owned())
 }
 
 fn path(id: &str) -> String {
@@ -222,6 +286,15 @@ fn fields_of(destination: &Value, terminal: Terminal) -> String {
     card.line("description", text(destination, "/description"));
     card.line("sends to", join([kind, address(destination)], " "));
     card.line("secret", secret);
+    let keys = destination["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let signed = [text(destination, "/signature")].into_iter().chain(keys.map(str::to_owned));
+    card.line("signature", join(signed, " "));
+    card.line(
+        "auth",
+        join(texts(destination, ["/auth/type", "/auth/username", "/auth/clientId", "/auth/tokenUrl"]), " "),
+    );
+    card.line("client certificate", text(destination, "/tls/clientCertificateSha256"));
+    card.line("authorities", text(destination, "/tls/caCount"));
     card.line("state", state(destination));
     card.time("disabled", destination, "/disabledAt");
     let limits = ["/rate", "/concurrency"].map(|pointer| text(destination, pointer));
@@ -364,5 +437,33 @@ mod tests {
             r#"{"enabled":false,"concurrency":null}"#
         );
         assert_eq!(json_of("--concurrency 4", false), r#"{"concurrency":4}"#);
+        assert_eq!(
+            json_of("--signature standard --keys hmac,ed25519", false),
+            r#"{"signature":"standard","keys":["hmac","ed25519"]}"#
+        );
+    }
+
+    #[test]
+    fn secrets_of_a_destination_come_from_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        let auth = file("auth.json", "{\"type\": \"basic\", \"password\": \"hush\"}\n");
+        let (certificate, key) = (file("c.pem", "C"), file("k.pem", "K"));
+        let line = format!(
+            "--auth-file {auth} --client-certificate {certificate} --client-key {key} --ca {certificate}"
+        );
+        assert_eq!(
+            json_of(&line, false),
+            r#"{"auth":{"password":"hush","type":"basic"},"tls":{"ca":"C","clientCertificate":"C","clientKey":"K"}}"#
+        );
+        let broken = file("broken.json", "{\"password\": hush}");
+        let line = ["x", "--auth-file", broken.as_str()];
+        let error = Line::try_parse_from(line).map(|_| ()).expect_err("not JSON").to_string();
+        assert!(error.contains("is not a JSON object (line 1") && !error.contains("hush"), "{error}");
+        assert!(Line::try_parse_from(["x", "--client-key", &key]).is_err(), "without its certificate");
     }
 }

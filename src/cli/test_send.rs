@@ -12,7 +12,7 @@ use super::terminal::Terminal;
 /// Longest time that the server needs: until a chat accepts a message, and for the reply of a mail server.
 const WAIT: Duration = Duration::from_secs(75);
 
-/// Send a test event to a webhook, a mail address or Slack
+/// Send a test event to a destination, and show its answer
 ///
 /// The event is sent once, by the running server, in the way of every delivery. Nothing else changes. The exit code is
 /// 0 if the receiver accepted the event, else 1.
@@ -23,9 +23,10 @@ Example:
   ringback test --webhook https://app.example.com/hooks/muvi
   ringback test --email me@example.com
   ringback test --slack '#ops'
+  ringback test --destination dst_01m84y…
 
 At most ten tests a minute are sent.",
-    group(clap::ArgGroup::new("what").required(true).args(["webhook", "email", "slack"]))
+    group(clap::ArgGroup::new("what").required(true).args(["webhook", "email", "slack", "destination"]))
 )]
 pub struct Test {
     /// Send a webhook to this URL
@@ -37,6 +38,9 @@ pub struct Test {
     /// Post to this Slack webhook or #channel
     #[arg(long, value_name = "URL")]
     slack: Option<String>,
+    /// Test a saved destination (dst_…), also a disabled one
+    #[arg(long, value_name = "ID")]
+    destination: Option<String>,
     /// Print the server's JSON
     #[arg(long)]
     json: bool,
@@ -62,13 +66,22 @@ impl Test {
     }
 
     fn body(&self) -> Body {
-        let (kind, field, flag, address) = match (&self.webhook, &self.email, &self.slack) {
-            (Some(url), _, _) => ("webhook", "url", "--webhook", url),
-            (_, Some(address), _) => ("email", "email", "--email", address),
-            (_, _, Some(address)) => ("slack", "slack", "--slack", address),
-            (None, None, None) => return Body::fixed("{}".to_owned()),
-        };
-        let destination = json!({ "type": kind, field: address }).to_string();
+        let address = [
+            (Some("webhook"), "url", "--webhook", &self.webhook),
+            (Some("email"), "email", "--email", &self.email),
+            (Some("slack"), "slack", "--slack", &self.slack),
+            (None, "destinationId", "--destination", &self.destination),
+        ];
+        let mut given = address.into_iter().filter_map(|(kind, field, flag, value)| {
+            let value = value.as_ref()?;
+            Some((kind, field, flag, value))
+        });
+        let Some((kind, field, flag, value)) = given.next() else { return Body::fixed("{}".to_owned()) };
+        let mut destination = json!({ field: value });
+        if let Some(kind) = kind {
+            destination["type"] = kind.into();
+        }
+        let destination = destination.to_string();
         let body = Body::of_json(&[("destination", flag, Some(destination))]);
         body.with_argument(format!("/destination/{field}"), flag.to_owned())
     }

@@ -119,7 +119,8 @@ fn json(value: &DeValue<'_>) -> Value {
 fn shown_value(key: &str, value: &DeValue<'_>) -> String {
     match (key, json(value)) {
         (
-            "name" | "app" | "type" | "description" | "rate" | "email" | "address" | "to" | "channel",
+            "name" | "app" | "type" | "description" | "rate" | "signature" | "email" | "address" | "to"
+            | "channel",
             Value::String(text),
         ) => text,
         ("url" | "slack", Value::String(text)) => masked_url(&text),
@@ -127,7 +128,7 @@ fn shown_value(key: &str, value: &DeValue<'_>) -> String {
             let masked = headers.keys().map(|name| format!("{name} = ***"));
             format!("{{{}}}", masked.collect::<Vec<_>>().join(", "))
         }
-        ("events", Value::Array(events)) => {
+        ("events" | "keys", Value::Array(events)) => {
             let events = events.iter().map(|event| event.as_str().unwrap_or("?"));
             format!("[{}]", events.collect::<Vec<_>>().join(", "))
         }
@@ -177,7 +178,8 @@ mod tests {
     #[test]
     fn secrets_of_a_destination_are_not_shown() {
         let text = "[[destination]]\nname = 'a'\nurl = 'https://u:p@a.example/hush?t=hush'\nsecret = 'whsec_hush'\n\
-                    headers = { authorization = 'hush' }\nslack = 'hush'\n";
+                    headers = { authorization = 'hush' }\nslack = 'hush'\nsignature = 'github'\nkeys = ['hmac']\n\
+                    auth = { type = 'basic', username = 'u', password = 'hush' }\ntls = { clientKey = 'hush' }\n";
         let config = read(text).expect("no errors");
         let shown = format!("{:?} {:?}", config.effective, config.destinations);
         assert!(!shown.contains("hush") && !shown.contains("u:p"), "{shown}");
@@ -185,6 +187,9 @@ mod tests {
         assert_eq!(value("destination[1].url").as_deref(), Some("https://a.example/***"));
         assert_eq!(value("destination[1].headers").as_deref(), Some("{authorization = ***}"));
         assert_eq!(value("destination[1].secret").as_deref(), Some("***"));
+        assert_eq!(value("destination[1].signature").as_deref(), Some("github"));
+        assert_eq!(value("destination[1].keys").as_deref(), Some("[hmac]"));
+        assert_eq!(value("destination[1].auth").as_deref(), Some("***"));
     }
 
     #[test]

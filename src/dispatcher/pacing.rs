@@ -262,6 +262,7 @@ mod tests {
             headers: Vec::new(),
             secret: None,
             signing: None,
+            access: None,
             saved: None,
         }
     }

@@ -42,16 +42,23 @@ impl Dispatcher {
         let app = self.store.app(delivery.app);
         let app = app.as_deref().filter(|_| channels::spec(delivery.destination.channel).is_signed);
         let (now, timeout, transmission) = (self.clock.now(), self.policy.timeout, Transmission::default());
-        let message = Message { delivery, app, now, timeout, transmission: &transmission };
-        let sent = self.clock.timeout(TEST_MAX, self.channels.send(message)).await;
-        let mut result = sent.or_else(|| transmission.take_unclear()).unwrap_or_else(late);
+        let mut result = match self.identities.get((&self.store, &self.channels), delivery).await {
+            Ok(identity) => {
+                let identity = identity.as_ref();
+                let message = Message { delivery, app, now, timeout, identity, transmission: &transmission };
+                let sent = self.clock.timeout(TEST_MAX, self.channels.send(message)).await;
+                sent.or_else(|| transmission.take_unclear()).unwrap_or_else(late)
+            }
+            Err(not_made) => *not_made,
+        };
         result.attempt.at = now;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         let (channel, queue) = (delivery.destination.channel, delivery.destination.queue.as_str());
+        let paced = paced_queue(delivery);
         if let (Some(429), Outcome::Retry { after: Some(wait) }) =
             (result.attempt.status_code, &result.outcome)
         {
-            self.state().limit_after_test(queue, channel, *wait, self.clock.now());
+            self.state().limit_after_test(paced, channel, *wait, self.clock.now());
         }
         let (status, error) = (result.attempt.status_code, result.attempt.error.as_deref());
         tracing::info!(event = %delivery.event, %channel, queue, status, error, "a test was sent");
@@ -61,7 +68,7 @@ impl Dispatcher {
     /// Waits until the channel accepts a message.
     async fn place(&self, delivery: &PendingDelivery) -> Option<Place<'_>> {
         let (channel, app) = (delivery.destination.channel, delivery.app);
-        let queue: Arc<str> = delivery.destination.queue.as_str().into();
+        let queue: Arc<str> = paced_queue(delivery).into();
         let waiting = self.clock.stopwatch();
         loop {
             let now = self.clock.now();
@@ -78,6 +85,12 @@ impl Dispatcher {
     }
 }
 
+/// Returns the name of the queue whose pace holds: that of an inline destination with the same address.
+fn paced_queue(delivery: &PendingDelivery) -> &str {
+    let destination = &delivery.destination;
+    destination.saved.as_ref().map_or(destination.queue.as_str(), |saved| &saved.target)
+}
+
 /// Returns the result of a test that took too long.
 fn late() -> AttemptResult {
     let error = format!("timeout: the test was given up after {} s", TEST_MAX.as_secs());
@@ -85,6 +98,7 @@ fn late() -> AttemptResult {
         outcome: Outcome::Retry { after: None },
         reach: channels::Reach::NoAnswer,
         duration: TEST_MAX,
+        token: None,
         attempt: Attempt { error: Some(error), ..Attempt::default() },
     }
 }

@@ -36,7 +36,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::id::jitter;
-use super::{AppNo, DeliveryId, DestinationId, EventId, EventType, SavedQueue, Signing, Timestamp, WatchId};
+use super::{
+    Access, AppNo, DeliveryId, DestinationId, EventId, EventType, SavedQueue, Signing, Timestamp, WatchId,
+};
 
 word_enum! {
     /// Name of a channel, such as `webhook`, `email` or `slack`. Later versions may add channels.
@@ -134,6 +136,8 @@ pub struct Destination {
     pub secret: Option<String>,
     /// How requests are signed; `None` for the default.
     pub signing: Option<Box<Signing>>,
+    /// How requests authenticate themselves; `None` if they do not.
+    pub access: Option<Box<Access>>,
     /// Limits of a saved destination; `None` if one registration made the destination.
     pub saved: Option<Box<SavedQueue>>,
 }
@@ -141,7 +145,10 @@ pub struct Destination {
 impl Destination {
     /// Returns whether requests to both are made in the same way, apart from the address.
     pub fn has_same_options(&self, other: &Self) -> bool {
-        self.headers == other.headers && self.secret == other.secret && self.signing == other.signing
+        self.headers == other.headers
+            && self.secret == other.secret
+            && self.signing == other.signing
+            && self.access == other.access
     }
 
     /// Returns whether both are the same: a saved destination is the same as itself only, whatever its address.
@@ -643,6 +650,7 @@ mod tests {
                 headers: Vec::new(),
                 secret: None,
                 signing: None,
+                access: None,
                 saved: None,
             },
             traceparent: None,

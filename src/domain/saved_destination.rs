@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AppNo, ChannelKind, DestinationId, EventSet, SavedQueue, Timestamp};
+use super::{Access, AppNo, ChannelKind, DestinationId, EventSet, SavedQueue, Signing, Timestamp, TlsPem};
 
 word_enum! {
     /// Why a saved destination is disabled.
@@ -59,6 +59,12 @@ pub struct SavedAddress {
     pub headers: Vec<(String, String)>,
     /// Secret that signs in place of the app's.
     pub secret: Option<String>,
+    /// How requests are signed; `None` for the default.
+    pub signing: Option<Box<Signing>>,
+    /// How requests authenticate themselves; `None` if they do not.
+    pub access: Option<Box<Access>>,
+    /// Certificates and key of a TLS identity that is to be stored; `None` if those that are stored remain.
+    pub new_tls: Option<Box<TlsPem>>,
 }
 
 impl std::fmt::Debug for SavedAddress {

@@ -45,6 +45,7 @@ impl SignatureForm {
 
 /// How the requests to a webhook are signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Signing {
     /// Form of the signature.
     #[serde(rename = "signature")]

@@ -75,39 +75,56 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Connects within [`CONNECT_TIMEOUT`].
-    pub(super) async fn connect(&self, peer: &Peer, phase: &LookupPhase) -> Result<Box<dyn Io>, SendError> {
-        let connected = self.clock.timeout(CONNECT_TIMEOUT, self.connecting(peer, phase)).await;
+    /// Connects within [`CONNECT_TIMEOUT`]. `tls` is for the peer, not for the proxy.
+    pub(super) async fn connect(
+        &self,
+        peer: &Peer,
+        tls: &Arc<ClientConfig>,
+        phase: &LookupPhase,
+    ) -> Result<Box<dyn Io>, SendError> {
+        let connected = self.clock.timeout(CONNECT_TIMEOUT, self.connecting(peer, tls, phase)).await;
         connected.unwrap_or_else(|| Err(SendError::not_connected()))
     }
 
-    async fn connecting(&self, peer: &Peer, phase: &LookupPhase) -> Result<Box<dyn Io>, SendError> {
+    async fn connecting(
+        &self,
+        peer: &Peer,
+        tls: &Arc<ClientConfig>,
+        phase: &LookupPhase,
+    ) -> Result<Box<dyn Io>, SendError> {
         let first = self.proxy.as_ref().map_or(peer, |proxy| &proxy.peer);
         let tcp = tcp(&self.clock, &self.guard, &first.host, first.port, phase).await?;
         let Some(proxy) = &self.proxy else {
             return if peer.is_https {
-                Ok(Box::new(self.secure(tcp, peer).await?))
+                Ok(Box::new(secure_peer(tls, tcp, peer).await?))
             } else {
                 Ok(Box::new(tcp))
             };
         };
-        let mut stream: Box<dyn Io> =
-            if proxy.peer.is_https { Box::new(self.secure(tcp, &proxy.peer).await?) } else { Box::new(tcp) };
+        let mut stream: Box<dyn Io> = if proxy.peer.is_https {
+            Box::new(secure_peer(&self.tls, tcp, &proxy.peer).await?)
+        } else {
+            Box::new(tcp)
+        };
         if peer.is_https {
             open_tunnel(&mut stream, proxy, peer).await?;
-            stream = Box::new(self.secure(stream, peer).await?);
+            stream = Box::new(secure_peer(tls, stream, peer).await?);
         }
         Ok(stream)
     }
+}
 
-    async fn secure<S: Io>(&self, stream: S, peer: &Peer) -> Result<TlsStream<S>, SendError> {
-        let host = match &peer.host {
-            Host::Domain(name) => name.clone(),
-            Host::Ipv4(address) => address.to_string(),
-            Host::Ipv6(address) => address.to_string(),
-        };
-        secure(&self.tls, stream, host).await
-    }
+async fn secure_peer<S: Io>(
+    tls: &Arc<ClientConfig>,
+    stream: S,
+    peer: &Peer,
+) -> Result<TlsStream<S>, SendError> {
+    let host = match &peer.host {
+        Host::Domain(name) => name.clone(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    };
+    secure(tls, stream, host).await
 }
 
 /// Connects to a host. A name is resolved and checked by the guard; an address was checked before.

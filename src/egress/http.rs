@@ -28,6 +28,7 @@ use url::{Position, Url};
 use super::connect::{self, Connector, Peer};
 use super::error::SendError;
 use super::head_limit::{HeadLimit, LimitedStream};
+use super::identity::ClientIdentity;
 use super::pool::Pool;
 use super::resolver::{AddressPolicy, LookupPhase};
 
@@ -48,6 +49,8 @@ const DECODED_AT_ONCE: usize = 1024;
 pub(super) struct PoolKey {
     policy: AddressPolicy,
     peer: Peer,
+    /// Fingerprint of the TLS identity.
+    identity: Option<Arc<str>>,
 }
 
 /// A connection, without a request or with one in progress.
@@ -65,6 +68,8 @@ pub(super) struct HttpRequest {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// TLS identity in place of that of the client.
+    pub(super) identity: Option<Arc<ClientIdentity>>,
 }
 
 /// An HTTP client.
@@ -98,15 +103,20 @@ impl HttpClient {
     ) -> Result<HttpResponse, SendError> {
         let unusable = || SendError::Protocol("the HTTP client cannot use this URL".into());
         let peer = Peer::of(&request.url).ok_or_else(unusable)?;
+        let identity = request.identity.clone();
         let mut request = self.prepare(request, &peer).ok_or_else(unusable)?;
-        let key = Arc::new(PoolKey { policy: self.connector.guard.policy, peer });
+        let key = Arc::new(PoolKey {
+            policy: self.connector.guard.policy,
+            peer,
+            identity: identity.as_ref().map(|identity| Arc::clone(identity.fingerprint())),
+        });
         let mut was_closed = false;
         loop {
             // After a connection that was closed, others of the pool may be closed as well.
             let unused = if was_closed { None } else { self.pool.take(&*key) };
             let (mut connection, is_new) = match unused {
                 Some(connection) => (connection, false),
-                None => (self.connect(&key.peer, phase).await?, true),
+                None => (self.connect(&key.peer, identity.as_deref(), phase).await?, true),
             };
             connection.limit.begin();
             let limit = Arc::clone(&connection.limit);
@@ -129,7 +139,7 @@ impl HttpClient {
 
     /// Adds what every request has. Returns `None` if the URL cannot be sent.
     fn prepare(&self, request: HttpRequest, peer: &Peer) -> Option<hyper::Request<Full<Bytes>>> {
-        let HttpRequest { method, url, headers, body } = request;
+        let HttpRequest { method, url, headers, body, identity: _ } = request;
         let forwarding = self.connector.proxy.as_ref().filter(|_| !peer.is_https);
         let start = if forwarding.is_some() { Position::BeforeScheme } else { Position::BeforePath };
         let mut all = HeaderMap::with_capacity(headers.len() + 4);
@@ -156,9 +166,15 @@ impl HttpClient {
         Some(prepared)
     }
 
-    async fn connect(&self, peer: &Peer, phase: &LookupPhase) -> Result<Connection, SendError> {
+    async fn connect(
+        &self,
+        peer: &Peer,
+        identity: Option<&ClientIdentity>,
+        phase: &LookupPhase,
+    ) -> Result<Connection, SendError> {
         let limit = Arc::<HeadLimit>::default();
-        let stream = LimitedStream::new(self.connector.connect(peer, phase).await?, Arc::clone(&limit));
+        let tls = identity.map_or(&self.connector.tls, |identity| &identity.config);
+        let stream = LimitedStream::new(self.connector.connect(peer, tls, phase).await?, Arc::clone(&limit));
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(HEAD_MAX)

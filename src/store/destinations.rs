@@ -41,12 +41,14 @@ use super::batch::Batch;
 use super::db::{Result, Row, StoreError, Tx, Where, params};
 use super::idempotency::Outcome;
 use super::lists::{Fitting, ListPage, Remaining};
+use super::options::{options_text, read_options, read_tls, tls_text};
 use super::reads::ReadStore;
-use super::rows::{read_destination, read_headers, read_saved_queue, to_json};
+use super::rows::{open, read_destination, read_headers, read_saved_queue, to_json};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
-    AppNo, ChannelKind, Destination, DestinationHealth, DestinationId, DisabledReason, DispatcherMessage,
-    EventSet, Id, Masked, Rate, SavedAddress, SavedDestination, SavedNo, Timestamp, WatchId, format_rate,
+    Access, AppNo, Auth, ChannelKind, Destination, DestinationHealth, DestinationId, DisabledReason,
+    DispatcherMessage, EventSet, Id, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo,
+    SignatureForm, Signing, Timestamp, TlsPem, WatchId, format_rate,
 };
 
 pub use self::managed::{ApplyManaged, ManagedChanges, ManagedDestination};
@@ -105,6 +107,14 @@ pub struct DestinationChange {
     pub address: Change<(String, String)>,
     /// Additional headers.
     pub headers: Change<Vec<(String, String)>>,
+    /// Form of the signatures.
+    pub signature: Change<SignatureForm>,
+    /// The keys that sign in the standard form.
+    pub keys: Change<Vec<KeyKind>>,
+    /// How requests authenticate themselves.
+    pub auth: Change<Option<Auth>>,
+    /// TLS identity.
+    pub tls: Change<Option<NewTls>>,
     /// Event types that it receives.
     pub events: Change<EventSet>,
     /// Whether it is enabled.
@@ -129,6 +139,21 @@ impl DestinationChange {
             destination.queue.target = target;
         }
         self.headers.apply(&mut destination.address.headers);
+        let address = &mut destination.address;
+        let mut signing = address.signing.take().map(|signing| *signing).unwrap_or_default();
+        self.signature.apply(&mut signing.form);
+        self.keys.apply(&mut signing.keys);
+        if signing.form != SignatureForm::Standard {
+            signing.keys = Signing::default().keys;
+        }
+        address.signing = Some(signing).filter(|signing| *signing != Signing::default()).map(Box::new);
+        let (mut auth, mut tls) = address.access.take().map(|one| (one.auth, one.tls)).unwrap_or_default();
+        self.auth.apply(&mut auth);
+        if let Change::Set(new) = self.tls {
+            let new = new.map(|NewTls { summary, pem }| (summary, Box::new(pem)));
+            (tls, address.new_tls) = new.unzip();
+        }
+        address.access = Access::of(auth, tls);
         self.events.apply(&mut destination.events);
         self.is_default.apply(&mut destination.is_default);
         self.rate.apply(&mut destination.queue.rate);
@@ -263,6 +288,17 @@ impl ReadStore {
         .await
     }
 
+    /// Returns the TLS identity of a saved destination of the app, if it has one.
+    pub async fn tls_identity(&self, app: AppNo, no: SavedNo) -> Result<Option<TlsPem>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(app, move |tx| {
+            let sql = "select id, tls from destinations where app = $1 and no = $2";
+            let read = |row: &Row<'_>| open(row, 1, (Column::SAVED_TLS, row.id(0)?), &keyring);
+            tx.find(sql, params![app, no], read)?.flatten().as_deref().map(read_tls).transpose()
+        })
+        .await
+    }
+
     /// Returns whether a running watch names the saved destination. Examines all watches that name it, a part in each
     /// read.
     pub async fn is_in_use(&self, app: AppNo, no: SavedNo) -> Result<bool> {
@@ -302,20 +338,34 @@ fn size(destination: &SavedDestination) -> usize {
         + len(&destination.description)
         + len(&destination.health.last_error)
         + address.address.len()
+        + address.access.as_deref().map_or(0, size_of_access)
         + headers.sum::<usize>()
+}
+
+/// Size of the texts of an authentication, which is shown without its secret.
+fn size_of_access(access: &Access) -> usize {
+    match &access.auth {
+        Some(Auth::Basic(basic)) => basic.username.len(),
+        Some(Auth::Oauth2(client)) => {
+            let scopes = client.scopes.iter().map(|scope| scope.len() + 3).sum::<usize>();
+            client.token_url.len() + client.client_id.len() + scopes
+        }
+        None => 0,
+    }
 }
 
 /// Columns of a saved destination, for [`read_saved`].
 const SAVED: &str =
     "select s.app, s.id, s.name, s.description, s.channel, s.address, s.headers, s.secret, s.events,
     s.is_default, s.is_managed, s.disabled_reason, s.disabled_at, s.failing_since, s.last_error, s.created_at,
-    s.no, s.target, s.rate, s.concurrency, s.is_ordered, s.old_secret, s.old_secret_expires_at
+    s.no, s.target, s.rate, s.concurrency, s.is_ordered, s.old_secret, s.old_secret_expires_at, s.options
   from destinations s";
 
 /// Reads the columns of [`SAVED`], without the counts of its attempts.
 fn read_saved(row: &Row<'_>, keyring: &Keyring) -> Result<SavedDestination> {
     let id = row.id(1)?;
     let secret = row.opt_text(7)?.map(|text| keyring.open(Column::SAVED_SECRET, id, text)).transpose()?;
+    let (signing, access) = read_options(open(row, 23, (Column::SAVED_OPTIONS, id), keyring)?.as_deref())?;
     let disabled = row.opt_text(11)?.map(|word| DisabledReason::parse(&word));
     let disabled = match (disabled, row.opt_time(12)?) {
         (None, _) => None,
@@ -334,6 +384,9 @@ fn read_saved(row: &Row<'_>, keyring: &Keyring) -> Result<SavedDestination> {
             address: keyring.open(Column::SAVED_ADDRESS, id, row.text(5)?)?,
             headers: read_headers(row, 6, (Column::SAVED_HEADERS, id), keyring)?,
             secret,
+            signing,
+            access,
+            new_tls: None,
         },
         events: EventSet(row.int(8)?),
         is_default: row.flag(9)?,
@@ -383,7 +436,7 @@ pub(super) struct UsedDestination {
 
 /// Columns of a saved destination in the order of those of a watch's destination, and what its deliveries depend on.
 const USED: &str =
-    "select s.id, s.channel, s.address, '', s.headers, s.secret, null, s.no, s.target, s.rate, s.concurrency,
+    "select s.id, s.channel, s.address, '', s.headers, s.secret, s.options, s.no, s.target, s.rate, s.concurrency,
     s.is_ordered, s.old_secret, s.old_secret_expires_at, s.events, s.disabled_reason, s.app
   from destinations s";
 
@@ -427,12 +480,16 @@ struct StoredTexts {
     address: String,
     headers: Option<String>,
     secret: Option<String>,
+    options: Option<String>,
+    /// `None` if no identity is to be stored.
+    tls: Option<String>,
     rate: Option<String>,
 }
 
 impl StoredTexts {
     fn of(destination: &SavedDestination, keyring: &Keyring) -> Result<Self> {
-        let SavedAddress { channel, address, headers, secret } = &destination.address;
+        let SavedAddress { channel, address, headers, secret, signing, access, new_tls } =
+            &destination.address;
         let id = destination.id.0;
         let seal = |column, text: &str| keyring.seal(column, id, text).map(std::borrow::Cow::into_owned);
         let is_secret = channel.traits().secret_address;
@@ -440,7 +497,11 @@ impl StoredTexts {
         let headers = (!headers.is_empty()).then(|| to_json(headers));
         let headers = headers.map(|headers| seal(Column::SAVED_HEADERS, &headers)).transpose()?;
         let secret = secret.as_deref().map(|secret| seal(Column::SAVED_SECRET, secret)).transpose()?;
-        Ok(Self { address, headers, secret, rate: destination.queue.rate.spacing.map(format_rate) })
+        let options = options_text(signing.as_deref(), access.as_deref());
+        let options = options.map(|options| seal(Column::SAVED_OPTIONS, &options)).transpose()?;
+        let tls = new_tls.as_deref().map(|pem| seal(Column::SAVED_TLS, &tls_text(pem))).transpose()?;
+        let rate = destination.queue.rate.spacing.map(format_rate);
+        Ok(Self { address, headers, secret, options, tls, rate })
     }
 }
 
@@ -450,8 +511,9 @@ fn insert(batch: &mut Batch<'_>, new: &SavedDestination) -> Result<()> {
     let (reason, at) = new.disabled.unzip();
     batch.tx.run(
         "insert into destinations (app, id, name, description, channel, address, target, headers, secret, events,
-           is_default, is_ordered, rate, concurrency, is_managed, disabled_reason, disabled_at, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+           is_default, is_ordered, rate, concurrency, is_managed, disabled_reason, disabled_at, created_at,
+           options, tls)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
         params![
             new.app,
             new.id,
@@ -471,6 +533,8 @@ fn insert(batch: &mut Batch<'_>, new: &SavedDestination) -> Result<()> {
             reason,
             at,
             new.created_at,
+            &texts.options,
+            &texts.tls,
         ],
     )?;
     Ok(())
@@ -479,9 +543,13 @@ fn insert(batch: &mut Batch<'_>, new: &SavedDestination) -> Result<()> {
 /// Writes the values that a change can have.
 fn write(batch: &Batch<'_>, changed: &SavedDestination) -> Result<()> {
     let texts = StoredTexts::of(changed, &batch.shared.keyring)?;
+    let has_tls = changed.address.access.as_ref().is_some_and(|access| access.tls.is_some());
+    // The identity that is stored remains unless it is replaced or removed.
+    let is_tls_kept = i64::from(has_tls && texts.tls.is_none());
     batch.tx.run(
         "update destinations set name = $1, description = $2, address = $3, target = $4, headers = $5, secret = $6,
-           events = $7, is_default = $8, is_ordered = $9, rate = $10, concurrency = $11, is_managed = $12 where no = $13",
+           events = $7, is_default = $8, is_ordered = $9, rate = $10, concurrency = $11, is_managed = $12, options = $13,
+           tls = case when $14 = 1 then tls else $15 end where no = $16",
         params![
             &changed.name,
             &changed.description,
@@ -495,6 +563,9 @@ fn write(batch: &Batch<'_>, changed: &SavedDestination) -> Result<()> {
             &texts.rate,
             changed.queue.concurrency,
             changed.is_managed,
+            &texts.options,
+            is_tls_kept,
+            &texts.tls,
             changed.queue.no,
         ],
     )?;
@@ -593,7 +664,8 @@ pub(super) fn delete_destination(
     disable(batch, &destination, DisabledReason::Manual, now)?;
     batch.tx.run(
         "update destinations set deleted_at = $1, is_default = 0, headers = null, secret = null, old_secret = null,
-           old_secret_expires_at = null, name = null, description = null, last_error = null where no = $2",
+           old_secret_expires_at = null, options = null, tls = null, name = null, description = null,
+           last_error = null where no = $2",
         params![now, no],
     )?;
     batch.tx.run("delete from destination_hours where destination = $1", params![no])?;

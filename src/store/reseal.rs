@@ -151,35 +151,42 @@ struct StoredSaved {
     headers: Option<String>,
     secret: Option<String>,
     old_secret: Option<String>,
+    options: Option<String>,
+    tls: Option<String>,
 }
 
 /// Re-seals the saved destinations after `last`. Returns the number of changed rows, and the last row if more remain.
 fn saved_destinations(tx: &Tx<'_>, keyring: &Keyring, last: i64) -> db::Result<(usize, Option<i64>)> {
     let found = tx.list(
-        "select no, id, channel, address, headers, secret, old_secret from destinations where no > $1
+        "select no, id, channel, address, headers, secret, old_secret, options, tls from destinations where no > $1
          order by no limit $2",
         params![last, CHUNK],
         |row| {
             let is_secret = row.word(2, ChannelKind::parse)?.traits().secret_address;
             let (mut address, mut headers) = (row.text(3)?, row.opt_text(4)?);
             let (mut secret, mut old_secret) = (row.opt_text(5)?, row.opt_text(6)?);
+            let (mut options, mut tls) = (row.opt_text(7)?, row.opt_text(8)?);
             let secrets = [
                 (Column::SAVED_ADDRESS, Some(&mut address).filter(|_| is_secret)),
                 (Column::SAVED_HEADERS, headers.as_mut()),
                 (Column::SAVED_SECRET, secret.as_mut()),
                 (Column::SAVED_OLD_SECRET, old_secret.as_mut()),
+                (Column::SAVED_OPTIONS, options.as_mut()),
+                (Column::SAVED_TLS, tls.as_mut()),
             ];
             let is_changed = keyring.reseal(row.id(1)?, secrets)?;
-            Ok(StoredSaved { no: row.int(0)?, is_changed, address, headers, secret, old_secret })
+            let no = row.int(0)?;
+            Ok(StoredSaved { no, is_changed, address, headers, secret, old_secret, options, tls })
         },
     )?;
     let changed = tx.update_each(
         row_sql!(
-            "update destinations set address = $1, headers = $2, secret = $3, old_secret = $4" where "no = $5"
+            "update destinations set address = $1, headers = $2, secret = $3, old_secret = $4, options = $5, tls = $6"
+            where "no = $7"
         ),
         found.iter().filter(|one| one.is_changed).map(|one| {
-            let StoredSaved { no, address, headers, secret, old_secret, .. } = one;
-            params![address, headers, secret, old_secret, no]
+            let StoredSaved { no, address, headers, secret, old_secret, options, tls, .. } = one;
+            params![address, headers, secret, old_secret, options, tls, no]
         }),
     )?;
     Ok((changed.into_iter().sum(), found.last().map(|one| one.no)))

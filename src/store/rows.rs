@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::db::{Result, Row, StoreError, Tx, params, row_sql};
+use super::options::{options_text, read_options};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     ChannelKind, Destination, DestinationId, Id, JobName, Masked, SavedNo, SavedQueue, WatchId, parse_rate,
@@ -21,8 +22,8 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
 /// Columns of a destination of a watch, for [`read_destination`]: those of `watch_destinations wd`, left joined with
 /// [`SAVED_JOIN`]. The row of a saved destination holds what applies when an attempt is made.
 pub(super) const DESTINATION: &str = "wd.id, wd.channel, coalesce(s.address, wd.address), wd.queue,
-    coalesce(s.headers, wd.headers), coalesce(s.secret, wd.secret), wd.options, s.no, s.target, s.rate, s.concurrency,
-    s.is_ordered, s.old_secret, s.old_secret_expires_at";
+    coalesce(s.headers, wd.headers), coalesce(s.secret, wd.secret), coalesce(s.options, wd.options), s.no, s.target, s.rate,
+    s.concurrency, s.is_ordered, s.old_secret, s.old_secret_expires_at";
 
 /// Number of columns of [`DESTINATION`].
 pub(super) const DESTINATION_COLUMNS: usize = 14;
@@ -32,9 +33,13 @@ pub(super) const SAVED_JOIN: &str = "left join destinations s on s.no = wd.saved
 
 /// Reads seven columns of an inline destination from `first`: id, channel, address, queue, headers, secret, options.
 pub(super) fn read_inline(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
-    let (address, headers, secret) =
-        (Column::DESTINATION_ADDRESS, Column::DESTINATION_HEADERS, Column::DESTINATION_SECRET);
-    read_columns(row, first, (address, headers, secret), keyring)
+    let sealed = SealedColumns {
+        address: Column::DESTINATION_ADDRESS,
+        headers: Column::DESTINATION_HEADERS,
+        secret: Column::DESTINATION_SECRET,
+        options: Column::DESTINATION_OPTIONS,
+    };
+    read_columns(row, first, &sealed, keyring)
 }
 
 /// Reads the columns of [`DESTINATION`] from `first`.
@@ -42,22 +47,34 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
     if row.opt_int(first + 7)?.is_none() {
         return read_inline(row, first, keyring);
     }
-    let sealed = (Column::SAVED_ADDRESS, Column::SAVED_HEADERS, Column::SAVED_SECRET);
-    let destination = read_columns(row, first, sealed, keyring)?;
+    let sealed = SealedColumns {
+        address: Column::SAVED_ADDRESS,
+        headers: Column::SAVED_HEADERS,
+        secret: Column::SAVED_SECRET,
+        options: Column::SAVED_OPTIONS,
+    };
+    let destination = read_columns(row, first, &sealed, keyring)?;
     let saved = read_saved_queue(row, first + 7, destination.id.0, keyring)?;
     Ok(Destination { saved: Some(Box::new(saved)), ..destination })
+}
+
+/// The columns of a destination that can be sealed.
+struct SealedColumns {
+    address: Column,
+    headers: Column,
+    secret: Column,
+    options: Column,
 }
 
 fn read_columns(
     row: &Row<'_>,
     first: usize,
-    (address, headers, secret): (Column, Column, Column),
+    sealed: &SealedColumns,
     keyring: &Keyring,
 ) -> Result<Destination> {
     let id = row.id(first)?;
-    let broken = |_| StoreError::Inconsistent("the options of a destination cannot be read".to_owned());
-    let options = open(row, first + 6, (Column::DESTINATION_OPTIONS, id), keyring)?;
-    let signing = options.map(|options| serde_json::from_str(&options).map_err(broken)).transpose()?;
+    let SealedColumns { address, headers, secret, options } = *sealed;
+    let (signing, access) = read_options(open(row, first + 6, (options, id), keyring)?.as_deref())?;
     Ok(Destination {
         id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
@@ -66,6 +83,7 @@ fn read_columns(
         headers: read_headers(row, first + 4, (headers, id), keyring)?,
         secret: open(row, first + 5, (secret, id), keyring)?,
         signing,
+        access,
         saved: None,
     })
 }
@@ -85,7 +103,7 @@ pub(super) fn read_saved_queue(row: &Row<'_>, first: usize, id: Id, keyring: &Ke
 }
 
 /// Reads a text that may be sealed.
-fn open(
+pub(super) fn open(
     row: &Row<'_>,
     index: usize,
     (column, id): (Column, Id),
@@ -151,7 +169,8 @@ pub(super) fn insert_destinations<'d>(
         let seal_options = |options: String| {
             keyring.seal(Column::DESTINATION_OPTIONS, destination.id.0, &options).map(Cow::into_owned)
         };
-        let options = destination.signing.as_ref().map(to_json).map(seal_options).transpose()?;
+        let options = options_text(destination.signing.as_deref(), destination.access.as_deref());
+        let options = options.map(seal_options).transpose()?;
         Ok(StoredDestination { watch, n, destination, address, headers, secret, options })
     };
     let stored: Vec<StoredDestination<'_>> = destinations.map(stored).collect::<Result<_>>()?;

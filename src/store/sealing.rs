@@ -2,9 +2,9 @@
 //!
 //! A reader of the database (by a backup, a discarded disk, a replica) must not be able to sign as this service or to
 //! use the secrets of its clients. If an `encryption_key` is configured, these columns are sealed with it ([`Column`]):
-//! the signing secrets and private keys of apps, old and new; of a destination, inline or saved, the secret, the headers (they often hold
-//! credentials), the options (those of later versions can hold credentials), and the address if the address is a
-//! credential, as a Slack webhook is.
+//! the signing secrets and private keys of apps, old and new; of a destination, inline or saved, the secret, the
+//! headers (they often hold credentials), the options (they can hold a password or a client's secret), the TLS
+//! identity, and the address if the address is a credential, as a Slack webhook is.
 //!
 //! **Format.** A text, `sealed:<key>:<base64>`, in the column of the plain text. `<key>` is the first eight hex
 //! digits of the SHA-256 of the key: it identifies the needed key and contains nothing else. The rest is a
@@ -75,6 +75,8 @@ impl Column {
     pub(super) const SAVED_HEADERS: Self = Self("destinations.headers");
     pub(super) const SAVED_SECRET: Self = Self("destinations.secret");
     pub(super) const SAVED_OLD_SECRET: Self = Self("destinations.old_secret");
+    pub(super) const SAVED_OPTIONS: Self = Self("destinations.options");
+    pub(super) const SAVED_TLS: Self = Self("destinations.tls");
 
     fn associated(self, row: Id) -> Vec<u8> {
         [self.0.as_bytes(), &[0], &row.to_bytes()].concat()

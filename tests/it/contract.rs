@@ -116,6 +116,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("DELETE /v1/destinations/{id}", "a_destination_that_a_running_watch_names_is_not_deleted"),
     ("POST /v1/destinations/{id}/enable", "a_disabled_destination_skips_and_enabling_sends_what_was_skipped"),
     ("POST /v1/destinations/{id}/rotate-secret", "both_secrets_sign_within_the_grace"),
+    ("POST /v1/destinations/{id}/test", "a_disabled_destination_is_tested_and_nothing_changes"),
     ("GET /v1/signing-secret", "the_signing_secret_of_the_api_signs_webhooks"),
     ("POST /v1/signing-secret/rotate", "after_a_rotation_both_secrets_sign_until_the_grace_ends"),
     ("GET /v1/providers", "what_can_be_watched_is_shown_with_its_health_and_its_budget"),

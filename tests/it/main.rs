@@ -23,6 +23,7 @@
     reason = "a test is read from top to bottom, and a panic is a failure"
 )]
 
+mod access;
 mod api;
 mod bad_input;
 mod batch;
@@ -31,6 +32,7 @@ mod chatting;
 mod cli;
 mod cli_bulk;
 mod cli_output;
+mod client_certificates;
 mod cloudevents;
 mod contract;
 mod crash;

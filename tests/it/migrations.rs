@@ -354,9 +354,33 @@ async fn watches_of_the_previous_release_can_be_erased() {
     assert_eq!(fixture.count("erased_events"), events);
 }
 
+#[tokio::test]
+async fn saved_destinations_of_the_previous_version_are_read() {
+    let fixture = StoreFixture::new().await;
+    let saved = crate::store::sealing::save(&fixture, "a text").await;
+    let (folder, location) = fixture.close().await;
+    // The table of the previous version, and the migration of it.
+    let database = if matches!(location, DatabaseLocation::File(_)) { "sqlite" } else { "postgres" };
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(database);
+    let mut files =
+        std::fs::read_dir(migrations).expect("a folder").map(|entry| entry.expect("a file").path());
+    let migration = files.find(|path| path.to_string_lossy().ends_with("_destination_options.sql"));
+    let migration = std::fs::read_to_string(migration.expect("the migration")).expect("a text");
+    let before = "alter table destinations drop column options; alter table destinations drop column tls;";
+    change(&location, before);
+    change(&location, &migration);
+    let fixture = StoreFixture::at(folder, location, at(200)).await;
+    let found = fixture.store.saved_destination(fixture.app, saved.id, at(200)).await;
+    let found = found.expect("read").expect("there");
+    assert_eq!(found.address.address, saved.address.address);
+    assert_eq!((found.address.signing, found.address.access), (None, None));
+    assert_eq!(fixture.store.tls_identity(fixture.app, found.queue.no).await.expect("read"), None);
+}
+
 crate::postgres::on_postgres_too! {
     watches_of_the_previous_release_have_no_name_or_reference,
     watches_of_the_previous_release_can_be_erased,
+    saved_destinations_of_the_previous_version_are_read,
     destinations_of_the_previous_release_stay_inline,
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,

@@ -120,7 +120,9 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
 
     let saved = json!({ "name": "billing", "url": t.receiver.url("/hooks/billing"), "rate": "10/s" });
     let saved = e.call("createDestination", "POST", "/v1/destinations", Some(saved)).await;
+    t.receiver.secret("/hooks/billing", saved["secret"].as_str().unwrap());
     let saved = format!("/v1/destinations/{}", id(&saved));
+    e.call("testDestination", "POST", &format!("{saved}/test"), None).await;
     e.call("updateDestination", "PATCH", &saved, Some(json!({ "enabled": false }))).await;
     e.call("enableDestination", "POST", &format!("{saved}/enable"), Some(json!({ "retrySkipped": true })))
         .await;

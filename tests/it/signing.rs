@@ -9,8 +9,9 @@ use ringback::channels::webhook::ed25519::PublicKey;
 use ringback::channels::webhook::{Secret, sign, verify_asymmetric};
 use serde_json::{Value, json};
 
+use crate::destinations::{patch, save};
 use crate::fakes::Hit;
-use crate::harness::{Harness, SECRET, minutes, seconds};
+use crate::harness::{Harness, SECRET, id, minutes, seconds};
 use crate::tenants::{errors, tenant};
 
 /// Registers a completed job that notifies these destinations, and lets it be delivered.
@@ -200,7 +201,51 @@ async fn the_fields_of_a_signature_are_checked_together() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_saved_destination_signs_in_its_own_form() {
+    let t = Harness::start().await;
+    let saved = save(&t, "/hook", json!({ "signature": "github" })).await;
+    let secret = "It's a Secret to Everybody";
+    let own = json!({ "url": t.receiver.url("/own"), "signature": "stripe", "secret": secret });
+    let own = t.post("/v1/destinations", &own).await.expect(201);
+    assert_eq!((&own["signature"], &own["secret"]), (&json!("stripe"), &json!(secret)));
+    let pair = json!({ "url": t.receiver.url("/pair"), "keys": ["ed25519"] });
+    let pair = t.post("/v1/destinations", &pair).await.expect(201);
+    assert_eq!((&pair["keys"], &pair["secret"]), (&json!(["ed25519"]), &Value::Null), "no secret signs");
+    for path in ["/hook", "/own", "/pair"] {
+        t.receiver.other_signature(path);
+    }
+    let ids = [&saved, &id(&own), &id(&pair)].map(|id| json!({ "destinationId": id }));
+    deliver(&t, "job_1", &ids).await;
+    let github = t.receiver.next_to("/hook").await;
+    assert!(has(&github, "x-hub-signature-256") && !has(&github, "webhook-signature"), "{github:?}");
+    let stripe = t.receiver.next_to("/own").await;
+    let signature = stripe.header("stripe-signature");
+    assert_eq!(verify_stripe(secret, signature, &stripe.body, stripe.at, Duration::ZERO), Ok(()));
+    assert!(t.receiver.next_to("/pair").await.header("webhook-signature").starts_with("v1a,"));
+    // A change applies to the next attempt.
+    let changed = patch(&t, &saved, &json!({ "signature": null, "keys": ["hmac", "ed25519"] })).await;
+    assert_eq!(changed.expect(200)["keys"], json!(["hmac", "ed25519"]));
+    deliver(&t, "job_2", &ids[..1]).await;
+    let both = t.receiver.next_to("/hook").await;
+    let kinds: Vec<_> = both.header("webhook-signature").split(' ').map(|one| &one[..3]).collect();
+    assert_eq!(kinds, ["v1,", "v1a"]);
+    assert_eq!(patch(&t, &saved, &json!({ "signature": "none" })).await.expect(200)["signature"], "none");
+    assert_eq!(t.act(&format!("/v1/destinations/{saved}/rotate-secret")).await.status, 422);
+    for (id, change, pointer) in [
+        (&id(&own), json!({ "signature": "standard" }), "/signature"),
+        (&id(&own), json!({ "headers": { "stripe-signature": "x" } }), "/headers/stripe-signature"),
+        (&id(&own), json!({ "keys": ["ed25519"] }), "/keys"),
+        (&id(&own), json!({ "signature": "svix" }), "/signature"),
+        (&id(&own), json!({ "keys": [] }), "/keys"),
+    ] {
+        assert_eq!(errors(&patch(&t, id, &change).await), [pointer], "{change}");
+    }
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
+    a_saved_destination_signs_in_its_own_form,
     each_form_of_signature_is_what_its_receivers_verify,
     a_key_pair_signs_and_rotates_with_the_secret,
     public_keys_of_an_app_are_shown_without_a_key,

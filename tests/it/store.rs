@@ -5,7 +5,7 @@ mod filters;
 mod lasting;
 mod lost;
 mod operating;
-mod sealing;
+pub mod sealing;
 mod sending;
 mod server;
 mod steady;
@@ -126,6 +126,7 @@ impl StoreFixture {
             headers: vec![("x-env".to_owned(), "prod".to_owned())],
             secret: None,
             signing: None,
+            access: None,
             saved: None,
         }
     }

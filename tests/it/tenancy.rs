@@ -41,6 +41,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("DELETE", "/v1/destinations/{id}", Some(Scope::Write)),
     ("POST", "/v1/destinations/{id}/enable", Some(Scope::Write)),
     ("POST", "/v1/destinations/{id}/rotate-secret", Some(Scope::Write)),
+    ("POST", "/v1/destinations/{id}/test", Some(Scope::Write)),
     ("GET", "/v1/signing-secret", Some(Scope::Admin)),
     ("POST", "/v1/signing-secret/rotate", Some(Scope::Admin)),
     ("GET", "/v1/providers", Some(Scope::Read)),
@@ -407,7 +408,12 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
             Attempt { body: json!({ "jobId": "job_other1" }).to_string(), ..attempt("", Own) },
         ],
         ("POST", "/v1/test") => {
-            vec![write(&json!({ "destination": UNREACHABLE }), Own), write(&json!({}), Refused(422))]
+            let saved = json!({ "destination": { "destinationId": b.saved } }).to_string();
+            vec![
+                write(&json!({ "destination": UNREACHABLE }), Own),
+                write(&json!({}), Refused(422)),
+                Attempt { body: saved, ..attempt("", Refused(422)) },
+            ]
         }
         ("GET", "/v1/signing-secret" | "/v1/providers") => vec![attempt("", Own)],
         // These routes need no key and show no app's data.

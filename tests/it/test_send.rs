@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::chat::{Chat, HOOKS};
 use crate::cli::{ask, url};
+use crate::destinations::{patch, save, shown};
 use crate::fakes::Reply;
 use crate::harness::{AUTH, Harness, JSON, Neighbours, seconds};
 use crate::mail_server::OPEN;
@@ -227,11 +228,99 @@ async fn the_command_test_sends_and_explains() {
     let ran = ask(&url(&t), &["test", "--webhook", "http://10.0.0.1/"]).await.expect(1);
     assert!(ran.err.contains("--webhook: "), "{ran:#?}");
     ask(&url(&t), &["test"]).await.expect(2);
+    let saved = save(&t, "/saved", json!({ "enabled": false })).await;
+    ask(&url(&t), &["test", "--destination", &saved]).await.expect(0);
+    let unknown = ["test", "--destination", "dst_00000000000000000000000000"];
+    let ran = ask(&url(&t), &unknown).await.expect(1);
+    assert!(ran.err.starts_with("--destination: there is no saved destination"), "{ran:#?}");
     t.receiver.read_all();
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_disabled_destination_is_tested_and_nothing_changes() {
+    let t = Harness::start().await;
+    let saved = save(&t, "/hook", json!({ "events": ["watch.expired"], "enabled": false })).await;
+    let path = format!("/v1/destinations/{saved}");
+    let before = shown(&t, &saved).await;
+    let sent = t.act(&format!("{path}/test")).await.expect(200);
+    assert_eq!((&sent["ok"], &sent["statusCode"]), (&json!(true), &json!(200)));
+    let hit = t.receiver.next().await;
+    let body: Value = serde_json::from_slice(&hit.body).unwrap();
+    assert_eq!((&body["type"], &body["data"]["destinationId"]), (&json!("test"), &json!(saved)));
+    // An answer that disables a destination after a delivery.
+    t.receiver.always("/hook", Some(Reply::new(410, "gone")));
+    let gone = test(&t, json!({ "destinationId": saved })).await;
+    assert_eq!((&gone["ok"], &gone["statusCode"]), (&json!(false), &json!(410)));
+    t.pass(seconds(3600)).await;
+    assert_eq!((shown(&t, &saved).await, t.receiver.count()), (before, 2));
+    t.act("/v1/destinations/dst_00000000000000000000000000/test").await.expect(404);
+    let unknown = json!({ "destination": { "destinationId": "dst_00000000000000000000000000" } });
+    assert_eq!(errors(&t.post("/v1/test", &unknown).await), ["/destination/destinationId"]);
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn six_failed_tests_hold_no_delivery_of_a_saved_one_back() {
+    let t = Harness::start().await;
+    let saved = save(&t, "/hook", json!({})).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    patch(&t, &saved, &json!({ "url": format!("http://{closed}/") })).await.expect(200);
+    for _ in 0..6 {
+        let failed = t.act(&format!("/v1/destinations/{saved}/test")).await.expect(200);
+        assert!(failed["error"].as_str().unwrap().starts_with("connect: "), "{failed}");
+    }
+    let health = shown(&t, &saved).await["health"].clone();
+    assert_eq!((&health["successRate"], &health["failingSince"]), (&Value::Null, &Value::Null));
+    patch(&t, &saved, &json!({ "url": t.receiver.url("/hook") })).await.expect(200);
+    t.provider.completed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "destinationId": saved })).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.watch(), watch);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn tests_of_all_destinations_share_one_limit() {
+    let t = Harness::start().await;
+    let saved = save(&t, "/saved", json!({})).await;
+    let path = format!("/v1/destinations/{saved}/test");
+    for _ in 0..5 {
+        t.act(&path).await.expect(200);
+        test(&t, t.receiver.url("/hook")).await;
+    }
+    assert_eq!(t.act(&path).await.expect(429)["code"], "rate_limited");
+    t.post("/v1/test", &json!({ "destination": t.receiver.url("/hook") })).await.expect(429);
+    assert_eq!(t.receiver.count(), 10);
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_saved_chat_is_tested_at_the_pace_of_its_address() {
+    let mut neighbours = Neighbours::default();
+    let chat = Chat::start(&mut neighbours).await;
+    let t = Harness::among(neighbours, &[]).await;
+    t.resolve(HOOKS, &["127.0.0.1"]);
+    let hook = json!({ "type": "slack", "url": chat.hook("hush") });
+    let saved = crate::harness::id(&t.post("/v1/destinations", &hook).await.expect(201));
+    let headers = vec![("retry-after".to_owned(), "30".to_owned())];
+    chat.script("/services/T01/B02/hush", [(429, headers, "slow down".to_owned())]);
+    let limited = t.act(&format!("/v1/destinations/{saved}/test")).await.expect(200);
+    assert_eq!(limited["statusCode"], 429);
+    chat.next().await;
+    let refused = t.post("/v1/test", &json!({ "destination": hook })).await;
+    assert_eq!(refused.expect(503)["code"], "too_many_requests", "the same address, saved or not");
+    t.finish().await;
+    chat.finish();
+}
+
 crate::postgres::on_postgres_too! {
+    a_disabled_destination_is_tested_and_nothing_changes,
+    six_failed_tests_hold_no_delivery_of_a_saved_one_back,
+    tests_of_all_destinations_share_one_limit,
+    a_saved_chat_is_tested_at_the_pace_of_its_address,
     a_test_is_sent_once_and_shows_the_answer,
     a_failed_test_is_explained_and_holds_nothing_back,
     a_held_back_destination_can_be_tested,

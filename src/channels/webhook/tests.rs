@@ -176,6 +176,7 @@ fn delivery(url: &str, headers: &[(&str, &str)]) -> PendingDelivery {
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             secret: None,
             signing: None,
+            access: None,
             saved: None,
         },
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
@@ -214,6 +215,7 @@ fn the_official_library_verifies_signatures_of_a_rotation() {
         app: Some(&app),
         now: Clock::System.now(),
         timeout: TOLERANCE,
+        identity: None,
         transmission: &Transmission::default(),
     };
     let headers = headers(&message).unwrap();
@@ -248,9 +250,10 @@ async fn sent(url: &str, allow: &[&str]) -> AttemptResult {
         app: Some(&app),
         now: clock.now(),
         timeout,
+        identity: None,
         transmission: &Transmission::default(),
     };
-    Webhook.send(&services, &message).await.unwrap()
+    Webhook::default().send(&services, &message).await.unwrap()
 }
 
 #[tokio::test]

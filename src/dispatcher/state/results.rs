@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::DispatchState;
-use crate::channels::{self, AttemptResult, Reach};
-use crate::dispatcher::origin::{QUICK, host_of};
-use crate::domain::{AppNo, ChannelKind, NextStep, Outcome, PendingDelivery, Timestamp};
+use crate::channels::{self, AttemptResult, Reach, TokenUse};
+use crate::dispatcher::origin::{QUICK, host_of, origin_of};
+use crate::domain::{AppNo, ChannelKind, DeliveryId, NextStep, Outcome, PendingDelivery, Timestamp};
 
 /// Maximum number of deliveries that wait for a late reply, and hold neither a place of their queue nor one of their
 /// channel. Each holds a connection; a busy mail server accepts no more from one client.
@@ -54,6 +54,14 @@ impl DispatchState {
                 changes.paused = self.pauses.count(ended_at);
             }
             return changes;
+        }
+        if let Some(token) = result.token.as_deref() {
+            let outage = self.settle_token(token, delivery.id, (started_at, ended_at));
+            if token.has_failed {
+                // Nothing was sent to the destination.
+                changes.outage = outage;
+                return changes;
+            }
         }
         if let (Some(429), Outcome::Retry { after: Some(wait) }) =
             (result.attempt.status_code, &result.outcome)
@@ -107,6 +115,40 @@ impl DispatchState {
             self.set_quick(&name, result.outcome == Outcome::Ok && result.duration < QUICK);
         }
         changes
+    }
+
+    /// Updates the breakers of a token URL, which are those of webhooks to it. Returns for how long requests for tokens
+    /// of several deliveries have failed.
+    fn settle_token(
+        &mut self,
+        token: &TokenUse,
+        delivery: DeliveryId,
+        (started_at, ended_at): (Timestamp, Timestamp),
+    ) -> Option<Duration> {
+        let name: Arc<str> = token.queue.as_str().into();
+        let host: Arc<str> = origin_of(&name).into();
+        if !matches!(token.reach, Reach::NotTried | Reach::NotConnected) {
+            self.breakers.responded(&host);
+        }
+        match token.reach {
+            Reach::NotTried => None,
+            Reach::NotConnected => {
+                self.breakers.failed(&host, delivery, (started_at, ended_at));
+                self.breakers.outage(&host, ended_at)
+            }
+            Reach::NoAnswer | Reach::Broken => {
+                self.breakers.failed(&name, delivery, (started_at, ended_at));
+                self.breakers.outage(&name, ended_at)
+            }
+            Reach::Unavailable => {
+                self.breakers.unavailable(&name, delivery, ended_at);
+                self.breakers.outage(&name, ended_at)
+            }
+            Reach::Answered => {
+                self.breakers.responded(&name);
+                None
+            }
+        }
     }
 
     /// Changes the standing of a queue in its origin.

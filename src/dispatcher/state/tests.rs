@@ -53,6 +53,7 @@ fn delivery(number: u32, url: &str) -> PendingDelivery {
             headers: Vec::new(),
             secret: None,
             signing: None,
+            access: None,
             saved: None,
         },
         traceparent: None,
@@ -87,7 +88,7 @@ fn changed(destination: &Destination) -> DispatcherMessage {
 }
 
 fn result(outcome: Outcome, reach: Reach) -> AttemptResult {
-    AttemptResult { outcome, reach, duration: Duration::ZERO, attempt: Attempt::default() }
+    AttemptResult { outcome, reach, duration: Duration::ZERO, token: None, attempt: Attempt::default() }
 }
 
 const RETRY: Outcome = Outcome::Retry { after: None };

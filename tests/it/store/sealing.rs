@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use ringback::domain::{
-    ChannelKind, DestinationHealth, DestinationId, EventSet, Masked, NewWatch, Rate, SavedAddress,
-    SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, Watch,
+    Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, Masked, NewWatch, Rate,
+    SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem, TlsSummary, Watch,
 };
 use ringback::store::{
     BootstrapTenant, CreateApp, CreateDestination, Keyring, RotateDestinationSecret, RotateSecret, StoreError,
@@ -262,7 +262,7 @@ async fn a_sealed_value_copied_to_another_row_does_not_open() {
 }
 
 /// Saves a destination whose every secret contains this text.
-async fn save(fixture: &StoreFixture, text: &str) -> SavedDestination {
+pub async fn save(fixture: &StoreFixture, text: &str) -> SavedDestination {
     let hook = format!("https://hooks.slack.com/services/T00/B00/{text}");
     let secret = format!("whsec_{text}-the-first-one-of-two");
     let destination = SavedDestination {
@@ -275,6 +275,12 @@ async fn save(fixture: &StoreFixture, text: &str) -> SavedDestination {
             address: hook,
             headers: vec![("authorization".to_owned(), text.to_owned())],
             secret: Some(secret),
+            signing: None,
+            access: Access::of(
+                Some(Auth::Basic(BasicAuth { username: "u".to_owned(), password: Masked::new(text) })),
+                Some(TlsSummary { fingerprint: "ab".to_owned(), certificate: None, authorities: 1 }),
+            ),
+            new_tls: Some(Box::new(TlsPem { key: Some(Masked::new(text)), ..TlsPem::default() })),
         },
         events: EventSet::endings(),
         is_default: true,
@@ -316,11 +322,15 @@ async fn the_secrets_of_a_saved_destination_are_sealed_and_sealed_again() {
         assert_eq!(found.address.address, saved.address.address);
         assert_eq!(found.address.headers, saved.address.headers);
         assert_eq!(found.address.secret, Some(format!("whsec_{canary}-the-second-one")));
+        assert_eq!(found.address.access, saved.address.access);
+        let pem = fixture.store.tls_identity(fixture.app, found.queue.no).await.expect("read");
+        assert_eq!(pem.as_ref(), saved.address.new_tls.as_deref());
         let old = found.queue.old_secret.map(|(secret, until)| (secret.reveal().to_owned(), until));
         assert_eq!(old, saved.address.secret.clone().map(|secret| (secret, at(60))));
         // The same secrets reach a delivery.
         let used = fixture.store.default_destinations(fixture.app, 1).await.expect("read");
         assert_eq!(used[0].secret, found.address.secret);
+        assert_eq!(used[0].access, found.address.access);
         if let ringback::store::DatabaseLocation::File(path) = &fixture.location {
             assert_eq!(found_in(path, &[canary]), [""; 0], "in no file");
         }

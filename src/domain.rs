@@ -41,7 +41,7 @@ pub use delivery::{
     Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
     during_outage, next_attempt, while_unclear,
 };
-pub use event::{Event, EventSet, EventType};
+pub use event::{Event, EventList, EventSet, EventType};
 pub use failure_streak::FailureStreak;
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
 pub use job::{

@@ -38,6 +38,7 @@ mod lists;
 mod nodes;
 mod notifications;
 mod open;
+mod operational_events;
 mod prune;
 mod reads;
 mod reseal;

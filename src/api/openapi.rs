@@ -25,7 +25,7 @@ use super::http::endpoint::Resource;
 use super::http::{Api, ProblemView, SharedBody, json_text};
 use super::metrics;
 use crate::domain::EventType;
-use crate::events::{CloudEvent, EventBody, TestBody};
+use crate::events::{CloudEvent, DeliveryBody, DestinationBody, EventBody, TestBody};
 use crate::store::Scope;
 
 /// The document as text, indented, with a line break at its end: byte for byte the committed file.
@@ -155,7 +155,7 @@ const MEANINGS: &[(u16, &str)] = &[
 
 /// The schemas that no operation declares: those of problems and of webhooks.
 #[derive(OpenApi)]
-#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody)))]
+#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody, DestinationBody, DeliveryBody)))]
 struct Shared;
 
 fn make() -> Value {
@@ -308,7 +308,18 @@ fn webhooks(examples: &Value) -> Value {
         ),
     ]);
     let webhook = |event: &EventType| {
-        let schema = if event.is_of_watch() { "EventBody" } else { "TestBody" };
+        let schema = match event {
+            EventType::JobCompleted
+            | EventType::JobFailed
+            | EventType::JobCancelled
+            | EventType::JobNotFound
+            | EventType::WatchExpired
+            | EventType::JobProcessing
+            | EventType::JobProgress => "EventBody",
+            EventType::Test => "TestBody",
+            EventType::DestinationDisabled | EventType::DestinationRecovered => "DestinationBody",
+            EventType::DeliveryExhausted => "DeliveryBody",
+        };
         let mut body = json!({ "schema": { "$ref": reference(schema) } });
         if let Some(example) = examples["webhooks"].get(event.as_str()) {
             body["example"] = example.clone();
@@ -321,6 +332,8 @@ fn webhooks(examples: &Value) -> Value {
         let description = if event.is_of_watch() {
             "The body depends on `payload` of the watch: `event` (the default) and `cloudevents` as below; `raw` is the \
              provider's own answer."
+        } else if event.is_operational() {
+            "Sent to the saved destinations whose `events` name the type."
         } else {
             "Sent once, on request."
         };

@@ -11,7 +11,7 @@ use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use crate::clock::Moment;
 use crate::domain::{
-    AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
+    AppNo, EventList, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
     credential_variable,
 };
 use crate::providers::{Definition, ParamError};
@@ -71,7 +71,7 @@ fn parse(
     let job = job(definition.as_deref(), &mut fields);
     let requests = destination_requests(api, &mut fields);
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
-    let events = events(&mut fields).unwrap_or_else(EventSet::endings);
+    let events = events(&mut fields, EventList::OfWatch).unwrap_or_else(EventSet::endings);
     let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
     let deadline = definition.map_or(DEADLINE, |definition| definition.poll.deadline);
     let terms = Terms {
@@ -168,7 +168,7 @@ fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Op
 }
 
 /// Takes a list of event types and families; `None` if it is absent.
-pub(super) fn events(fields: &mut ObjectReader<'_, '_>) -> Option<EventSet> {
+pub(super) fn events(fields: &mut ObjectReader<'_, '_>, named: EventList) -> Option<EventSet> {
     let list = fields.list("events", usize::MAX)?;
     let mut events = EventSet::NONE;
     if list.is_empty() {
@@ -178,8 +178,8 @@ pub(super) fn events(fields: &mut ObjectReader<'_, '_>) -> Option<EventSet> {
     for (n, raw) in list.into_iter().enumerate() {
         let at = format!("{}/{n}", fields.at("events"));
         let Some(pattern) = object_reader::string(raw, &at, fields.errors) else { continue };
-        if !events.add(&pattern) {
-            let allowed = EventType::of_watches().map(EventType::as_str).chain(EventSet::FAMILIES);
+        if !events.add(&pattern, named) {
+            let allowed = named.types().map(EventType::as_str).chain(named.families().iter().copied());
             fields.errors.keep::<()>(at, Err(not_one_of(&pattern, allowed)));
         }
     }

@@ -21,9 +21,9 @@ use crate::channels::webhook::Secret;
 use crate::channels::{self, Channels};
 use crate::clock::Moment;
 use crate::domain::{
-    AddressError, AppNo, ChannelKind, DestinationHealth, DestinationId, DisabledReason, EventSet, EventType,
-    Masked, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, Timestamp, format_rate, is_hidden,
-    parse_rate,
+    AddressError, AppNo, ChannelKind, DestinationHealth, DestinationId, DisabledReason, EventList, EventSet,
+    EventType, Masked, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, Timestamp, format_rate,
+    is_hidden, parse_rate,
 };
 use crate::egress::Egress;
 use crate::store::{
@@ -233,7 +233,8 @@ struct NewDestination {
     headers: Option<()>,
     /// Signing secret of a webhook: `whsec_` and the base64 of 24 to 64 bytes. Default: one is generated.
     secret: Option<String>,
-    /// Events that it receives: types, `job.*` or `watch.*`. Default: every event that ends a watch.
+    /// Events that it receives: types, or `job.*`, `watch.*`, `destination.*` or `delivery.*`. Default:
+    /// every event that ends a watch.
     #[schema(min_items = 1)]
     events: Option<Vec<String>>,
     /// Whether it is enabled. Default: `true`.
@@ -320,7 +321,7 @@ fn settings(fields: &mut ObjectReader<'_, '_>) -> DestinationChange {
         description: nullable(fields, "description", |fields, name| fields.parsed(name, check_description)),
         address: Change::Kept,
         headers: Change::Kept,
-        events: match nullable(fields, "events", |fields, _| events(fields)) {
+        events: match nullable(fields, "events", |fields, _| events(fields, EventList::OfDestination)) {
             Change::Set(events) => Change::Set(events.unwrap_or_else(EventSet::endings)),
             Change::Kept => Change::Kept,
         },

@@ -9,7 +9,8 @@ use super::db::{Result, Tx};
 use super::reads::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
-    AppNo, DispatcherMessage, EventId, EventType, Finished, JobNo, Payload, PollerMessage, Timestamp, WatchId,
+    AppNo, DestinationId, DispatcherMessage, EventId, EventType, Finished, JobNo, Payload, PollerMessage,
+    Timestamp, WatchId,
 };
 use crate::telemetry::metrics::Tally;
 
@@ -22,6 +23,8 @@ pub(super) struct Batch<'c> {
     pub(super) shared: &'c Shared,
     /// Events that the last statements of the transaction insert.
     pub(super) events: Vec<NewEvent>,
+    /// Operational events that are not created yet.
+    pub(super) raised: Vec<RaisedEvent>,
     /// Number of the events whose deliveries have been created. They are created when all commands of a kind have
     /// been applied.
     pub(super) delivered: usize,
@@ -41,6 +44,7 @@ impl<'c> Batch<'c> {
             tx,
             shared,
             events: Vec::new(),
+            raised: Vec::new(),
             delivered: 0,
             changed_jobs: BTreeMap::new(),
             requested_polls: BTreeMap::new(),
@@ -95,6 +99,7 @@ impl CommitEffects {
 pub(super) struct NewEvent {
     pub(super) id: EventId,
     pub(super) app: AppNo,
+    /// The watch, or the id that stands in its place.
     pub(super) watch: WatchId,
     pub(super) event_type: EventType,
     pub(super) observed_at: Timestamp,
@@ -105,4 +110,17 @@ pub(super) struct NewEvent {
     pub(super) finished: Option<Finished>,
     /// `traceparent` and shard of the deliveries. `None`: the watch does not want the event.
     pub(super) delivery: Option<(Option<String>, u16)>,
+}
+
+/// An operational event that a command of the transaction has raised.
+#[derive(Debug)]
+pub(super) struct RaisedEvent {
+    pub(super) app: AppNo,
+    pub(super) event_type: EventType,
+    pub(super) observed_at: Timestamp,
+    /// The destination that it is about, which does not receive it.
+    pub(super) about: DestinationId,
+    /// The watch of the delivery that it is about.
+    pub(super) watch: Option<WatchId>,
+    pub(super) body: Vec<u8>,
 }

@@ -21,6 +21,7 @@
 
 mod attempts;
 mod downtime;
+mod exhausted;
 mod overdue;
 mod queues;
 mod retry;
@@ -207,14 +208,16 @@ pub(super) fn listed(
 
 fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
     let destination = row.id(4)?;
+    let event_type = row.word(2, EventType::parse)?;
+    let watch = WatchId(row.id(3)?);
     let reason = row.opt_text(6)?;
     let is_saved = row.opt_int(12)?.is_some();
     let address = if is_saved { Column::SAVED_ADDRESS } else { Column::DESTINATION_ADDRESS };
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
-        event_type: row.word(2, EventType::parse)?,
-        watch: WatchId(row.id(3)?),
+        event_type,
+        watch: event_type.is_of_watch().then_some(watch),
         destination: DestinationId(destination),
         status: row.word(5, DeliveryStatus::parse)?,
         reason: reason.as_deref().and_then(Reason::parse),
@@ -433,10 +436,10 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
              when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
            case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms, {DESTINATION}
          from deliveries d
-         join watches w on w.app = d.app and w.id = d.watch
          join events e on e.id = d.event
          join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
          {SAVED_JOIN}
+         left join watches w on w.app = d.app and w.id = d.watch
          left join endings n on n.job = w.job and n.generation = d.raw_generation
          where d.app = $1 and d.id = $2"
     )

@@ -21,15 +21,21 @@
 //! ending is a search in an index by job and generation, and that of observations reads [`READ_OF_JOB`] watches. If
 //! more watches of one generation are left, their observations are deleted later.
 
+mod without_watch;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx, params, row_sql};
+use super::db::{Result, Row, Tx, Value, params, row_sql};
 use super::deliveries::created_before;
 use super::destinations;
 use super::idempotency;
 use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
+
+#[cfg(test)]
+pub(super) use self::without_watch::OLD_OPERATIONAL;
+use self::without_watch::{EventPosition, prune_operational};
 
 /// Maximum number of watches that are deleted in one transaction.
 const CHUNK: u32 = 100;
@@ -75,15 +81,22 @@ impl Prune {
     }
 }
 
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrunePosition {
+    watch: WatchPosition,
+    operational: EventPosition,
+}
+
 /// The last watch that was examined, in the order of the ends of the watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrunePosition {
+struct WatchPosition {
     ended_at: Timestamp,
     app: AppNo,
     id: WatchId,
 }
 
-impl Default for PrunePosition {
+impl Default for WatchPosition {
     /// Returns the position before all watches.
     fn default() -> Self {
         Self {
@@ -97,7 +110,8 @@ impl Default for PrunePosition {
 /// Result of [`Prune`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// Number of watches, also in part, of stored responses, and of rows of saved destinations that were deleted.
+    /// Number of watches and of operational events, also in part, of stored responses, and of rows of saved
+    /// destinations that were deleted.
     pub count: usize,
     /// Position of the next chunk; `None` if nothing is left.
     pub next: Option<PrunePosition>,
@@ -106,8 +120,9 @@ pub struct Pruned {
 pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let tx = &batch.tx;
     let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR), command.rows)?;
-    let (mut watches_with_events, mut next) = watches_with_old_events(tx, command)?;
-    let whole = number_within_rows(tx, &watches_with_events, command.rows)?;
+    let requested_before = created_before(tx, command.pending_max, command.now)?;
+    let (mut watches_with_events, mut next) = watches_with_old_events(tx, command, requested_before)?;
+    let whole = number_within_rows(tx, watches_with_events.iter().map(|watch| watch.id), command.rows)?;
     let mut parts = 0;
     if whole < watches_with_events.len() {
         if whole == 0 {
@@ -115,15 +130,9 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
             parts = 1;
         }
         watches_with_events.truncate(whole);
-        next = Some(watches_with_events.last().map_or(command.after, OldWatch::position));
+        next = Some(watches_with_events.last().map_or(command.after.watch, OldWatch::position));
     }
-    for sql in [
-        "delete from attempts where delivery in (select id from deliveries where watch = $1)",
-        "delete from deliveries where watch = $1",
-        "delete from events where watch = $1",
-    ] {
-        tx.each(sql, watches_with_events.iter().map(|watch| params![watch.id]))?;
-    }
+    delete_events(tx, watches_with_events.iter().map(|watch| params![watch.id]))?;
     tx.update_each(
         row_sql!("update watches set pruned = 1" where "app = $1 and id = $2"),
         watches_with_events.iter().map(|watch| params![watch.app, watch.id]),
@@ -143,9 +152,26 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
     let of_destinations = destinations::prune_hours(tx, command.now)? + destinations::prune_deleted(tx)?;
-    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations;
-    let is_done = count == 0 && next.is_none();
-    Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
+    let (events, next_operational) = prune_operational(tx, command, requested_before)?;
+    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations + events;
+    let is_done = count == 0 && next.is_none() && next_operational.is_none();
+    let next = PrunePosition {
+        watch: next.unwrap_or(command.after.watch),
+        operational: next_operational.unwrap_or(command.after.operational),
+    };
+    Ok(Pruned { count, next: (!is_done).then_some(next) })
+}
+
+/// Deletes the events, deliveries and attempts of each of these ids, which are those of watches or stand in their place.
+fn delete_events<'v>(tx: &Tx<'_>, ids: impl ExactSizeIterator<Item = [Value<'v>; 1]> + Clone) -> Result<()> {
+    for sql in [
+        "delete from attempts where delivery in (select id from deliveries where watch = $1)",
+        "delete from deliveries where watch = $1",
+        "delete from events where watch = $1",
+    ] {
+        tx.each(sql, ids.clone())?;
+    }
+    Ok(())
 }
 
 /// Deletes the oldest of the stored responses from before this time, at most so many. Returns their number.
@@ -171,14 +197,14 @@ fn delete_responses(tx: &Tx<'_>, before: Timestamp, rows: u32) -> Result<usize> 
 }
 
 /// Returns how many of the watches, from the first on, have no more than `rows` events, deliveries and attempts.
-fn number_within_rows(tx: &Tx<'_>, watches: &[OldWatch], rows: u32) -> Result<usize> {
+fn number_within_rows(tx: &Tx<'_>, ids: impl ExactSizeIterator<Item = Id>, rows: u32) -> Result<usize> {
     let most = i64::from(rows) + 1;
     let counts = tx.ones(
         "select (select count(*) from (
              select 1 from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2) x)
            + (select count(*) from (select 1 from deliveries where watch = $1 limit $2) y)
            + (select count(*) from (select 1 from events where watch = $1 limit $2) z)",
-        watches.iter().map(|watch| params![watch.id, most]),
+        ids.map(|id| params![id, most]),
         |row| row.int(0),
     )?;
     let total = counts.iter().scan(0_i64, |total, count| {
@@ -212,8 +238,8 @@ struct OldWatch {
 }
 
 impl OldWatch {
-    fn position(&self) -> PrunePosition {
-        PrunePosition { ended_at: self.ended_at, app: self.app, id: WatchId(self.id) }
+    fn position(&self) -> WatchPosition {
+        WatchPosition { ended_at: self.ended_at, app: self.app, id: WatchId(self.id) }
     }
 }
 
@@ -303,9 +329,12 @@ pub(super) const OLD: &str = "select app, id, job, generation, ended_at, case wh
   order by ended_at, app, id limit $6";
 
 /// Returns the next watches whose events are deleted, and the position after them if more may remain.
-fn watches_with_old_events(tx: &Tx<'_>, command: &Prune) -> Result<(Vec<OldWatch>, Option<PrunePosition>)> {
-    let requested_before = created_before(tx, command.pending_max, command.now)?;
-    let PrunePosition { ended_at, app, id } = command.after;
+fn watches_with_old_events(
+    tx: &Tx<'_>,
+    command: &Prune,
+    requested_before: Timestamp,
+) -> Result<(Vec<OldWatch>, Option<WatchPosition>)> {
+    let WatchPosition { ended_at, app, id } = command.after.watch;
     let found = tx.list(
         OLD,
         params![requested_before, command.events_before, ended_at, app, id, command.examined()],

@@ -54,6 +54,7 @@ mod migrations;
 mod name_servers;
 mod openapi;
 mod openapi_examples;
+mod operational_events;
 mod patch;
 mod poll_sharing;
 mod polling;

@@ -205,7 +205,7 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     let deliveries =
         fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 10).await.expect("read").rows;
     let statuses = |job: &str| {
-        let of_job = deliveries.iter().rev().filter(|delivery| delivery.watch == watch(job).id);
+        let of_job = deliveries.iter().rev().filter(|delivery| delivery.watch == Some(watch(job).id));
         of_job.map(|one| (one.event_type.as_str(), one.status, one.reason)).collect::<Vec<_>>()
     };
     assert_eq!(

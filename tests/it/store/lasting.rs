@@ -169,13 +169,13 @@ async fn a_watch_with_many_rows_is_deleted_in_parts() {
     // A delivery that was often retried manually, and an ordinary watch that ended later.
     let delivery = fixture.delivery("job_1").await;
     fixture.record(&delivery, NextStep::Failed(Reason::Exhausted)).await;
-    let (app, delivery) = (fixture.app, delivery.id);
+    let (app, event_type, delivery) = (fixture.app, delivery.event_type, delivery.id);
     for before in 1..1_050 {
         let retry = RetryDelivery { app, delivery, now: at(80) };
         fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
         let after = NextStep::Unchanged;
-        let record =
-            RecordAttempt { app, delivery, manual: true, before, attempt: attempt(), after, saved: None };
+        let (attempt, saved) = (attempt(), None);
+        let record = RecordAttempt { app, delivery, event_type, manual: true, before, attempt, after, saved };
         fixture.store.record_attempt(record).await.expect("recorded");
     }
     let small = fixture.delivery("job_2").await;
@@ -321,6 +321,7 @@ async fn a_repeated_write_changes_nothing() {
     let record = RecordAttempt {
         app: fixture.app,
         delivery: send.id,
+        event_type: send.event_type,
         manual: false,
         before: 0,
         attempt: attempt(),

@@ -15,6 +15,7 @@ mod batch;
 mod deliveries;
 mod destinations;
 mod events;
+mod groups;
 mod http;
 mod keys;
 mod openapi;
@@ -51,6 +52,7 @@ fn resources() -> Vec<Resource> {
         routes!(watches::poll),
         routes!(batch::create),
         routes!(watches::timeline),
+        routes!(groups::show),
         routes!(events::list),
         routes!(events::show),
         routes!(events::follow),

@@ -16,6 +16,7 @@
 mod background;
 mod descriptors;
 mod destinations;
+mod group_timer;
 mod listener;
 
 use std::ffi::OsStr;
@@ -52,6 +53,7 @@ use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
 use background::{Background, Never, write_key_uses};
 use descriptors::DescriptorShares;
+use group_timer::GroupTimer;
 use listener::Listener;
 
 /// Dependencies of the app on the system.
@@ -109,6 +111,7 @@ pub struct App {
     loaded: Arc<AtomicBool>,
     clock_trust: ClockTrust,
     background: Arc<Background>,
+    groups: Arc<GroupTimer>,
     /// Secrets that this start made.
     pub first_start: FirstStart,
     config: Config,
@@ -164,6 +167,7 @@ impl App {
         let load = load_of(&poller, &dispatcher);
         let clock_trust = ClockTrust::at_start(clock.now(), clock.moment());
         let background = Arc::new(Background::new(clock.clone()));
+        let groups = Arc::new(GroupTimer::new(clock.clone(), &store));
         let api = Arc::new(Api {
             // A database does not follow a clock that a test moves.
             store: store.for_requests(Clock::System),
@@ -206,6 +210,7 @@ impl App {
             loaded: Arc::default(),
             clock_trust,
             background,
+            groups,
             first_start,
             config,
         }))
@@ -227,7 +232,7 @@ impl App {
         // Weak references: the shutdown waits until the components are dropped.
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
         let (loaded, clock) = (Arc::clone(&self.loaded), self.api.clock.clone());
-        let background = Arc::clone(&self.background);
+        let (background, groups) = (Arc::clone(&self.background), Arc::clone(&self.groups));
         move || {
             if !loaded.load(Ordering::Acquire) {
                 return Activity { in_progress: 1, next_at: Some(clock.now()), in_background: 0 };
@@ -235,7 +240,7 @@ impl App {
             // In this order: a poll can cause a delivery, a delivery never causes a poll.
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
-            let next_at = polling.next_at.into_iter().chain(sending.next_at).min();
+            let next_at = polling.next_at.into_iter().chain(sending.next_at).chain(groups.next_at()).min();
             let in_progress = polling.in_progress + sending.in_progress;
             Activity { in_progress, next_at, in_background: background.count_due() }
         }
@@ -252,6 +257,7 @@ impl App {
         self.clock_trust = ClockTrust::at_start(noted.unwrap_or(now), moment);
         self.poller.load().await.context("the jobs cannot be loaded")?;
         self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
+        self.groups.load(&self.store).await.context("the open groups cannot be loaded")?;
         self.loaded.store(true, Ordering::Release);
         api::open(&self.listener.site, &self.api);
         if let Some(metrics) = &self.metrics {
@@ -270,7 +276,7 @@ impl App {
             loaded = self.load() => loaded.map(|()| false)?,
         };
         let Self { listener, metrics, api, poller, dispatcher, store, writer, .. } = self;
-        let Self { draining, config, background, .. } = self;
+        let Self { draining, config, background, groups, .. } = self;
         let (mut polls_ended, mut attempts_ended) = (self.polls_ended, self.attempts_ended);
         let (clock, grace) = (api.clock.clone(), config.shutdown_grace);
         let (no_more_spans, closing) = watch::channel(false);
@@ -292,6 +298,7 @@ impl App {
                     return Err(anyhow!("the poller or the dispatcher ended, which is a bug: {ended:?}"));
                 }
                 never = background.prune(&store, &config, self.clock_trust) => match never {},
+                never = groups.run(&store) => match never {},
                 never = background.write_key_uses(&store) => match never {},
                 never = background.watch_files(&store) => match never {},
                 never = background.watch_answers(&store) => match never {},

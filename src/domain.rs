@@ -19,6 +19,8 @@ mod app;
 mod delivery;
 mod event;
 mod failure_streak;
+mod group;
+mod group_request;
 mod id;
 mod job;
 mod json_fields;
@@ -43,6 +45,8 @@ pub use delivery::{
 };
 pub use event::{Event, EventList, EventSet, EventType};
 pub use failure_streak::FailureStreak;
+pub use group::{Group, GroupCounts, GroupNo, GroupStatus};
+pub use group_request::{GroupRequest, GroupRule};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
 pub use job::{
     EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS, params_key,

@@ -31,6 +31,7 @@ mod deliveries;
 mod destinations;
 mod endings;
 mod events;
+mod groups;
 mod idempotency;
 mod jobs;
 mod keys;
@@ -61,7 +62,7 @@ use self::keys::KeyUses;
 use self::nodes::Probe;
 use self::tenant_cache::TenantCache;
 use crate::clock::Clock;
-use crate::domain::{App, SavedDestination, Watch};
+use crate::domain::{App, SavedDestination, Timestamp, Watch};
 use crate::telemetry::metrics::Queues;
 
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
@@ -78,6 +79,7 @@ pub use self::destinations::{
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
+pub use self::groups::{ExpireGroups, GroupRefusal};
 pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };
@@ -91,7 +93,9 @@ pub use self::reads::ReadStore;
 pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
 pub use self::timeline::TimelinePosition;
-pub use self::watches::{AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch, WatchFilter};
+pub use self::watches::{
+    AmendRefusal, AmendWatch, Register, RegisterMany, RegisterRefusal, StopWatch, WatchFilter,
+};
 pub use self::writer::{WRITE_RETRY_PAUSE, Writer, write_until_accepted};
 pub use crate::domain::Scope;
 
@@ -223,9 +227,10 @@ commands! {
     /// command.
     write sweep_destinations: SweepDestinations => bool, each(destinations::sweep_destinations);
     /// Registers a watch.
-    idempotent register: Register => Watch | DestinationDeleted, watches::register;
-    /// Registers watches, all or none.
-    idempotent register_many: RegisterMany => Vec<Watch> | DestinationDeleted, each(watches::register_many);
+    idempotent register: Register => Watch | RegisterRefusal, watches::register;
+    /// Registers watches in one transaction, without those that do not fit their groups.
+    idempotent register_many: RegisterMany => Vec<Result<Watch, GroupRefusal>> | DestinationDeleted,
+        each(watches::register_many);
     /// Changes a watch that has not ended.
     write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
     /// Writes a change of a job that has not ended. If the result has a last watch, more remain: the caller repeats
@@ -245,6 +250,8 @@ commands! {
     write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
     /// Stops a watch. Returns the watch after the stop, if it exists.
     write stop_watch: StopWatch => Option<Watch>, watches::stop_watch;
+    /// Ends groups that have expired. Returns the next expiry, which may have passed: then the caller repeats the command.
+    write expire_groups: ExpireGroups => Option<Timestamp>, each(groups::expire_groups);
     /// Records the request to poll a job at once.
     idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.

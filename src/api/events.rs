@@ -29,7 +29,7 @@ use super::http::{
     Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, listed,
 };
 use crate::domain::{Event, EventId, EventType};
-use crate::events::{DeliveryBody, DestinationBody, EventBody};
+use crate::events::{DeliveryBody, DestinationBody, EventBody, GroupBody};
 use crate::store::{After, Followed};
 
 /// Largest number of streams, of which one app gets half. Each holds a connection and up
@@ -67,6 +67,8 @@ pub enum EventView<'a> {
     Destination(DestinationEvent<'a>),
     /// An event of a delivery.
     Delivery(DeliveryEvent<'a>),
+    /// An event of a group.
+    Group(GroupEvent<'a>),
 }
 
 /// An event of a watch, with its id.
@@ -94,6 +96,15 @@ pub struct DeliveryEvent<'a> {
     id: EventId,
     #[serde(flatten)]
     body: DeliveryBody<'a>,
+}
+
+/// An event of a group, with its id.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "part of `EventView`")]
+pub struct GroupEvent<'a> {
+    id: EventId,
+    #[serde(flatten)]
+    body: GroupBody<'a>,
 }
 
 /// Writes an event as it is listed: its stored body with its id in front.

@@ -25,7 +25,7 @@ use super::http::endpoint::Resource;
 use super::http::{Api, ProblemView, SharedBody, json_text};
 use super::metrics;
 use crate::domain::EventType;
-use crate::events::{CloudEvent, DeliveryBody, DestinationBody, EventBody, TestBody};
+use crate::events::{CloudEvent, DeliveryBody, DestinationBody, EventBody, GroupBody, TestBody};
 use crate::store::Scope;
 
 /// The document as text, indented, with a line break at its end: byte for byte the committed file.
@@ -155,7 +155,15 @@ const MEANINGS: &[(u16, &str)] = &[
 
 /// The schemas that no operation declares: those of problems and of webhooks.
 #[derive(OpenApi)]
-#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody, DestinationBody, DeliveryBody)))]
+#[openapi(components(schemas(
+    ProblemView,
+    EventBody,
+    CloudEvent,
+    TestBody,
+    DestinationBody,
+    DeliveryBody,
+    GroupBody
+)))]
 struct Shared;
 
 fn make() -> Value {
@@ -319,6 +327,7 @@ fn webhooks(examples: &Value) -> Value {
             EventType::Test => "TestBody",
             EventType::DestinationDisabled | EventType::DestinationRecovered => "DestinationBody",
             EventType::DeliveryExhausted => "DeliveryBody",
+            EventType::GroupCompleted | EventType::GroupExpired => "GroupBody",
         };
         let mut body = json!({ "schema": { "$ref": reference(schema) } });
         if let Some(example) = examples["webhooks"].get(event.as_str()) {
@@ -334,6 +343,8 @@ fn webhooks(examples: &Value) -> Value {
              provider's own answer."
         } else if event.is_operational() {
             "Sent to the saved destinations whose `events` name the type."
+        } else if event.is_of_group() {
+            "Sent to the destinations of the group, once."
         } else {
             "Sent once, on request."
         };

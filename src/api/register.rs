@@ -7,15 +7,16 @@ use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::destinations::{DestinationRequests, destination_requests, destinations};
+use super::groups::{self, GroupFields};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use crate::clock::Moment;
 use crate::domain::{
-    AppNo, EventList, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
-    credential_variable,
+    AppNo, EventList, EventSet, EventType, GroupRequest, JobName, NewWatch, Payload, Terms, Timestamp, Watch,
+    WatchId, credential_variable,
 };
 use crate::providers::{Definition, ParamError};
-use crate::store::DestinationDeleted;
+use crate::store::{DestinationDeleted, RegisterRefusal};
 use crate::telemetry::traces::Context;
 
 /// Maximum size of the client's metadata, in bytes.
@@ -34,8 +35,17 @@ pub(super) const EXPIRES_IN: (&str, &str) = ("1s", "30d");
 const POLL_INTERVAL: (&str, &str) = ("1s", "24h");
 
 /// The fields of a registration that a change of the watch cannot have, besides the destinations.
-pub(super) const FIXED_FIELDS: &[&str] =
-    &["jobId", "provider", "params", "payload", "events", "expectedAt", "pollInterval", "destinationId"];
+pub(super) const FIXED_FIELDS: &[&str] = &[
+    "jobId",
+    "provider",
+    "params",
+    "payload",
+    "events",
+    "expectedAt",
+    "pollInterval",
+    "destinationId",
+    "group",
+];
 
 /// Parses and checks a registration that arrived at `now`. Names are resolved until `until`.
 pub async fn read(
@@ -46,15 +56,35 @@ pub async fn read(
     (now, until): (Timestamp, Moment),
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
-    let (watch, requests) = parse(api, app, text, now, &mut errors);
+    let (watch, requests, group) = parse(api, app, text, now, &mut errors);
     let destinations = destinations(api, app, &requests, (now, until), &mut errors).await?;
+    let group = match group {
+        Some(group) => Some(resolve_group(api, app, group, (now, until), &mut errors).await?),
+        None => None,
+    };
     errors.check()?;
     // Without an error, the watch is there.
     let Some(watch) = watch else {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object"));
     };
     let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
-    Ok(NewWatch { traceparent, destinations, ..watch })
+    Ok(NewWatch { traceparent, destinations, group, ..watch })
+}
+
+/// Resolves the destinations of a group.
+async fn resolve_group(
+    api: &Api,
+    app: AppNo,
+    group: GroupFields,
+    times: (Timestamp, Moment),
+    errors: &mut FieldErrors,
+) -> Result<GroupRequest, Problem> {
+    let GroupFields { name, size, rule, expires_in, notify } = group;
+    let notify = match notify {
+        Some(requests) => Some(destinations(api, app, &requests, times, errors).await?),
+        None => None,
+    };
+    Ok(GroupRequest { name, size, rule, expires_in, notify })
 }
 
 /// Parses a registration. The watch has no destinations yet.
@@ -64,12 +94,17 @@ fn parse(
     text: &str,
     now: Timestamp,
     errors: &mut FieldErrors,
-) -> (Option<NewWatch>, DestinationRequests) {
+) -> (Option<NewWatch>, DestinationRequests, Option<GroupFields>) {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
-    let Some(mut fields) = ObjectReader::read(raw, "", errors) else { return (None, Vec::new()) };
+    let Some(mut fields) = ObjectReader::read(raw, "", errors) else {
+        return (None, Vec::new(), None);
+    };
     let definition = provider(api, &mut fields);
     let job = job(definition.as_deref(), &mut fields);
-    let requests = destination_requests(api, &mut fields);
+    let has_group = fields.has("group");
+    let at = fields.at("group");
+    let group = fields.take("group").and_then(|raw| groups::read(api, raw, &at, fields.errors));
+    let requests = destination_requests(api, &mut fields, has_group);
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
     let events = events(&mut fields, EventList::OfWatch).unwrap_or_else(EventSet::endings);
     let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
@@ -91,9 +126,10 @@ fn parse(
         terms,
         traceparent: None,
         destinations: Vec::new(),
+        group: None,
         created_at: now,
     });
-    (watch, requests)
+    (watch, requests, group)
 }
 
 fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
@@ -193,6 +229,14 @@ pub(super) fn destination_deleted(_: DestinationDeleted) -> Problem {
         FieldErrorCode::UnknownDestination,
         "names a saved destination that was just deleted",
     )
+}
+
+/// The problem of a registration that the store refuses.
+pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
+    match refusal {
+        RegisterRefusal::DestinationDeleted => destination_deleted(DestinationDeleted),
+        RegisterRefusal::Group(refusal) => groups::refused(&refusal),
+    }
 }
 
 /// Checks the client's metadata, which is stored byte for byte.

@@ -12,6 +12,7 @@ use super::destinations::{
     DESTINATIONS_MAX, DestinationReader, DestinationRequests, DestinationView, ENTRIES_MAX, OneOrMany,
     Target, destinations,
 };
+use super::groups::GroupOfWatch;
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
@@ -74,6 +75,8 @@ pub struct Registration {
     poll_interval: Option<String>,
     /// Format of webhooks. Default: `event`.
     payload: Option<Payload>,
+    /// The group that the watch belongs to. It then needs no destination of its own.
+    group: Option<GroupOfWatch>,
 }
 
 /// A watch.
@@ -92,6 +95,9 @@ pub struct WatchView<'a> {
     /// The client's object, as it was given.
     #[schema(value_type = Object)]
     metadata: &'a RawValue,
+    /// Id of the group that it belongs to.
+    #[schema(required)]
+    group_id: Option<&'a str>,
     created_at: Timestamp,
     /// Null while the watch is active.
     #[schema(required)]
@@ -173,6 +179,7 @@ impl<'a> WatchView<'a> {
             // Checked when the watch was registered.
             metadata: serde_json::from_str(watch.metadata.as_deref().unwrap_or("{}"))
                 .unwrap_or(RawValue::NULL),
+            group_id: watch.group.as_deref(),
             created_at: watch.created_at,
             ended_at: watch.ended_at,
             expires_at: watch.expires_at,
@@ -208,6 +215,7 @@ pub(super) fn registered_size(watch: &NewWatch) -> usize {
     FIXED_SIZE
         + names
         + watch.metadata.as_deref().map_or(0, str::len)
+        + watch.group.as_ref().map_or(0, |group| group.name.len())
         + destinations_size(&watch.destinations)
 }
 
@@ -253,7 +261,7 @@ pub async fn create(call: Call) -> Answer {
     write.reserve_answer(registered_size(&watch))?;
     let context = register::trace_context(&write.api, &watch);
     let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
-    let watch = write.api.store.register(register).await??.map_err(register::destination_deleted)?;
+    let watch = write.api.store.register(register).await??.map_err(register::refused)?;
     register::record_span(&write.api, context, &watch, "/v1/watches", (at, took.elapsed()));
     Ok(registered(&watch).into_response())
 }
@@ -499,8 +507,8 @@ pub async fn timeline(call: Call) -> Answer {
 mod tests {
     use super::*;
     use crate::domain::{
-        AppNo, ChannelKind, DeliveryStatus, DestinationId, Ids, JobName, JobNo, KeyKind, Observation,
-        SignatureForm, Signing, Terms,
+        AppNo, ChannelKind, DeliveryStatus, DestinationId, GroupRequest, Ids, JobName, JobNo, KeyKind,
+        Observation, SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -535,6 +543,13 @@ mod tests {
                 terms,
                 traceparent: None,
                 destinations,
+                group: Some(GroupRequest {
+                    name: "g".repeat(128),
+                    size: None,
+                    rule: None,
+                    expires_in: None,
+                    notify: None,
+                }),
                 created_at: at,
             };
             let shown = |one: &Destination| (one.clone(), Some(DeliveryStatus::Succeeded));
@@ -547,6 +562,7 @@ mod tests {
                 destinations: new.destinations.iter().map(shown).collect(),
                 events: new.events,
                 metadata: new.metadata.clone(),
+                group: new.group.as_ref().map(|group| group.name.clone()),
                 created_at: at,
                 ended_at: Some(at),
                 expires_at: at,

@@ -12,13 +12,14 @@
 //! **Reasons.** A text that explains the event has a label that names its author: the provider, its definition here, or
 //! Ringback. The provider is not credited with a sentence that it did not write.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::domain::{DisabledReason, EventType, PendingDelivery, Timestamp, json_fields};
+use crate::domain::{DisabledReason, EventType, PendingDelivery, Timestamp, WatchStatus, json_fields};
 
 /// Maximum length of an id, a name or a status, in characters.
 const WORD_MAX: usize = 200;
@@ -305,7 +306,13 @@ impl TemplateContext {
             serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
         let word = |text: &Option<String>| text.as_deref().and_then(|text| non_empty_line(text, WORD_MAX));
         let destination = word(&data.destination_id);
-        let name = if event == EventType::DeliveryExhausted { &data.job_id } else { &data.name };
+        let name = if event == EventType::DeliveryExhausted {
+            &data.job_id
+        } else if event.is_of_group() {
+            &data.group_id
+        } else {
+            &data.name
+        };
         let display_name = word(name).or_else(|| destination.clone()).unwrap_or_default();
         let since = data.since.as_deref().and_then(Timestamp::parse).map(format_time);
         let facts = [
@@ -316,14 +323,23 @@ impl TemplateContext {
             ("Attempts", data.attempt_count.map(|count| count.to_string())),
             ("Delivery", word(&data.delivery_id)),
             ("Watch", word(&data.watch_id)),
+            ("Size", data.size.map(|count| count.to_string())),
+            ("Registered", data.registered.map(|count| count.to_string())),
         ];
         let context = Self::without_job(event, id, &timestamp, display_name);
         let last_error = data.last_error.map(|error| multi_line(&error)).filter(|error| !error.is_empty());
         let meaning = named(WHAT_IT_MEANS, meaning(event, data.reason.as_deref(), context.summary));
         let facts = facts.into_iter().filter_map(|(name, value)| Some(named(name, value?)));
+        let counts = data.counts.into_iter().flatten().filter(|(_, count)| *count > 0);
+        // Never more than there are statuses.
+        let counts = counts.take(WatchStatus::ALL.len()).map(|(status, count)| {
+            let status = single_line(&status.replace('_', " "), METADATA_NAME_MAX);
+            let first = status.chars().take(1).flat_map(char::to_uppercase);
+            named(&first.chain(status.chars().skip(1)).collect::<String>(), count.to_string())
+        });
         Ok(Self {
             reasons: std::iter::once(meaning).chain(last_error.map(|text| named(LAST_ERROR, text))).collect(),
-            facts: facts.collect(),
+            facts: facts.chain(counts).collect(),
             ..context
         })
     }
@@ -349,6 +365,10 @@ struct OperationalData {
     job_id: Option<String>,
     event_type: Option<String>,
     attempt_count: Option<u32>,
+    group_id: Option<String>,
+    size: Option<u32>,
+    registered: Option<u32>,
+    counts: Option<BTreeMap<String, u32>>,
 }
 
 fn named(name: &str, value: String) -> NameValue {
@@ -396,6 +416,15 @@ fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'st
             "#db3442",
             "No further attempt follows by itself. The delivery can be retried manually.",
         ),
+        EventType::GroupCompleted => {
+            ("Group completed", "\u{2705}", "#188646", "Enough watches of the group have ended.")
+        }
+        EventType::GroupExpired => (
+            "Group expired",
+            "\u{231b}",
+            "#9f6c04",
+            "The group expired before enough of its watches had ended. They continue.",
+        ),
     }
 }
 
@@ -425,7 +454,9 @@ fn reasons(event: EventType, error: Option<&ErrorContext>, summary: &str) -> Vec
         | EventType::Test
         | EventType::DestinationDisabled
         | EventType::DestinationRecovered
-        | EventType::DeliveryExhausted => {
+        | EventType::DeliveryExhausted
+        | EventType::GroupCompleted
+        | EventType::GroupExpired => {
             let label = if from_provider { PROVIDER_SAYS } else { STATUS_MEANS };
             (None, message.map(|message| (label, message)))
         }

@@ -7,7 +7,7 @@ use super::client::{Answer, Client, PAGE_MAX, Page, Server, segment, with_query}
 use super::follow;
 use super::output::{Failure, address, join, list, text, texts};
 use super::terminal::{Column, FieldList, Terminal, seconds};
-use crate::domain::{EventType, JobStatus, Timestamp};
+use crate::domain::{EventType, JobStatus, Timestamp, WatchStatus};
 
 /// Show a watch with its timeline, a delivery or an event
 ///
@@ -108,6 +108,7 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
     if text(watch, "/endedAt").is_empty() {
         card.time("expires", watch, "/expiresAt");
     }
+    card.line("group", text(watch, "/groupId"));
     metadata(&mut card, watch, "/metadata");
     let destinations = list(watch, "/destinations").map(|one| {
         let [id, status, kind] = texts(one, ["/id", "/status", "/type"]);
@@ -269,10 +270,17 @@ fn operational_fields(card: &mut FieldList, event: &Value) {
         ("of event", "eventType"),
         ("attempts", "attemptCount"),
         ("last error", "lastError"),
+        ("group", "groupId"),
+        ("size", "size"),
+        ("registered", "registered"),
     ] {
         card.line(name, text(event, &format!("/data/{field}")));
     }
     card.time("since", event, "/data/since");
+    for status in WatchStatus::WORDS {
+        let count = text(event, &format!("/data/counts/{status}"));
+        card.line(status, if count == "0" { String::new() } else { count });
+    }
 }
 
 fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String {

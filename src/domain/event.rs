@@ -31,6 +31,10 @@ word_enum! {
         DestinationRecovered = "destination.recovered",
         /// A delivery failed, and no further attempt follows.
         DeliveryExhausted = "delivery.exhausted",
+        /// Enough watches of a group have ended.
+        GroupCompleted = "group.completed",
+        /// A group expired before enough of its watches had ended.
+        GroupExpired = "group.expired",
     }
 }
 
@@ -50,6 +54,12 @@ impl EventType {
         matches!(self, Self::DestinationDisabled | Self::DestinationRecovered | Self::DeliveryExhausted)
     }
 
+    /// Returns whether the event is about a group: then the destinations of the group receive it, whatever types they
+    /// name.
+    pub fn is_of_group(self) -> bool {
+        matches!(self, Self::GroupCompleted | Self::GroupExpired)
+    }
+
     /// Returns whether the event ends its watch.
     pub fn is_ending(self) -> bool {
         match self {
@@ -63,7 +73,9 @@ impl EventType {
             | Self::Test
             | Self::DestinationDisabled
             | Self::DestinationRecovered
-            | Self::DeliveryExhausted => false,
+            | Self::DeliveryExhausted
+            | Self::GroupCompleted
+            | Self::GroupExpired => false,
         }
     }
 

@@ -9,8 +9,8 @@ use super::db::{Result, Tx};
 use super::reads::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
-    AppNo, DestinationId, DispatcherMessage, EventId, EventType, Finished, JobNo, Payload, PollerMessage,
-    Timestamp, WatchId,
+    AppNo, DestinationId, DispatcherMessage, EventId, EventType, Finished, GroupCounts, GroupNo, JobNo,
+    Payload, PollerMessage, Timestamp, WatchId,
 };
 use crate::telemetry::metrics::Tally;
 
@@ -33,6 +33,8 @@ pub(super) struct Batch<'c> {
     pub(super) changed_jobs: BTreeMap<JobNo, u32>,
     /// Jobs of which a poll was requested, with the app and the time of the last request. They are read once as well.
     pub(super) requested_polls: BTreeMap<JobNo, (AppNo, Timestamp)>,
+    /// Ends of watches of groups, which are added to their groups at the end of the transaction.
+    pub(super) group_ends: BTreeMap<GroupNo, GroupEnds>,
     /// Effects of the commit.
     pub(super) effects: CommitEffects,
 }
@@ -48,6 +50,7 @@ impl<'c> Batch<'c> {
             delivered: 0,
             changed_jobs: BTreeMap::new(),
             requested_polls: BTreeMap::new(),
+            group_ends: BTreeMap::new(),
             effects: CommitEffects::default(),
         }
     }
@@ -71,6 +74,8 @@ pub(super) struct CommitEffects {
     pub(super) ended_watches: Vec<WatchId>,
     /// Apps whose feeds grew.
     pub(super) changed_feeds: Vec<AppNo>,
+    /// Expiries of new groups.
+    pub(super) group_expiries: Vec<Timestamp>,
     /// Changes of apps and keys.
     pub(super) tenant_changes: Vec<TenantChange>,
     /// Counters.
@@ -89,6 +94,7 @@ impl CommitEffects {
         shared.apply(self.tenant_changes);
         shared.poller_messages.put(self.poller_messages);
         shared.dispatcher_messages.put(self.dispatcher_messages);
+        shared.group_expiries.put(self.group_expiries);
         shared.watch_ends.notify(&self.ended_watches);
         shared.feeds.notify(&self.changed_feeds);
     }
@@ -110,6 +116,14 @@ pub(super) struct NewEvent {
     pub(super) finished: Option<Finished>,
     /// `traceparent` and shard of the deliveries. `None`: the watch does not want the event.
     pub(super) delivery: Option<(Option<String>, u16)>,
+}
+
+/// Ends of watches of a group in one transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GroupEnds {
+    pub(super) counts: GroupCounts,
+    /// Time of the last one.
+    pub(super) last_at: Timestamp,
 }
 
 /// An operational event that a command of the transaction has raised.

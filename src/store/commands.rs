@@ -86,6 +86,8 @@ macro_rules! commands {
                         }
                     }
                 })*
+                $crate::store::groups::settle(batch)?;
+                $crate::store::deliveries::create_deliveries(batch)?;
                 $crate::store::jobs::notify_poller(batch)?;
                 $crate::store::events::append(batch)
             }

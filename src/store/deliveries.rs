@@ -312,7 +312,7 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         for (found, n) in destinations {
             let (destination, is_enabled) = match found {
                 Found::Inline(destination) => (destination, true),
-                Found::Saved(no) => match saved.get(&no).filter(|used| used.events.has(event.event_type)) {
+                Found::Saved(no) => match saved.get(&no).filter(|used| admits(used, event.event_type)) {
                     Some(used) => (used.destination.clone(), used.is_enabled),
                     None => continue,
                 },
@@ -344,6 +344,12 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     let messages = created.into_iter().map(|new| DispatcherMessage::Dispatch(Box::new(new.delivery)));
     batch.effects.dispatcher_messages.extend(messages);
     Ok(())
+}
+
+/// Returns whether a saved destination receives a type. The destinations of a group receive its event, whatever types
+/// they name.
+fn admits(used: &UsedDestination, event_type: EventType) -> bool {
+    event_type.is_of_group() || used.events.has(event_type)
 }
 
 /// Reads the saved destinations among those of watches, each once. Without one, nothing is read.

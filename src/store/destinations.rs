@@ -285,12 +285,13 @@ impl ReadStore {
     }
 }
 
-/// Examines the newest watches before one that name a saved destination. Returns whether one of them is running, and
+/// Examines the newest watches and groups before one that name a saved destination. Returns whether one of them is running, and
 /// the last one if more remain.
 fn running(tx: &Tx<'_>, app: AppNo, no: SavedNo, before: WatchId) -> Result<(bool, Option<WatchId>)> {
     let found = tx.list(
-        "select wd.watch, case when w.status = 'watching' then 1 else 0 end
-         from watch_destinations wd join watches w on w.app = $1 and w.id = wd.watch
+        "select wd.watch, case when w.status = 'watching' or g.status = 'open' then 1 else 0 end
+         from watch_destinations wd left join watches w on w.app = $1 and w.id = wd.watch
+         left join watch_groups g on g.id = wd.watch
          where wd.saved = $2 and wd.watch < $3 order by wd.watch desc limit $4",
         params![app, no, before, EXAMINED],
         |row| Ok((WatchId(row.id(0)?), row.flag(1)?)),

@@ -62,15 +62,17 @@ pub(super) fn create(batch: &mut Batch<'_>) -> Result<()> {
         let of_app = receivers.get(&event.app).into_iter().flatten();
         of_app.filter(move |receiver| receiver.id != about && receiver.events.has(event_type))
     };
-    let destinations: Vec<(WatchId, i64, &Receiver)> = events()
-        .flat_map(|(event, id)| (0..).zip(of_event(event)).map(move |(n, receiver)| (*id, n, receiver)))
+    let destinations: Vec<(WatchId, i64, &Receiver, String)> = events()
+        .flat_map(|(event, id)| {
+            (0..).zip(of_event(event)).map(move |(n, to)| (*id, n, to, to.id.queue(event.app)))
+        })
         .collect();
     batch.tx.insert_each(
         row_sql!(
             "insert into watch_destinations (watch, n, id, channel, address, queue, saved)"
-            values ("$1, $2, $3, $4, '', '', $5")
+            values ("$1, $2, $3, $4, '', $5, $6")
         ),
-        destinations.iter().map(|(id, n, to)| params![id, n, to.id, to.channel, to.no]),
+        destinations.iter().map(|(id, n, to, queue)| params![id, n, to.id, to.channel, queue, to.no]),
     )?;
     let new: Vec<NewEvent> = events()
         .map(|(event, id)| NewEvent {

@@ -21,21 +21,23 @@
 //! ending is a search in an index by job and generation, and that of observations reads [`READ_OF_JOB`] watches. If
 //! more watches of one generation are left, their observations are deleted later.
 
+mod rows;
 mod without_watch;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx, Value, params, row_sql};
+use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries::created_before;
 use super::destinations;
 use super::idempotency;
 use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
 
+use self::rows::{delete_events, delete_part, number_within_rows};
 #[cfg(test)]
-pub(super) use self::without_watch::OLD_OPERATIONAL;
-use self::without_watch::{EventPosition, prune_operational};
+pub(super) use self::without_watch::{EMPTY_GROUPS, OLD_GROUPS, OLD_OPERATIONAL};
+use self::without_watch::{EventPosition, Limits, prune_group_events, prune_groups, prune_operational};
 
 /// Maximum number of watches that are deleted in one transaction.
 const CHUNK: u32 = 100;
@@ -86,6 +88,8 @@ impl Prune {
 pub struct PrunePosition {
     watch: WatchPosition,
     operational: EventPosition,
+    groups: EventPosition,
+    empty_groups: EventPosition,
 }
 
 /// The last watch that was examined, in the order of the ends of the watches.
@@ -110,7 +114,7 @@ impl Default for WatchPosition {
 /// Result of [`Prune`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// Number of watches and of operational events, also in part, of stored responses, and of rows of saved
+    /// Number of watches, of events about no watch, also in part, of groups, of stored responses, and of rows of saved
     /// destinations that were deleted.
     pub count: usize,
     /// Position of the next chunk; `None` if nothing is left.
@@ -152,26 +156,28 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
     let of_destinations = destinations::prune_hours(tx, command.now)? + destinations::prune_deleted(tx)?;
-    let (events, next_operational) = prune_operational(tx, command, requested_before)?;
-    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations + events;
-    let is_done = count == 0 && next.is_none() && next_operational.is_none();
+    let limits = Limits {
+        before: command.events_before,
+        requested_before,
+        rows: command.rows,
+        chunk: command.chunk(),
+        examined: command.examined(),
+    };
+    let (events, next_operational) = prune_operational(tx, &limits, command.after.operational)?;
+    let (group_events, next_groups) = prune_group_events(tx, &limits, command.after.groups)?;
+    let limits = Limits { before: command.watches_before.min(command.events_before), ..limits };
+    let (groups, next_empty) = prune_groups(tx, &limits, command.after.empty_groups)?;
+    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations;
+    let count = count + events + group_events + groups;
+    let others = [next_operational, next_groups, next_empty];
+    let is_done = count == 0 && next.is_none() && others.iter().all(Option::is_none);
     let next = PrunePosition {
         watch: next.unwrap_or(command.after.watch),
         operational: next_operational.unwrap_or(command.after.operational),
+        groups: next_groups.unwrap_or(command.after.groups),
+        empty_groups: next_empty.unwrap_or(command.after.empty_groups),
     };
     Ok(Pruned { count, next: (!is_done).then_some(next) })
-}
-
-/// Deletes the events, deliveries and attempts of each of these ids, which are those of watches or stand in their place.
-fn delete_events<'v>(tx: &Tx<'_>, ids: impl ExactSizeIterator<Item = [Value<'v>; 1]> + Clone) -> Result<()> {
-    for sql in [
-        "delete from attempts where delivery in (select id from deliveries where watch = $1)",
-        "delete from deliveries where watch = $1",
-        "delete from events where watch = $1",
-    ] {
-        tx.each(sql, ids.clone())?;
-    }
-    Ok(())
 }
 
 /// Deletes the oldest of the stored responses from before this time, at most so many. Returns their number.
@@ -194,38 +200,6 @@ fn delete_responses(tx: &Tx<'_>, before: Timestamp, rows: u32) -> Result<usize> 
         old.iter().map(|(app, path, key, _)| params![app, path, key]),
     )?;
     Ok(old.len())
-}
-
-/// Returns how many of the watches, from the first on, have no more than `rows` events, deliveries and attempts.
-fn number_within_rows(tx: &Tx<'_>, ids: impl ExactSizeIterator<Item = Id>, rows: u32) -> Result<usize> {
-    let most = i64::from(rows) + 1;
-    let counts = tx.ones(
-        "select (select count(*) from (
-             select 1 from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2) x)
-           + (select count(*) from (select 1 from deliveries where watch = $1 limit $2) y)
-           + (select count(*) from (select 1 from events where watch = $1 limit $2) z)",
-        ids.map(|id| params![id, most]),
-        |row| row.int(0),
-    )?;
-    let total = counts.iter().scan(0_i64, |total, count| {
-        *total = total.saturating_add(*count);
-        Some(*total)
-    });
-    Ok(total.take_while(|total| *total < most).count())
-}
-
-/// Deletes `rows` rows of a watch that has more: attempts before their deliveries, and these before the events.
-fn delete_part(tx: &Tx<'_>, watch: Id, rows: u32) -> Result<()> {
-    let mut left = rows as usize;
-    for sql in [
-        "delete from attempts where (delivery, n) in (
-           select a.delivery, a.n from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2)",
-        "delete from deliveries where (app, id) in (select app, id from deliveries where watch = $1 limit $2)",
-        "delete from events where id in (select id from events where watch = $1 limit $2)",
-    ] {
-        left = left.saturating_sub(tx.run(sql, params![watch, i64::try_from(left).unwrap_or(i64::MAX)])?);
-    }
-    Ok(())
 }
 
 /// A watch that is deleted.

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) poller_messages: Arc<Mailbox<PollerMessage>>,
     /// Messages for the dispatcher.
     pub(super) dispatcher_messages: Arc<Mailbox<DispatcherMessage>>,
+    /// Expiries of new groups, for their timer.
+    pub(super) group_expiries: Arc<Mailbox<Timestamp>>,
     /// Apps and keys. Every request and every attempt reads them.
     pub(super) tenants: RwLock<TenantCache>,
     /// Counters of the process.
@@ -131,6 +133,11 @@ impl ReadStore {
     /// Messages for the dispatcher.
     pub fn dispatcher_messages(&self) -> Arc<Mailbox<DispatcherMessage>> {
         Arc::clone(&self.shared.dispatcher_messages)
+    }
+
+    /// Expiries of new groups.
+    pub fn group_expiries(&self) -> Arc<Mailbox<Timestamp>> {
+        Arc::clone(&self.shared.group_expiries)
     }
 
     /// URL of the API as clients see it, without a slash at its end.

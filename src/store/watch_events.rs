@@ -16,8 +16,8 @@ use std::sync::Arc;
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Value, params};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, Finished, Id, JobError, JobName, JobNo, Observation,
-    Payload, Timestamp, WatchId,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, GroupNo, Id, JobError, JobName, JobNo,
+    Observation, Payload, Timestamp, WatchId,
 };
 use crate::events::EventBody;
 
@@ -42,6 +42,7 @@ pub(super) struct WatchToNotify {
     pub(super) progress: u32,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
+    pub(super) group: Option<GroupNo>,
 }
 
 /// A change of a job, and the watches that this transaction notifies of it.
@@ -79,6 +80,7 @@ impl WatchToNotify {
             progress: row.count(6)?,
             created_at: row.time(7)?,
             expires_at: row.time(8)?,
+            group: row.opt_int(9)?.map(GroupNo),
         })
     }
 
@@ -122,8 +124,7 @@ impl WatchToNotify {
     }
 }
 
-const WATCH: &str =
-    "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
+const WATCH: &str = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, watch_group from watches";
 
 /// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. `which` is
 /// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches.
@@ -279,6 +280,7 @@ mod tests {
                 progress: 0,
                 created_at: Timestamp::default(),
                 expires_at: Timestamp::default(),
+                group: None,
             }
         };
         (0..count).map(watch).collect()

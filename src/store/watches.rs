@@ -19,6 +19,7 @@ use super::batch::Batch;
 use super::db::{Result, Row, Tx, Where, params, row_sql};
 use super::deliveries;
 use super::destinations;
+use super::groups;
 use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
 use super::rows::{
@@ -26,10 +27,10 @@ use super::rows::{
 };
 use super::sealing::Keyring;
 use crate::domain::{
-    AppNo, DeliveryStatus, Destination, EventSet, JobNo, Timestamp, Watch, WatchId, WatchStatus,
+    AppNo, DeliveryStatus, Destination, EventSet, GroupNo, JobNo, Timestamp, Watch, WatchId, WatchStatus,
 };
 
-pub use self::register::{Register, RegisterMany};
+pub use self::register::{Register, RegisterMany, RegisterRefusal};
 
 pub(super) use self::register::{register, register_many};
 
@@ -237,7 +238,8 @@ const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at,
     coalesce((select coalesce(e.refreshed, e.seen) from endings e
               where e.job = w.job and e.generation >= w.generation
                 and w.status in ('completed', 'failed', 'cancelled', 'not_found')
-              order by e.generation limit 1), j.seen)
+              order by e.generation limit 1), j.seen),
+    (select g.name from watch_groups g where g.no = w.watch_group)
   from watches w join jobs j on j.no = w.job";
 
 fn read_watch(row: &Row<'_>) -> Result<Watch> {
@@ -246,6 +248,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         status: row.word(1, WatchStatus::parse)?,
         events: EventSet(row.int(2)?),
         metadata: row.opt_text(3)?,
+        group: row.opt_text(13)?,
         created_at: row.time(4)?,
         ended_at: row.opt_time(5)?,
         expires_at: row.time(6)?,
@@ -370,11 +373,11 @@ pub(super) fn amend_watch(
 /// be made, nothing was changed.
 pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<Option<Watch>>> {
     let jobs = batch.tx.fetch(
-        "select job from watches where app = $1 and id = $2",
+        "select job, watch_group from watches where app = $1 and id = $2",
         commands.iter().map(|command| params![command.app, command.watch]),
-        |row| Ok(JobNo(row.int(0)?)),
+        |row| Ok((JobNo(row.int(0)?), row.opt_int(1)?.map(GroupNo))),
     )?;
-    let known: Vec<(&StopWatch, JobNo)> =
+    let known: Vec<(&StopWatch, (JobNo, Option<GroupNo>))> =
         commands.iter().zip(&jobs).filter_map(|(command, job)| Some((*command, *job.first()?))).collect();
     let stopped = batch.tx.update_each(
         row_sql!(
@@ -384,10 +387,13 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
         known.iter().map(|(command, _)| params![command.now, command.app, command.watch]),
     )?;
     deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;
-    for ((command, job), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
+    for ((command, (job, group)), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
         *batch.changed_jobs.entry(*job).or_default() += 1;
         batch.effects.ended_watches.push(command.watch);
         batch.effects.tally.ended.push(WatchStatus::Stopped);
+        if let Some(group) = group {
+            groups::note_end(batch, *group, WatchStatus::Stopped, command.now);
+        }
     }
     let ids = known.iter().map(|(command, _)| (command.app, command.watch));
     let mut shown = find_all(&batch.tx, &batch.shared.keyring, ids)?.into_iter();

@@ -40,6 +40,7 @@ mod demo;
 mod destinations;
 mod destinations_of_the_file;
 mod fakes;
+mod groups;
 mod harness;
 mod holding_back;
 mod imports;

@@ -315,7 +315,22 @@ async fn destinations_of_the_previous_release_stay_inline() {
     assert_eq!((fixture.count("destinations"), fixture.count("destination_hours")), (0, 0));
 }
 
+#[tokio::test]
+async fn watches_of_the_previous_release_belong_to_no_group() {
+    let (folder, location) = previous_release();
+    let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read").rows;
+    assert!(!watches.is_empty() && watches.iter().all(|watch| watch.group.is_none()));
+    assert_eq!((fixture.count("watch_groups"), fixture.count("operational_events")), (0, 0));
+    assert_eq!(fixture.store.next_group_expiry().await.expect("read"), None);
+    // Its events and deliveries are about watches.
+    assert!(fixture.events().await.iter().all(|event| event.is_of_watch()));
+    let deliveries = fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 100).await;
+    assert!(deliveries.expect("read").rows.iter().all(|delivery| delivery.watch.is_some()));
+}
+
 crate::postgres::on_postgres_too! {
+    watches_of_the_previous_release_belong_to_no_group,
     destinations_of_the_previous_release_stay_inline,
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,

@@ -109,6 +109,7 @@ impl StoreFixture {
             },
             traceparent: None,
             destinations: vec![self.destination("a.example")],
+            group: None,
             created_at: START,
         }
     }

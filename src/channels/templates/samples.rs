@@ -59,6 +59,14 @@ fn ordinary(event: EventType) -> Value {
             "eventType": "job.completed", "attemptCount": 10, "lastError": "timeout: no answer within 20 s",
         });
     }
+    if event.is_of_group() {
+        return json!({
+            "groupId": "batch-7", "size": 100, "registered": 100,
+            "counts": { "watching": 0, "completed": 97, "failed": 2, "cancelled": 0, "not_found": 1, "expired": 0,
+                        "stopped": 0 },
+            "watches": ["watch_01m84xcqq61hcfr06f3pqac001"],
+        });
+    }
     if event.is_operational() {
         return json!({
             "destinationId": "dst_01m84xcqq61hcfr06f3pqac009", "name": "billing", "reason": "failing",
@@ -89,7 +97,9 @@ fn ordinary(event: EventType) -> Value {
         | EventType::Test
         | EventType::DestinationDisabled
         | EventType::DestinationRecovered
-        | EventType::DeliveryExhausted => ("processing", 30, None),
+        | EventType::DeliveryExhausted
+        | EventType::GroupCompleted
+        | EventType::GroupExpired => ("processing", 30, None),
     };
     let error = error.map(|(code, message)| json!({ "code": code, "message": message }));
     let done = event == EventType::JobCompleted;
@@ -157,7 +167,7 @@ fn hostile() -> Value {
     let output = json!({ "url": format!("javascript:alert(1){HOSTILE}"), "type": HOSTILE,
                          "thumbnail": format!("https://a.example/\"><img src=x>{HOSTILE}"), "posterImage": "data:x" });
     json!({
-        "message": long, "destinationId": HOSTILE, "name": HOSTILE, "reason": HOSTILE, "since": HOSTILE,
+        "message": long, "groupId": HOSTILE, "counts": { HOSTILE: 7 }, "destinationId": HOSTILE, "name": HOSTILE, "reason": HOSTILE, "since": HOSTILE,
         "lastError": long, "deliveryId": HOSTILE, "eventType": HOSTILE, "attemptCount": 1, "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
         "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 30],
         "error": { "code": HOSTILE, "message": format!("{HOSTILE}\n.\n{long}") }, "createdAt": HOSTILE,

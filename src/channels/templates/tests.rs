@@ -72,6 +72,7 @@ fn renderings_of_events_about_no_job() {
     compare("destination.disabled", &WITH_SNAPSHOTS);
     compare("destination.recovered", &without_html);
     compare("delivery.exhausted", &without_html);
+    compare("group.completed", &without_html);
 }
 
 #[test]

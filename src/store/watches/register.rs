@@ -14,13 +14,14 @@ use std::time::Duration;
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
 use super::super::destinations::{self, DestinationDeleted};
+use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
 use super::super::reads::ReadStore;
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
 use crate::domain::{
-    AppNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp, Watch,
-    WatchStatus, params_key,
+    AppNo, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp,
+    Watch, WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -31,7 +32,7 @@ static NEVER_POLLED: LazyLock<String> =
 #[derive(Debug)]
 pub struct Register(pub NewWatch);
 
-/// Registers watches in one transaction: all of them, or none.
+/// Registers watches in one transaction, without those that do not fit their groups.
 #[derive(Debug)]
 pub struct RegisterMany(pub Vec<NewWatch>);
 
@@ -56,37 +57,66 @@ impl ReadStore {
     }
 }
 
-pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch, DestinationDeleted> {
+/// Reason why a watch is not registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegisterRefusal {
+    /// A saved destination that it names was deleted meanwhile.
+    DestinationDeleted,
+    /// It does not fit its group.
+    Group(GroupRefusal),
+}
+
+/// Returns whether every saved destination of these watches and of their groups exists.
+fn all_exist<'w>(tx: &Tx<'_>, watches: impl Iterator<Item = &'w NewWatch>) -> Result<bool> {
+    let of_group = |new: &'w NewWatch| new.group.iter().flat_map(|group| group.notify.iter().flatten());
+    destinations::all_exist(tx, watches.flat_map(|new| new.destinations.iter().chain(of_group(new))))
+}
+
+pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch, RegisterRefusal> {
     let mut watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
-    if !destinations::all_exist(&batch.tx, watches.iter().flat_map(|new| &new.destinations))? {
-        // Rare: it is not known yet which of the watches is refused.
-        let check = |new: &&NewWatch| destinations::all_exist(&batch.tx, new.destinations.iter());
-        let exist: Vec<bool> = watches.iter().map(check).collect::<Result<_>>()?;
-        let mut kept = exist.iter();
-        watches.retain(|_| kept.next().copied().unwrap_or_default());
-        let mut inserted = insert(batch, &watches)?.into_iter();
-        let result = |exists: &bool| {
-            if *exists { inserted.next().ok_or(DestinationDeleted) } else { Err(DestinationDeleted) }
-        };
-        return Ok(exist.iter().map(result).collect());
+    if all_exist(&batch.tx, watches.iter().copied())? {
+        return Ok(insert_in_groups(batch, &watches)?.into_iter().map(group_refusal).collect());
     }
-    Ok(insert(batch, &watches)?.into_iter().map(Ok).collect())
+    // Rare: it is not known yet which of the watches is refused.
+    let check = |new: &&NewWatch| all_exist(&batch.tx, std::iter::once(*new));
+    let exist: Vec<bool> = watches.iter().map(check).collect::<Result<_>>()?;
+    let mut kept = exist.iter();
+    watches.retain(|_| kept.next().copied().unwrap_or_default());
+    let mut inserted = insert_in_groups(batch, &watches)?.into_iter().map(group_refusal);
+    let deleted = || Err(RegisterRefusal::DestinationDeleted);
+    let result = |exists: &bool| if *exists { inserted.next().unwrap_or_else(deleted) } else { deleted() };
+    Ok(exist.iter().map(result).collect())
+}
+
+fn group_refusal(registered: Result<Watch, GroupRefusal>) -> Result<Watch, RegisterRefusal> {
+    registered.map_err(RegisterRefusal::Group)
 }
 
 pub fn register_many(
     batch: &mut Batch<'_>,
     command: &RegisterMany,
-) -> Outcome<Vec<Watch>, DestinationDeleted> {
-    if !destinations::all_exist(&batch.tx, command.0.iter().flat_map(|new| &new.destinations))? {
+) -> Outcome<Vec<Result<Watch, GroupRefusal>>, DestinationDeleted> {
+    if !all_exist(&batch.tx, command.0.iter())? {
         return Ok(Err(DestinationDeleted));
     }
-    insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)
+    insert_in_groups(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)
+}
+
+/// Inserts watches, without those that do not fit their groups.
+fn insert_in_groups(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Results<Watch, GroupRefusal> {
+    let joined = groups::join(batch, watches)?;
+    let accepted = watches.iter().zip(&joined).filter_map(|(new, group)| Some((*new, *group.as_ref().ok()?)));
+    let (accepted, groups): (Vec<&NewWatch>, Vec<Option<GroupNo>>) = accepted.unzip();
+    let mut inserted = insert(batch, &accepted, &groups)?.into_iter();
+    // Each accepted watch was inserted.
+    let result = |group: Result<_, GroupRefusal>| group.map(|_| inserted.next()).transpose();
+    Ok(joined.into_iter().filter_map(result).collect())
 }
 
 /// Inserts watches and their jobs, and notifies the poller. Returns the watches as they are read back.
-fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
+fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo>]) -> Result<Vec<Watch>> {
     let jobs = upsert_jobs(&batch.tx, watches)?;
-    insert_watches(&batch.tx, &batch.shared.keyring, watches, &jobs)?;
+    insert_watches(&batch.tx, &batch.shared.keyring, watches, (&jobs, groups))?;
     batch.effects.tally.registered += watches.len();
     let traced = batch.shared.tracer().is_on();
     let mut inserted = Vec::with_capacity(watches.len());
@@ -118,6 +148,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
             destinations: new.destinations.iter().map(|destination| (destination.clone(), None)).collect(),
             events: new.events,
             metadata: new.metadata.clone(),
+            group: new.group.as_ref().map(|group| group.name.clone()),
             created_at: new.created_at,
             ended_at: None,
             expires_at: new.terms.expires_at,
@@ -181,15 +212,20 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
 }
 
 /// Inserts watches and their destinations.
-fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
+fn insert_watches(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    watches: &[&NewWatch],
+    (jobs, groups): (&[UpsertedJob], &[Option<GroupNo>]),
+) -> Result<()> {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     tx.insert_each(
         row_sql!(
             "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
-               expected_at, traceparent, created_at, expires_at)"
-            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13")
+               expected_at, traceparent, created_at, expires_at, watch_group)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14")
         ),
-        watches.iter().zip(jobs).map(|(new, job)| {
+        watches.iter().zip(jobs).zip(groups).map(|((new, job), group)| {
             params![
                 new.app,
                 new.id,
@@ -204,6 +240,7 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
                 &new.traceparent,
                 new.created_at,
                 new.terms.expires_at,
+                *group,
             ]
         }),
     )?;

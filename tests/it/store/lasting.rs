@@ -104,7 +104,7 @@ async fn observations_are_pruned_with_the_watches_that_show_them() {
 async fn old_rows_are_pruned_except_pending_deliveries() {
     let fixture = StoreFixture::new().await;
     let done = fixture.delivery("job_1").await;
-    fixture.record(&done, NextStep::Failed(Reason::Exhausted)).await;
+    fixture.record(&done, NextStep::Failed(Reason::Gone)).await;
     let pending = fixture.delivery("job_2").await;
     let running = fixture.register(fixture.watch("job_3")).await;
     let prune = async |events, watches| fixture.prune(at(events), at(watches), at(100)).await;
@@ -168,7 +168,7 @@ async fn a_watch_with_many_rows_is_deleted_in_parts() {
     let fixture = StoreFixture::new().await;
     // A delivery that was often retried manually, and an ordinary watch that ended later.
     let delivery = fixture.delivery("job_1").await;
-    fixture.record(&delivery, NextStep::Failed(Reason::Exhausted)).await;
+    fixture.record(&delivery, NextStep::Failed(Reason::Gone)).await;
     let (app, event_type, delivery) = (fixture.app, delivery.event_type, delivery.id);
     for before in 1..1_050 {
         let retry = RetryDelivery { app, delivery, now: at(80) };

@@ -92,7 +92,9 @@ mod tests {
     #[test]
     fn every_final_status_counts_as_ended() {
         let mut counts = GroupCounts::default();
-        WatchStatus::ALL.iter().for_each(|status| counts.add(*status));
+        for status in WatchStatus::ALL {
+            counts.add(*status);
+        }
         assert_eq!(counts.ended(), u32::try_from(WatchStatus::ALL.len() - 1).expect("few"));
     }
 }

@@ -354,13 +354,13 @@ pub(super) fn settle(batch: &mut Batch<'_>) -> Result<()> {
     let found = batch.tx.fetch(&sql, ends.keys().map(|no| params![no]), read_group)?;
     let times = ends.values().map(|ends| ends.last_at);
     let met = found.into_iter().zip(times).filter_map(|(found, at)| Some((found.into_iter().next()?, at)));
-    end(batch, met.collect(), (GroupStatus::Completed, EventType::GroupCompleted))
+    end(batch, &met.collect::<Vec<_>>(), (GroupStatus::Completed, EventType::GroupCompleted))
 }
 
 /// Ends groups, each at a time, and creates their events.
 fn end(
     batch: &mut Batch<'_>,
-    groups: Vec<(StoredGroup, Timestamp)>,
+    groups: &[(StoredGroup, Timestamp)],
     (status, event_type): (GroupStatus, EventType),
 ) -> Result<()> {
     if groups.is_empty() {
@@ -391,7 +391,7 @@ pub(super) fn expire_groups(batch: &mut Batch<'_>, command: &ExpireGroups) -> Re
     settle(batch)?;
     let sql = format!("{GROUP} where ended_at is null and expires_at <= $1 order by expires_at limit $2");
     let due = batch.tx.list(&sql, params![command.until, CHUNK], read_group)?;
-    let due = due.into_iter().map(|stored| (stored, command.now)).collect();
-    end(batch, due, (GroupStatus::Expired, EventType::GroupExpired))?;
+    let due: Vec<_> = due.into_iter().map(|stored| (stored, command.now)).collect();
+    end(batch, &due, (GroupStatus::Expired, EventType::GroupExpired))?;
     next_expiry(&batch.tx)
 }

@@ -136,7 +136,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
         watches_with_events.truncate(whole);
         next = Some(watches_with_events.last().map_or(command.after.watch, OldWatch::position));
     }
-    delete_events(tx, watches_with_events.iter().map(|watch| params![watch.id]))?;
+    delete_events(tx, &watches_with_events.iter().map(|watch| params![watch.id]))?;
     tx.update_each(
         row_sql!("update watches set pruned = 1" where "app = $1 and id = $2"),
         watches_with_events.iter().map(|watch| params![watch.app, watch.id]),

@@ -6,7 +6,7 @@ use crate::domain::Id;
 /// Deletes the events, deliveries and attempts of each of these ids, which are those of watches or stand in their place.
 pub fn delete_events<'v>(
     tx: &Tx<'_>,
-    ids: impl ExactSizeIterator<Item = [Value<'v>; 1]> + Clone,
+    ids: &(impl ExactSizeIterator<Item = [Value<'v>; 1]> + Clone),
 ) -> Result<()> {
     for sql in [
         "delete from attempts where delivery in (select id from deliveries where watch = $1)",

@@ -65,7 +65,7 @@ pub fn prune_group_events(
 ) -> Result<(usize, Option<EventPosition>)> {
     let (old, next) = next_old(tx, OLD_GROUPS, limits, from)?;
     let ids = || old.iter().map(|position| params![position.id]);
-    delete_events(tx, ids())?;
+    delete_events(tx, &ids())?;
     tx.update_each(row_sql!("update watch_groups set pruned = 1" where "id = $1"), ids())?;
     match next {
         Next::Part(id) => delete_part(tx, id, limits.rows).map(|()| (1, Some(from))),
@@ -101,7 +101,7 @@ pub fn prune_operational(
 ) -> Result<(usize, Option<EventPosition>)> {
     let (old, next) = next_old(tx, OLD_OPERATIONAL, limits, from)?;
     let ids = || old.iter().map(|position| params![position.id]);
-    delete_events(tx, ids())?;
+    delete_events(tx, &ids())?;
     tx.each("delete from watch_destinations where watch = $1", ids())?;
     tx.each("delete from operational_events where id = $1", ids())?;
     match next {

@@ -20,6 +20,7 @@ mod destinations;
 mod erase;
 mod events;
 mod filters;
+mod groups;
 mod http;
 mod keys;
 mod labels;
@@ -61,6 +62,7 @@ fn resources() -> Vec<Resource> {
         routes!(watches::poll),
         routes!(batch::create),
         routes!(watches::timeline),
+        routes!(groups::show),
         routes!(events::list),
         routes!(events::show),
         routes!(events::follow),

@@ -16,6 +16,7 @@
 mod background;
 mod descriptors;
 mod destinations;
+mod group_timer;
 mod listener;
 mod operations;
 
@@ -53,6 +54,7 @@ use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
 use background::{Background, Never, write_key_uses};
 use descriptors::DescriptorShares;
+use group_timer::GroupTimer;
 use listener::Listener;
 
 /// Dependencies of the app on the system.
@@ -110,6 +112,7 @@ pub struct App {
     loaded: Arc<AtomicBool>,
     clock_trust: ClockTrust,
     background: Arc<Background>,
+    groups: Arc<GroupTimer>,
     /// Secrets that this start made.
     pub first_start: FirstStart,
     config: Config,
@@ -165,6 +168,7 @@ impl App {
         let load = load_of(&poller, &dispatcher);
         let clock_trust = ClockTrust::at_start(clock.now(), clock.moment());
         let background = Arc::new(Background::new(clock.clone()));
+        let groups = Arc::new(GroupTimer::new(clock.clone(), &store));
         let api = Arc::new(Api {
             // A database does not follow a clock that a test moves.
             store: store.for_requests(Clock::System),
@@ -207,6 +211,7 @@ impl App {
             loaded: Arc::default(),
             clock_trust,
             background,
+            groups,
             first_start,
             config,
         }))
@@ -228,7 +233,7 @@ impl App {
         // Weak references: the shutdown waits until the components are dropped.
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
         let (loaded, clock) = (Arc::clone(&self.loaded), self.api.clock.clone());
-        let background = Arc::clone(&self.background);
+        let (background, groups) = (Arc::clone(&self.background), Arc::clone(&self.groups));
         let operations = self.store.operations_due();
         move || {
             if !loaded.load(Ordering::Acquire) {
@@ -239,7 +244,7 @@ impl App {
             let working = usize::from(operations.is_due());
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
-            let next_at = polling.next_at.into_iter().chain(sending.next_at).min();
+            let next_at = polling.next_at.into_iter().chain(sending.next_at).chain(groups.next_at()).min();
             let in_progress = polling.in_progress + sending.in_progress + working;
             Activity { in_progress, next_at, in_background: background.count_due() }
         }
@@ -258,6 +263,7 @@ impl App {
         self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
         // Those that an earlier process has begun.
         self.store.operations_due().request();
+        self.groups.load(&self.store).await.context("the open groups cannot be loaded")?;
         self.loaded.store(true, Ordering::Release);
         api::open(&self.listener.site, &self.api);
         if let Some(metrics) = &self.metrics {
@@ -276,7 +282,7 @@ impl App {
             loaded = self.load() => loaded.map(|()| false)?,
         };
         let Self { listener, metrics, api, poller, dispatcher, store, writer, .. } = self;
-        let Self { draining, config, background, .. } = self;
+        let Self { draining, config, background, groups, .. } = self;
         let (mut polls_ended, mut attempts_ended) = (self.polls_ended, self.attempts_ended);
         let (clock, grace) = (api.clock.clone(), config.shutdown_grace);
         let (no_more_spans, closing) = watch::channel(false);
@@ -299,6 +305,7 @@ impl App {
                     return Err(anyhow!("the poller, the dispatcher or the operations ended, which is a bug: {ended:?}"));
                 }
                 never = background.prune(&store, &config, self.clock_trust) => match never {},
+                never = groups.run(&store) => match never {},
                 never = background.write_key_uses(&store) => match never {},
                 never = background.watch_files(&store) => match never {},
                 never = background.watch_answers(&store) => match never {},

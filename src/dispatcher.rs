@@ -68,6 +68,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
+use tracing::field::display;
 
 use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
 use crate::clock::{Clock, Stopwatch};
@@ -476,6 +477,7 @@ impl Dispatcher {
         let record = RecordAttempt {
             app: delivery.app,
             delivery: delivery.id,
+            event_type: delivery.event_type,
             manual: delivery.manual,
             before: delivery.attempts,
             attempt: result.attempt,
@@ -552,7 +554,7 @@ impl Dispatcher {
 
     /// Returns the id of the trace with the attempt's span, for the log, if traces are exported.
     fn trace_id(&self, delivery: &PendingDelivery) -> Option<String> {
-        let is_traced = self.store.tracer().is_on();
+        let is_traced = self.store.tracer().is_on() && delivery.event_type.is_of_watch();
         let context = is_traced.then(|| Context::of(delivery.watch, delivery.traceparent.as_deref()));
         context.flatten().map(|context| context.trace_id())
     }
@@ -576,8 +578,11 @@ fn error_text(result: &AttemptResult) -> Option<String> {
     error.clone().or_else(|| status_code.map(|status| format!("HTTP {status}")))
 }
 
-/// Returns the span of an attempt, for the trace of its watch.
+/// Returns the span of an attempt, for the trace of its watch. An event about no watch has no trace.
 fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult) -> Option<Span> {
+    if !delivery.event_type.is_of_watch() {
+        return None;
+    }
     let context = Context::of(delivery.watch, delivery.traceparent.as_deref())?;
     let error = error_text(result).filter(|_| result.outcome != Outcome::Ok);
     let provider = delivery.finished.as_ref().map(|finished| finished.provider.clone());
@@ -628,22 +633,23 @@ fn log_attempt(delivery: &PendingDelivery, result: &AttemptResult, next: NextSte
     let (queue, status) = (delivery.destination.queue.as_str(), result.attempt.status_code);
     let (channel, error) = (delivery.destination.channel, error_text(result));
     let PendingDelivery { id: delivery, watch, event_type: event, manual: is_manual, .. } = delivery;
+    let watch = event.is_of_watch().then(|| display(watch));
     match next {
         // The last line of a watch. Progress, and manual retries, are of interest to developers only.
         NextStep::Succeeded if event.is_ending() && !is_manual => {
-            tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, "delivered");
+            tracing::info!(%delivery, watch, %event, %channel, queue, status, trace_id, "delivered");
         }
         NextStep::Succeeded => {
-            tracing::debug!(%delivery, %watch, %event, %channel, queue, status, trace_id, "delivered");
+            tracing::debug!(%delivery, watch, %event, %channel, queue, status, trace_id, "delivered");
         }
         NextStep::Retry { due_at, .. } => {
-            tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, error, %due_at, "an attempt failed; a retry follows");
+            tracing::info!(%delivery, watch, %event, %channel, queue, status, trace_id, error, %due_at, "an attempt failed; a retry follows");
         }
         NextStep::Failed(reason) => {
-            tracing::warn!(%delivery, %watch, %event, %channel, queue, status, trace_id, error, %reason, "a delivery failed; it can be retried manually");
+            tracing::warn!(%delivery, watch, %event, %channel, queue, status, trace_id, error, %reason, "a delivery failed; it can be retried manually");
         }
         NextStep::Unchanged => {
-            tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, error, "a manual retry failed");
+            tracing::info!(%delivery, watch, %event, %channel, queue, status, trace_id, error, "a manual retry failed");
         }
     }
 }

@@ -21,6 +21,8 @@ mod delivery;
 mod event;
 mod failure_streak;
 mod feed_order;
+mod group;
+mod group_request;
 mod id;
 mod job;
 mod json_fields;
@@ -45,9 +47,11 @@ pub use delivery::{
     Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
     during_outage, next_attempt, while_unclear,
 };
-pub use event::{Event, EventSet, EventType};
+pub use event::{Event, EventList, EventSet, EventType};
 pub use failure_streak::FailureStreak;
 pub use feed_order::FeedOrder;
+pub use group::{Group, GroupCounts, GroupNo, GroupStatus};
+pub use group_request::{GroupRequest, GroupRule};
 pub use id::{
     AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, OperationId, RequestId, WatchId, hash, random,
 };

@@ -3,6 +3,9 @@
 //! An event is serialised once, when it is made, and stored as bytes. Every attempt signs and sends the stored
 //! bytes, also after a restart or an upgrade: a later version of this module changes new events only.
 
+mod group;
+mod operational;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -11,13 +14,16 @@ use crate::domain::{
     DestinationId, EventId, EventType, Finished, JobError, JobName, Observation, Output, Timestamp, WatchId,
 };
 
+pub use self::group::GroupBody;
+pub use self::operational::{DeliveryBody, DeliveryData, DestinationBody, DestinationData};
+
 /// The part of a body that [`finished`] reads.
 #[derive(Deserialize)]
 struct Ending {
     data: Finished,
 }
 
-/// An event.
+/// An event of a watch.
 #[derive(Serialize, ToSchema)]
 pub struct EventBody<'a> {
     #[serde(rename = "type")]

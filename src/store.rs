@@ -32,6 +32,7 @@ mod destinations;
 mod endings;
 mod erase;
 mod events;
+mod groups;
 mod idempotency;
 mod jobs;
 mod keys;
@@ -39,6 +40,7 @@ mod lists;
 mod nodes;
 mod notifications;
 mod open;
+mod operational_events;
 mod operations;
 mod options;
 mod prune;
@@ -63,7 +65,7 @@ use self::keys::KeyUses;
 use self::nodes::Probe;
 use self::tenant_cache::TenantCache;
 use crate::clock::Clock;
-use crate::domain::{App, SavedDestination, Watch};
+use crate::domain::{App, SavedDestination, Timestamp, Watch};
 use crate::telemetry::metrics::Queues;
 
 pub use self::apps::{
@@ -82,6 +84,7 @@ pub use self::destinations::{
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, EventFilter, Followed};
+pub use self::groups::{ExpireGroups, GroupRefusal};
 pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };
@@ -238,8 +241,9 @@ commands! {
     write sweep_destinations: SweepDestinations => bool, each(destinations::sweep_destinations);
     /// Registers a watch.
     idempotent register: Register => Watch | RegisterRefusal, watches::register;
-    /// Registers watches, all or none.
-    idempotent register_many: RegisterMany => Vec<Watch> | RegisterRefusal, each(watches::register_many);
+    /// Registers watches in one transaction, without those that do not fit their groups.
+    idempotent register_many: RegisterMany => Vec<Result<Watch, GroupRefusal>> | RegisterRefusal,
+        each(watches::register_many);
     /// Changes a watch that has not ended.
     write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
     /// Writes a change of a job that has not ended. If the result has a last watch, more remain: the caller repeats
@@ -267,6 +271,8 @@ commands! {
     write advance_operation: AdvanceOperation => bool, each(operations::advance_operation);
     /// Ends an operation because of an error.
     write fail_operation: FailOperation => (), each(operations::fail_operation);
+    /// Ends groups that have expired. Returns the next expiry, which may have passed: then the caller repeats the command.
+    write expire_groups: ExpireGroups => Option<Timestamp>, each(groups::expire_groups);
     /// Records the request to poll a job at once.
     idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
+use super::groups;
 use super::http::{
     Answer, Api, BATCH_MAX, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem,
     ProblemCode, ProblemView, first_answer, json, too_large, traceparent,
@@ -25,7 +26,7 @@ use super::http::{
 use super::register;
 use super::watches::{Registration, WatchView, registered_size};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
-use crate::store::{Idempotent, RegisterMany};
+use crate::store::{GroupRefusal, Idempotent, RegisterMany};
 
 /// Largest number of watches in a batch: one transaction registers all, and other writes wait for it.
 const WATCHES_MAX: usize = 1_000;
@@ -111,14 +112,20 @@ pub async fn create(call: Call) -> Answer {
     let refused = Arc::new(refused);
     let contexts: Vec<_> = watches.iter().map(|watch| register::trace_context(api, watch)).collect();
     let kept = Arc::clone(&refused);
-    let register = Idempotent::new(RegisterMany(watches), write.key_at(now), move |made: &Vec<Watch>| {
-        Some(first_answer(StatusCode::OK, &view(&kept, made)))
-    });
+    let register = Idempotent::new(
+        RegisterMany(watches),
+        write.key_at(now),
+        move |made: &Vec<Result<Watch, GroupRefusal>>| {
+            let is_any = made.iter().any(Result::is_ok);
+            is_any.then(|| first_answer(StatusCode::OK, &view(&kept, &judged(made))))
+        },
+    );
     let made = api.store.register_many(register).await??.map_err(register::refused)?;
     for (context, watch) in contexts.into_iter().zip(&made) {
+        let Ok(watch) = watch else { continue };
         register::record_span(api, context, watch, "/v1/watches/batch", (at, took.elapsed()));
     }
-    Ok(json(StatusCode::OK, &view(&refused, &made)))
+    Ok(json(StatusCode::OK, &view(&refused, &judged(&made))))
 }
 
 /// Returns an upper estimate of the part of the answer about these watches, in bytes.
@@ -213,15 +220,25 @@ fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     items.unwrap_or_default()
 }
 
-fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Watch]) -> BatchAnswer<'a> {
+/// Returns the watches that were registered, and the problems of those that do not fit their groups.
+fn judged(made: &[Result<Watch, GroupRefusal>]) -> Vec<Result<&Watch, Problem>> {
+    made.iter().map(|made| made.as_ref().map_err(groups::refused)).collect()
+}
+
+fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Result<&'a Watch, Problem>]) -> BatchAnswer<'a> {
+    let refusal = |problem: &'a Problem| BatchItem::Refused {
+        status: problem.code.status().as_u16(),
+        problem: problem.view(None),
+    };
     let mut made = made.iter();
     let items = refused.iter().filter_map(|problem| match problem {
-        Some(problem) => {
-            Some(BatchItem::Refused { status: problem.code.status().as_u16(), problem: problem.view(None) })
-        }
-        None => made.next().map(|watch| BatchItem::Registered {
-            status: StatusCode::CREATED.as_u16(),
-            watch: Box::new(WatchView::of(watch, None)),
+        Some(problem) => Some(refusal(problem)),
+        None => made.next().map(|made| match made {
+            Ok(watch) => BatchItem::Registered {
+                status: StatusCode::CREATED.as_u16(),
+                watch: Box::new(WatchView::of(watch, None)),
+            },
+            Err(problem) => refusal(problem),
         }),
     });
     BatchAnswer { data: items.collect() }

@@ -30,7 +30,9 @@ struct DeliveryView<'a> {
     id: DeliveryId,
     event_id: EventId,
     event_type: EventType,
-    watch_id: WatchId,
+    /// Null if the event is about no watch.
+    #[schema(required)]
+    watch_id: Option<WatchId>,
     destination_id: DestinationId,
     destination: Address<'a>,
     status: DeliveryStatus,

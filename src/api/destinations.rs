@@ -113,11 +113,15 @@ pub(super) struct InlineRequest {
 /// The requests of a client, each with the JSON pointer to it.
 pub(super) type DestinationRequests = Vec<(String, DestinationRequest)>;
 
-/// Parses every destination of a registration.
-pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>) -> DestinationRequests {
+/// Parses every destination of a registration. A watch in a group needs none, and gets none by default.
+pub(super) fn destination_requests(
+    api: &Api,
+    fields: &mut ObjectReader<'_, '_>,
+    has_group: bool,
+) -> DestinationRequests {
     let shorthands = channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?)));
     let mut reader = DestinationReader::new(&api.channels);
-    let has_one = fields.has("notify") || fields.has("destinationId");
+    let has_one = has_group || fields.has("notify") || fields.has("destinationId");
     if !has_one && !shorthands.clone().any(|(_, shorthand)| fields.has(shorthand.field)) {
         reader.requests.push((fields.at("callbackUrl"), DestinationRequest::Default));
     }

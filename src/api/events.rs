@@ -29,7 +29,7 @@ use super::http::{
     Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, listed,
 };
 use crate::domain::{Event, EventId, EventType, FeedOrder, WatchId};
-use crate::events::EventBody;
+use crate::events::{DeliveryBody, DestinationBody, EventBody, GroupBody};
 use crate::store::{After, EventFilter, Followed};
 
 /// Largest number of streams, of which one app gets half. Each holds a connection and up
@@ -55,14 +55,56 @@ const RETRY: &[u8] = b"retry: 1000\n";
 /// A comment, for the same reason without a blank line after it.
 const COMMENT: &[u8] = b": keep-alive\n";
 
-/// An event as it was delivered, with its id.
+/// An event as it was delivered, with its id. `type` says what it is about.
 #[derive(ToSchema)]
 #[schema(as = Event)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "`written` writes it, from the stored bytes")]
-pub struct EventView<'a> {
+pub enum EventView<'a> {
+    /// An event of a watch.
+    Watch(WatchEvent<'a>),
+    /// An event of a saved destination.
+    Destination(DestinationEvent<'a>),
+    /// An event of a delivery.
+    Delivery(DeliveryEvent<'a>),
+    /// An event of a group.
+    Group(GroupEvent<'a>),
+}
+
+/// An event of a watch, with its id.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "part of `EventView`")]
+pub struct WatchEvent<'a> {
     id: EventId,
     #[serde(flatten)]
     body: EventBody<'a>,
+}
+
+/// An event of a saved destination, with its id.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "part of `EventView`")]
+pub struct DestinationEvent<'a> {
+    id: EventId,
+    #[serde(flatten)]
+    body: DestinationBody<'a>,
+}
+
+/// An event of a delivery, with its id.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "part of `EventView`")]
+pub struct DeliveryEvent<'a> {
+    id: EventId,
+    #[serde(flatten)]
+    body: DeliveryBody<'a>,
+}
+
+/// An event of a group, with its id.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "part of `EventView`")]
+pub struct GroupEvent<'a> {
+    id: EventId,
+    #[serde(flatten)]
+    body: GroupBody<'a>,
 }
 
 /// Writes an event as it is listed: its stored body with its id in front.
@@ -272,7 +314,7 @@ mod tests {
             id,
             position: 1,
             event_type: EventType::JobCompleted,
-            watch: WatchId(Id::from_bytes([0; 16])),
+            watch: Some(WatchId(Id::from_bytes([0; 16]))),
             at: Timestamp::default(),
             body: b"{\"data\":{\"metadata\":{\r\n \"a\": 1\n}}}".to_vec(),
         };

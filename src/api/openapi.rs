@@ -25,7 +25,7 @@ use super::http::endpoint::Resource;
 use super::http::{Api, ProblemView, SharedBody, json_text};
 use super::metrics;
 use crate::domain::{EventType, FeedOrder};
-use crate::events::{CloudEvent, EventBody, TestBody};
+use crate::events::{CloudEvent, DeliveryBody, DestinationBody, EventBody, GroupBody, TestBody};
 use crate::store::Scope;
 
 /// The document as text, indented, with a line break at its end: byte for byte the committed file.
@@ -156,7 +156,16 @@ const MEANINGS: &[(u16, &str)] = &[
 
 /// The schemas that no operation declares: those of problems, of webhooks, and of parameters alone.
 #[derive(OpenApi)]
-#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody, FeedOrder)))]
+#[openapi(components(schemas(
+    ProblemView,
+    EventBody,
+    CloudEvent,
+    TestBody,
+    DestinationBody,
+    DeliveryBody,
+    GroupBody,
+    FeedOrder
+)))]
 struct Shared;
 
 fn make() -> Value {
@@ -309,7 +318,19 @@ fn webhooks(examples: &Value) -> Value {
         ),
     ]);
     let webhook = |event: &EventType| {
-        let schema = if event.is_of_watch() { "EventBody" } else { "TestBody" };
+        let schema = match event {
+            EventType::JobCompleted
+            | EventType::JobFailed
+            | EventType::JobCancelled
+            | EventType::JobNotFound
+            | EventType::WatchExpired
+            | EventType::JobProcessing
+            | EventType::JobProgress => "EventBody",
+            EventType::Test => "TestBody",
+            EventType::DestinationDisabled | EventType::DestinationRecovered => "DestinationBody",
+            EventType::DeliveryExhausted => "DeliveryBody",
+            EventType::GroupCompleted | EventType::GroupExpired => "GroupBody",
+        };
         let mut body = json!({ "schema": { "$ref": reference(schema) } });
         if let Some(example) = examples["webhooks"].get(event.as_str()) {
             body["example"] = example.clone();
@@ -322,6 +343,10 @@ fn webhooks(examples: &Value) -> Value {
         let description = if event.is_of_watch() {
             "The body depends on `payload` of the watch: `event` (the default) and `cloudevents` as below; `raw` is the \
              provider's own answer."
+        } else if event.is_operational() {
+            "Sent to the saved destinations whose `events` name the type."
+        } else if event.is_of_group() {
+            "Sent to the destinations of the group, once."
         } else {
             "Sent once, on request."
         };

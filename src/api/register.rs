@@ -7,13 +7,14 @@ use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::destinations::{DestinationRequests, destination_requests, destinations};
+use super::groups::{self, GroupFields};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use super::labels::{check_name, check_reference};
 use crate::clock::Moment;
 use crate::domain::{
-    AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
-    credential_variable,
+    AppNo, EventList, EventSet, EventType, GroupRequest, JobName, NewWatch, Payload, Terms, Timestamp, Watch,
+    WatchId, credential_variable,
 };
 use crate::providers::{Definition, ParamError};
 use crate::store::RegisterRefusal;
@@ -35,8 +36,17 @@ pub(super) const EXPIRES_IN: (&str, &str) = ("1s", "30d");
 const POLL_INTERVAL: (&str, &str) = ("1s", "24h");
 
 /// The fields of a registration that a change of the watch cannot have, besides the destinations.
-pub(super) const FIXED_FIELDS: &[&str] =
-    &["jobId", "provider", "params", "payload", "events", "expectedAt", "pollInterval", "destinationId"];
+pub(super) const FIXED_FIELDS: &[&str] = &[
+    "jobId",
+    "provider",
+    "params",
+    "payload",
+    "events",
+    "expectedAt",
+    "pollInterval",
+    "destinationId",
+    "group",
+];
 
 /// Parses and checks a registration that arrived at `now`. Names are resolved until `until`.
 pub async fn read(
@@ -47,15 +57,35 @@ pub async fn read(
     (now, until): (Timestamp, Moment),
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
-    let (watch, requests) = parse(api, app, text, now, &mut errors);
+    let (watch, requests, group) = parse(api, app, text, now, &mut errors);
     let destinations = destinations(api, app, &requests, (now, until), &mut errors).await?;
+    let group = match group {
+        Some(group) => Some(resolve_group(api, app, group, (now, until), &mut errors).await?),
+        None => None,
+    };
     errors.check()?;
     // Without an error, the watch is there.
     let Some(watch) = watch else {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object"));
     };
     let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
-    Ok(NewWatch { traceparent, destinations, ..watch })
+    Ok(NewWatch { traceparent, destinations, group, ..watch })
+}
+
+/// Resolves the destinations of a group.
+async fn resolve_group(
+    api: &Api,
+    app: AppNo,
+    group: GroupFields,
+    times: (Timestamp, Moment),
+    errors: &mut FieldErrors,
+) -> Result<GroupRequest, Problem> {
+    let GroupFields { name, size, rule, expires_in, notify } = group;
+    let notify = match notify {
+        Some(requests) => Some(destinations(api, app, &requests, times, errors).await?),
+        None => None,
+    };
+    Ok(GroupRequest { name, size, rule, expires_in, notify })
 }
 
 /// Parses a registration. The watch has no destinations yet.
@@ -65,16 +95,21 @@ fn parse(
     text: &str,
     now: Timestamp,
     errors: &mut FieldErrors,
-) -> (Option<NewWatch>, DestinationRequests) {
+) -> (Option<NewWatch>, DestinationRequests, Option<GroupFields>) {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
-    let Some(mut fields) = ObjectReader::read(raw, "", errors) else { return (None, Vec::new()) };
+    let Some(mut fields) = ObjectReader::read(raw, "", errors) else {
+        return (None, Vec::new(), None);
+    };
     let definition = provider(api, &mut fields);
     let job = job(definition.as_deref(), &mut fields);
-    let requests = destination_requests(api, &mut fields);
+    let has_group = fields.has("group");
+    let at = fields.at("group");
+    let group = fields.take("group").and_then(|raw| groups::read(api, raw, &at, fields.errors));
+    let requests = destination_requests(api, &mut fields, has_group);
     let name = fields.parsed("name", check_name);
     let reference = fields.parsed("reference", check_reference);
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
-    let events = events(&mut fields).unwrap_or_else(EventSet::endings);
+    let events = events(&mut fields, EventList::OfWatch).unwrap_or_else(EventSet::endings);
     let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
     let deadline = definition.map_or(DEADLINE, |definition| definition.poll.deadline);
     let terms = Terms {
@@ -96,9 +131,10 @@ fn parse(
         terms,
         traceparent: None,
         destinations: Vec::new(),
+        group: None,
         created_at: now,
     });
-    (watch, requests)
+    (watch, requests, group)
 }
 
 fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
@@ -173,7 +209,7 @@ fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Op
 }
 
 /// Takes a list of event types and families; `None` if it is absent.
-pub(super) fn events(fields: &mut ObjectReader<'_, '_>) -> Option<EventSet> {
+pub(super) fn events(fields: &mut ObjectReader<'_, '_>, named: EventList) -> Option<EventSet> {
     let list = fields.list("events", usize::MAX)?;
     let mut events = EventSet::NONE;
     if list.is_empty() {
@@ -183,19 +219,20 @@ pub(super) fn events(fields: &mut ObjectReader<'_, '_>) -> Option<EventSet> {
     for (n, raw) in list.into_iter().enumerate() {
         let at = format!("{}/{n}", fields.at("events"));
         let Some(pattern) = object_reader::string(raw, &at, fields.errors) else { continue };
-        if !events.add(&pattern) {
-            let allowed = EventType::of_watches().map(EventType::as_str).chain(EventSet::FAMILIES);
+        if !events.add(&pattern, named) {
+            let allowed = named.types().map(EventType::as_str).chain(named.families().iter().copied());
             fields.errors.keep::<()>(at, Err(not_one_of(&pattern, allowed)));
         }
     }
     Some(events)
 }
 
-/// The problem of a registration that the store has refused.
+/// The problem of a registration that the store refuses.
 pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
     match refusal {
         RegisterRefusal::DestinationDeleted => destination_deleted(),
         RegisterRefusal::AppDeleted => Problem::unauthorized(),
+        RegisterRefusal::Group(refusal) => groups::refused(&refusal),
     }
 }
 

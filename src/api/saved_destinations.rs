@@ -27,8 +27,8 @@ use crate::channels::{self, Channels};
 use crate::clock::Moment;
 use crate::domain::{
     Access, AddressError, AppNo, Auth, ChannelKind, DestinationHealth, DestinationId, DisabledReason,
-    EventSet, EventType, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue,
-    SignatureForm, Timestamp, format_rate, is_hidden, parse_rate,
+    EventList, EventSet, EventType, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo,
+    SavedQueue, SignatureForm, Timestamp, format_rate, is_hidden, parse_rate,
 };
 use crate::egress::Egress;
 use crate::store::{
@@ -264,7 +264,8 @@ struct NewDestination {
     auth: Option<AuthRequest>,
     /// TLS identity for the connections to a webhook.
     tls: Option<TlsRequest>,
-    /// Events that it receives: types, `job.*` or `watch.*`. Default: every event that ends a watch.
+    /// Events that it receives: types, or `job.*`, `watch.*`, `destination.*` or `delivery.*`. Default:
+    /// every event that ends a watch.
     #[schema(min_items = 1)]
     events: Option<Vec<String>>,
     /// Whether it is enabled. Default: `true`.
@@ -349,7 +350,7 @@ fn settings(fields: &mut ObjectReader<'_, '_>) -> DestinationChange {
     DestinationChange {
         name: nullable(fields, "name", |fields, name| fields.parsed(name, check_name)),
         description: nullable(fields, "description", |fields, name| fields.parsed(name, check_description)),
-        events: match nullable(fields, "events", |fields, _| events(fields)) {
+        events: match nullable(fields, "events", |fields, _| events(fields, EventList::OfDestination)) {
             Change::Set(events) => Change::Set(events.unwrap_or_else(EventSet::endings)),
             Change::Kept => Change::Kept,
         },

@@ -15,6 +15,7 @@ use super::destinations::{
     Target, destinations,
 };
 use super::filters::{FilterSource, watch_filter};
+use super::groups::GroupOfWatch;
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
@@ -84,6 +85,8 @@ pub struct Registration {
     poll_interval: Option<String>,
     /// Format of webhooks. Default: `event`.
     payload: Option<Payload>,
+    /// The group that the watch belongs to. It then needs no destination of its own.
+    group: Option<GroupOfWatch>,
 }
 
 /// A watch.
@@ -108,6 +111,9 @@ pub struct WatchView<'a> {
     /// The client's object, as it was given.
     #[schema(value_type = Object)]
     metadata: &'a RawValue,
+    /// Id of the group that it belongs to.
+    #[schema(required)]
+    group_id: Option<&'a str>,
     created_at: Timestamp,
     /// Null while the watch is active.
     #[schema(required)]
@@ -191,6 +197,7 @@ impl<'a> WatchView<'a> {
             // Checked when the watch was registered.
             metadata: serde_json::from_str(watch.metadata.as_deref().unwrap_or("{}"))
                 .unwrap_or(RawValue::NULL),
+            group_id: watch.group.as_deref(),
             created_at: watch.created_at,
             ended_at: watch.ended_at,
             expires_at: watch.expires_at,
@@ -228,6 +235,7 @@ pub(super) fn registered_size(watch: &NewWatch) -> usize {
     FIXED_SIZE
         + names
         + watch.metadata.as_deref().map_or(0, str::len)
+        + watch.group.as_ref().map_or(0, |group| group.name.len())
         + destinations_size(&watch.destinations)
 }
 
@@ -546,8 +554,8 @@ pub async fn timeline(call: Call) -> Answer {
 mod tests {
     use super::*;
     use crate::domain::{
-        Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, Ids, JobName, JobNo, KeyKind,
-        Masked, Observation, SignatureForm, Signing, Terms,
+        Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, GroupRequest, Ids, JobName,
+        JobNo, KeyKind, Masked, Observation, SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -593,6 +601,13 @@ mod tests {
                 terms,
                 traceparent: None,
                 destinations,
+                group: Some(GroupRequest {
+                    name: "g".repeat(128),
+                    size: None,
+                    rule: None,
+                    expires_in: None,
+                    notify: None,
+                }),
                 created_at: at,
             };
             let shown = |one: &Destination| (one.clone(), None);
@@ -607,6 +622,7 @@ mod tests {
                 name: new.name.clone(),
                 reference: new.reference.clone(),
                 metadata: new.metadata.clone(),
+                group: new.group.as_ref().map(|group| group.name.clone()),
                 created_at: at,
                 ended_at: Some(at),
                 expires_at: at,

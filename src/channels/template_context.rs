@@ -12,13 +12,14 @@
 //! **Reasons.** A text that explains the event has a label that names its author: the provider, its definition here, or
 //! Ringback. The provider is not credited with a sentence that it did not write.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::domain::{EventType, PendingDelivery, Timestamp, json_fields};
+use crate::domain::{DisabledReason, EventType, PendingDelivery, Timestamp, WatchStatus, json_fields};
 
 /// Maximum length of an id, a name or a status, in characters.
 const WORD_MAX: usize = 200;
@@ -41,6 +42,8 @@ const PROVIDER_SAYS: &str = "What the provider says";
 const STATUS_MEANS: &str = "What the status means";
 const RINGBACK_ENDED: &str = "Why Ringback ended the watch";
 const WHAT_IT_IS: &str = "What this is";
+const WHAT_IT_MEANS: &str = "What it means";
+const LAST_ERROR: &str = "Last error";
 
 /// What the headline of a test is about.
 const TEST_NAME: &str = "a message to this address";
@@ -102,6 +105,8 @@ pub struct TemplateContext {
     pub metadata: Vec<NameValue>,
     /// Number of further entries.
     pub more_metadata: usize,
+    /// Facts of an event that is about no job, the most important first; otherwise empty.
+    pub facts: Vec<NameValue>,
 }
 
 /// One output of a job.
@@ -192,6 +197,9 @@ impl TemplateContext {
         if event == EventType::Test {
             return Self::of_test(id, body);
         }
+        if !event.is_of_watch() {
+            return Self::of_operational(event, id, body);
+        }
         let body: Body<'_> =
             serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
         let Body { timestamp, data } = body;
@@ -238,6 +246,7 @@ impl TemplateContext {
             took: span.map(|(from, to)| format_span(to.since(from))),
             metadata,
             more_metadata,
+            facts: Vec::new(),
         })
     }
 }
@@ -259,20 +268,26 @@ impl TemplateContext {
     fn of_test(id: String, body: &[u8]) -> Result<Self, String> {
         let TestBody { timestamp, data } =
             serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
-        let (title, symbol, color, summary) = describe(EventType::Test);
+        let (.., summary) = describe(EventType::Test);
         let message = data.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty());
-        let sent_at = Timestamp::parse(&timestamp).unwrap_or_default();
-        let value = message.unwrap_or_else(|| summary.to_owned());
-        Ok(Self {
-            event: EventType::Test.as_str(),
+        let reasons = vec![named(WHAT_IT_IS, message.unwrap_or_else(|| summary.to_owned()))];
+        Ok(Self { reasons, ..Self::without_job(EventType::Test, id, &timestamp, TEST_NAME.to_owned()) })
+    }
+
+    /// Returns the context of an event that is about no job.
+    fn without_job(event: EventType, id: String, timestamp: &str, display_name: String) -> Self {
+        let (title, symbol, color, summary) = describe(event);
+        let at = Timestamp::parse(timestamp).unwrap_or_default();
+        Self {
+            event: event.as_str(),
             id,
             watch: String::new(),
             title,
             symbol,
             color,
             summary,
-            display_name: TEST_NAME.to_owned(),
-            job: TEST_NAME.to_owned(),
+            job: display_name.clone(),
+            display_name,
             reference: None,
             provider: "Ringback".to_owned(),
             status: None,
@@ -283,16 +298,106 @@ impl TemplateContext {
             outputs: Vec::new(),
             more_outputs: 0,
             error: None,
-            reasons: vec![NameValue { name: WHAT_IT_IS.to_owned(), value }],
-            at: format_time(sent_at),
-            at_seconds: sent_at.seconds(),
+            reasons: Vec::new(),
+            at: format_time(at),
+            at_seconds: at.seconds(),
             created: None,
             completed: None,
             took: None,
             metadata: Vec::new(),
             more_metadata: 0,
+            facts: Vec::new(),
+        }
+    }
+
+    /// Parses the body of an event about a destination or a delivery.
+    fn of_operational(event: EventType, id: String, body: &[u8]) -> Result<Self, String> {
+        let OperationalBody { timestamp, data } =
+            serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
+        let word = |text: &Option<String>| text.as_deref().and_then(|text| non_empty_line(text, WORD_MAX));
+        let destination = word(&data.destination_id);
+        let name = if event == EventType::DeliveryExhausted {
+            &data.job_id
+        } else if event.is_of_group() {
+            &data.group_id
+        } else {
+            &data.name
+        };
+        let display_name = word(name).or_else(|| destination.clone()).unwrap_or_default();
+        let since = data.since.as_deref().and_then(Timestamp::parse).map(format_time);
+        let facts = [
+            ("Destination", destination.filter(|destination| *destination != display_name)),
+            ("Reason", word(&data.reason)),
+            ("Since", since),
+            ("Event", word(&data.event_type)),
+            ("Attempts", data.attempt_count.map(|count| count.to_string())),
+            ("Delivery", word(&data.delivery_id)),
+            ("Watch", word(&data.watch_id)),
+            ("Size", data.size.map(|count| count.to_string())),
+            ("Registered", data.registered.map(|count| count.to_string())),
+        ];
+        let context = Self::without_job(event, id, &timestamp, display_name);
+        let last_error = data.last_error.map(|error| multi_line(&error)).filter(|error| !error.is_empty());
+        let meaning = named(WHAT_IT_MEANS, meaning(event, data.reason.as_deref(), context.summary));
+        let facts = facts.into_iter().filter_map(|(name, value)| Some(named(name, value?)));
+        let counts = data.counts.into_iter().flatten().filter(|(_, count)| *count > 0);
+        // Never more than there are statuses.
+        let counts = counts.take(WatchStatus::ALL.len()).map(|(status, count)| {
+            let status = single_line(&status.replace('_', " "), METADATA_NAME_MAX);
+            let first = status.chars().take(1).flat_map(char::to_uppercase);
+            named(&first.chain(status.chars().skip(1)).collect::<String>(), count.to_string())
+        });
+        Ok(Self {
+            reasons: std::iter::once(meaning).chain(last_error.map(|text| named(LAST_ERROR, text))).collect(),
+            facts: facts.chain(counts).collect(),
+            ..context
         })
     }
+}
+
+/// The parts of the body of an operational event that are shown. Each type has some of them.
+#[derive(Deserialize)]
+struct OperationalBody {
+    timestamp: String,
+    data: OperationalData,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OperationalData {
+    destination_id: Option<String>,
+    name: Option<String>,
+    reason: Option<String>,
+    since: Option<String>,
+    last_error: Option<String>,
+    delivery_id: Option<String>,
+    watch_id: Option<String>,
+    job_id: Option<String>,
+    event_type: Option<String>,
+    attempt_count: Option<u32>,
+    group_id: Option<String>,
+    size: Option<u32>,
+    registered: Option<u32>,
+    counts: Option<BTreeMap<String, u32>>,
+}
+
+fn named(name: &str, value: String) -> NameValue {
+    NameValue { name: name.to_owned(), value }
+}
+
+/// Returns what an operational event means for its reader.
+fn meaning(event: EventType, reason: Option<&str>, summary: &str) -> String {
+    let cause = match reason.and_then(DisabledReason::parse) {
+        Some(_) | None if event != EventType::DestinationDisabled => None,
+        Some(DisabledReason::Manual) => {
+            Some("A client or the configuration file has disabled the destination.")
+        }
+        Some(DisabledReason::Gone) => Some("The receiver accepts nothing more at this address."),
+        Some(DisabledReason::Failing) => Some("No attempt has succeeded for days."),
+        Some(DisabledReason::Unmanaged) => Some("The destination is not in the configuration file any more."),
+        None => None,
+    };
+    cause.into_iter().chain([summary]).collect::<Vec<_>>().join(" ")
 }
 
 fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'static str) {
@@ -309,6 +414,27 @@ fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'st
         EventType::JobProcessing => ("Processing", "\u{25b6}\u{fe0f}", "#1c78c4", "The job is running."),
         EventType::JobProgress => ("In progress", "\u{23f3}", "#1c78c4", "The job made progress."),
         EventType::Test => ("Test", "\u{1f514}", "#1c78c4", "This is a test of the destination."),
+        EventType::DestinationDisabled => {
+            ("Destination disabled", "\u{26d4}", "#db3442", "Nothing is sent to it until it is enabled.")
+        }
+        EventType::DestinationRecovered => {
+            ("Destination recovered", "\u{2705}", "#188646", "Events are sent to it again.")
+        }
+        EventType::DeliveryExhausted => (
+            "Delivery failed",
+            "\u{274c}",
+            "#db3442",
+            "No further attempt follows by itself. The delivery can be retried manually.",
+        ),
+        EventType::GroupCompleted => {
+            ("Group completed", "\u{2705}", "#188646", "Enough watches of the group have ended.")
+        }
+        EventType::GroupExpired => (
+            "Group expired",
+            "\u{231b}",
+            "#9f6c04",
+            "The group expired before enough of its watches had ended. They continue.",
+        ),
     }
 }
 
@@ -335,7 +461,12 @@ fn reasons(event: EventType, error: Option<&ErrorContext>, summary: &str) -> Vec
         | EventType::JobCancelled
         | EventType::JobProcessing
         | EventType::JobProgress
-        | EventType::Test => {
+        | EventType::Test
+        | EventType::DestinationDisabled
+        | EventType::DestinationRecovered
+        | EventType::DeliveryExhausted
+        | EventType::GroupCompleted
+        | EventType::GroupExpired => {
             let label = if from_provider { PROVIDER_SAYS } else { STATUS_MEANS };
             (None, message.map(|message| (label, message)))
         }

@@ -8,7 +8,7 @@ use super::delivery_state;
 use super::follow::{self, Follow};
 use super::output::{Failure, address, join, list, text, texts};
 use super::terminal::{Column, FieldList, Terminal, seconds};
-use crate::domain::{JobStatus, Timestamp};
+use crate::domain::{EventType, JobStatus, Timestamp, WatchStatus};
 
 /// Show a watch with its timeline, a delivery or an event
 ///
@@ -79,14 +79,19 @@ async fn with_timeline(client: &Client, id: &str) -> Result<Answer, Failure> {
     Ok(Answer { text: format!("{open},\"timeline\":[{}]}}", lines.join(",")) })
 }
 
-/// Returns the deliveries of an event: those of its watch at the time of the event.
+/// Returns whether an event is about a watch.
+fn is_of_watch(event: &Value) -> bool {
+    EventType::parse(&text(event, "/type")).is_none_or(EventType::is_of_watch)
+}
+
+/// Returns the deliveries of an event: those at the time of the event, and of its watch if it is about one.
 async fn deliveries_of(client: &Client, event: &Answer) -> Result<Value, Failure> {
     const MOMENT: std::time::Duration = std::time::Duration::from_millis(1);
     let event = event.value();
     let at = text(&event, "/timestamp");
     let until = Timestamp::parse(&at).map(|at| at.plus(MOMENT).to_string());
-    let watch = text(&event, "/data/watchId");
-    let filters = [("watchId", Some(watch)), ("since", Some(at)), ("until", until)];
+    let watch = is_of_watch(&event).then(|| text(&event, "/data/watchId"));
+    let filters = [("watchId", watch), ("since", Some(at)), ("until", until)];
     Ok(client.get(&with_query("/v1/deliveries", filters)).await?.value())
 }
 
@@ -107,6 +112,7 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
     if text(watch, "/endedAt").is_empty() {
         card.time("expires", watch, "/expiresAt");
     }
+    card.line("group", text(watch, "/groupId"));
     metadata(&mut card, watch, "/metadata");
     let destinations = list(watch, "/destinations").map(|one| {
         let [id, attempts, next] = texts(one, ["/id", "/attemptCount", "/nextAttemptAt"]);
@@ -260,6 +266,29 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
     join([card.render(), terminal.table(&columns, attempts, true)], "\n\n")
 }
 
+/// Adds what an event says that is about no watch.
+fn operational_fields(card: &mut FieldList, event: &Value) {
+    for (name, field) in [
+        ("destination", "destinationId"),
+        ("name", "name"),
+        ("reason", "reason"),
+        ("delivery", "deliveryId"),
+        ("of event", "eventType"),
+        ("attempts", "attemptCount"),
+        ("last error", "lastError"),
+        ("group", "groupId"),
+        ("size", "size"),
+        ("registered", "registered"),
+    ] {
+        card.line(name, text(event, &format!("/data/{field}")));
+    }
+    card.time("since", event, "/data/since");
+    for status in WatchStatus::WORDS {
+        let count = text(event, &format!("/data/counts/{status}"));
+        card.line(status, if count == "0" { String::new() } else { count });
+    }
+}
+
 fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String {
     let mut card = FieldList::new(terminal);
     card.line("event", text(event, "/id"));
@@ -269,12 +298,17 @@ fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String
     card.time("time", event, "/timestamp");
     let [watch, job, provider] = texts(event, ["/data/watchId", "/data/jobId", "/data/provider"]);
     card.line("watch", watch);
-    card.line("job", format!("{job} of {provider}"));
-    job_status(&mut card, event, "/data", "unknown");
-    result(&mut card, event, "/data");
-    card.time("job created", event, "/data/createdAt");
-    card.time("job completed", event, "/data/completedAt");
-    metadata(&mut card, event, "/data/metadata");
+    if is_of_watch(event) {
+        card.line("job", format!("{job} of {provider}"));
+        job_status(&mut card, event, "/data", "unknown");
+        result(&mut card, event, "/data");
+        card.time("job created", event, "/data/createdAt");
+        card.time("job completed", event, "/data/completedAt");
+        metadata(&mut card, event, "/data/metadata");
+    } else {
+        card.line("job", job);
+        operational_fields(&mut card, event);
+    }
     let id = text(event, "/id");
     let deliveries = list(deliveries, "/data").filter(|one| text(one, "/eventId") == id).map(|one| {
         let [id, status] = texts(one, ["/id", "/status"]);

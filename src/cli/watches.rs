@@ -76,6 +76,21 @@ pub struct Watch {
     /// Longest poll interval, such as 10s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     poll_interval: Option<String>,
+    /// Group of the watch, which notifies when enough of its watches have ended
+    #[arg(long, value_name = "ID")]
+    group: Option<String>,
+    /// Number of watches of the group; required for its first watch
+    #[arg(long, value_name = "N", requires = "group")]
+    group_size: Option<u32>,
+    /// Number of watches that end until the group notifies: all, first or a number [default: all]
+    #[arg(long, value_name = "WHEN", requires = "group")]
+    group_when: Option<String>,
+    /// Time until the group expires [default: 7d]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "group")]
+    group_expires_in: Option<String>,
+    /// Where the group notifies: a URL, mailto:ADDRESS or the id of a saved destination; can be repeated
+    #[arg(long, value_name = "DESTINATION", requires = "group")]
+    group_notify: Vec<String>,
     /// Key that makes it safe to repeat the command
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -104,7 +119,7 @@ impl Watch {
         if self.follow.is_wanted {
             return follow::follow(&client, &id, Some(answer), (self.json, self.follow.delivery_wait)).await;
         }
-        if self.is_silent() {
+        if self.is_silent() && self.group.is_none() {
             print_note(format_args!(
                 "Nothing will be sent. To wait for the end of the watch:\n  ringback show {id} --follow"
             ));
@@ -117,6 +132,24 @@ impl Watch {
             && self.email.is_empty()
             && self.slack.is_empty()
             && self.destination.is_empty()
+    }
+
+    /// Returns the group as JSON.
+    fn group(&self) -> Option<String> {
+        let count = |when: &String| when.parse::<u32>().map_or_else(|_| json!(when), |count| json!(count));
+        let target = |text: &String| {
+            if text.starts_with("dst_") { json!({ "destinationId": text }) } else { json!(text) }
+        };
+        let notify: Vec<Value> = self.group_notify.iter().map(target).collect();
+        let fields = [
+            ("id", json!(self.group.as_ref()?)),
+            ("size", json!(self.group_size)),
+            ("when", json!(self.group_when.as_ref().map(count))),
+            ("expiresIn", json!(self.group_expires_in)),
+            ("notify", json!((!notify.is_empty()).then_some(notify))),
+        ];
+        let given = fields.into_iter().filter(|(_, value)| !value.is_null());
+        Some(json!(given.collect::<BTreeMap<_, _>>()).to_string())
     }
 
     fn body(&self) -> Result<Body, Failure> {
@@ -156,7 +189,14 @@ impl Watch {
             ("expiresIn", "--expires-in", given(json!(self.expires_in))),
             ("pollInterval", "--poll-interval", given(json!(self.poll_interval))),
             ("payload", "--payload", given(json!(self.payload))),
+            ("group", "--group", self.group()),
         ]);
+        let of_group = ["size", "when", "expiresIn", "notify"];
+        let arguments = ["--group-size", "--group-when", "--group-expires-in", "--group-notify"];
+        let name = |body: Body, (field, argument): (&str, &str)| {
+            body.with_argument(format!("/group/{field}"), argument.to_owned())
+        };
+        let body = of_group.into_iter().zip(arguments).fold(body, name);
         let name = |body: Body, (n, flag)| body.with_argument(format!("/notify/{n}/url"), flag);
         let body = flags_of_more.enumerate().fold(body, name);
         let first = more.len() - self.destination.len();

@@ -176,7 +176,7 @@ impl fmt::Debug for Destination {
 /// A delivery that is ready for an attempt, with everything that a channel needs.
 #[derive(Clone, Debug)]
 pub struct PendingDelivery {
-    /// App that owns the watch.
+    /// App that owns the event.
     pub app: AppNo,
     /// Id of the delivery.
     pub id: DeliveryId,
@@ -184,7 +184,7 @@ pub struct PendingDelivery {
     pub event: EventId,
     /// Type of the event.
     pub event_type: EventType,
-    /// The watch that the event is about.
+    /// The watch that the event is about. If it is about no watch, an id that no watch has.
     pub watch: WatchId,
     /// Destination of the delivery.
     pub destination: Destination,
@@ -251,8 +251,8 @@ pub struct Delivery {
     pub event: EventId,
     /// Type of the event.
     pub event_type: EventType,
-    /// The watch that the event is about.
-    pub watch: WatchId,
+    /// The watch that the event is about; `None` if it is about no watch.
+    pub watch: Option<WatchId>,
     /// Id of the destination.
     pub destination: DestinationId,
     /// Kind of the channel.

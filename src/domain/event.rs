@@ -1,4 +1,7 @@
-//! Events: immutable facts about a watch.
+//! Events: immutable facts, most of them about a watch.
+//!
+//! *Operational events* are about deliveries and saved destinations, and the events of groups about several watches.
+//! Neither is about one watch. They raise no further operational events.
 
 use super::id::hash;
 use super::{EndingKind, EventId, Id, Timestamp, WatchId};
@@ -22,6 +25,16 @@ word_enum! {
         JobProgress = "job.progress",
         /// A test of a destination. It is about no watch, and is not in the feed.
         Test = "test",
+        /// A saved destination was disabled.
+        DestinationDisabled = "destination.disabled",
+        /// A saved destination was enabled, or a delivery to it has succeeded after others failed.
+        DestinationRecovered = "destination.recovered",
+        /// A delivery failed, and no further attempt follows.
+        DeliveryExhausted = "delivery.exhausted",
+        /// Enough watches of a group have ended.
+        GroupCompleted = "group.completed",
+        /// A group expired before enough of its watches had ended.
+        GroupExpired = "group.expired",
     }
 }
 
@@ -31,9 +44,20 @@ impl EventType {
         Self::ALL.iter().copied().filter(|event| event.is_of_watch())
     }
 
-    /// Returns whether the event is about a watch: then the feed has it, and a registration can name its type.
+    /// Returns whether the event is about a watch: then a registration can name its type.
     pub fn is_of_watch(self) -> bool {
-        self != Self::Test
+        self.is_ending() || matches!(self, Self::JobProcessing | Self::JobProgress)
+    }
+
+    /// Returns whether the event is about a destination or a delivery: then a saved destination can name its type.
+    pub fn is_operational(self) -> bool {
+        matches!(self, Self::DestinationDisabled | Self::DestinationRecovered | Self::DeliveryExhausted)
+    }
+
+    /// Returns whether the event is about a group: then the destinations of the group receive it, whatever types they
+    /// name.
+    pub fn is_of_group(self) -> bool {
+        matches!(self, Self::GroupCompleted | Self::GroupExpired)
     }
 
     /// Returns whether the event ends its watch.
@@ -44,7 +68,14 @@ impl EventType {
             | Self::JobCancelled
             | Self::JobNotFound
             | Self::WatchExpired => true,
-            Self::JobProcessing | Self::JobProgress | Self::Test => false,
+            Self::JobProcessing
+            | Self::JobProgress
+            | Self::Test
+            | Self::DestinationDisabled
+            | Self::DestinationRecovered
+            | Self::DeliveryExhausted
+            | Self::GroupCompleted
+            | Self::GroupExpired => false,
         }
     }
 
@@ -79,6 +110,33 @@ impl EventId {
     }
 }
 
+/// What names event types in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventList {
+    /// A registration.
+    OfWatch,
+    /// A saved destination. It can name the types of operational events as well.
+    OfDestination,
+}
+
+impl EventList {
+    /// Returns the types that the list can name, in the order of their declaration.
+    pub fn types(self) -> impl Iterator<Item = EventType> {
+        let is_named = move |event: &EventType| {
+            event.is_of_watch() || self == Self::OfDestination && event.is_operational()
+        };
+        EventType::ALL.iter().copied().filter(is_named)
+    }
+
+    /// Returns the patterns that name all types with a common beginning.
+    pub fn families(self) -> &'static [&'static str] {
+        match self {
+            Self::OfWatch => &["job.*", "watch.*"],
+            Self::OfDestination => &["job.*", "watch.*", "destination.*", "delivery.*"],
+        }
+    }
+}
+
 /// The event types that a watch delivers. It is stored as one bit for each type, in the order of their declaration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EventSet(pub i64);
@@ -86,9 +144,6 @@ pub struct EventSet(pub i64);
 impl EventSet {
     /// The empty set.
     pub const NONE: Self = Self(0);
-
-    /// The patterns that name all types with a common beginning.
-    pub const FAMILIES: [&str; 2] = ["job.*", "watch.*"];
 
     /// Returns the default of a registration: every type that ends a watch.
     pub fn endings() -> Self {
@@ -100,13 +155,13 @@ impl EventSet {
         self.0 & event.bit() != 0
     }
 
-    /// Adds what `pattern` names: one type, `job.*` or `watch.*`. Returns `false` for any other pattern.
-    pub fn add(&mut self, pattern: &str) -> bool {
-        let family = pattern.strip_suffix('*').filter(|_| Self::FAMILIES.contains(&pattern));
+    /// Adds what `pattern` names in a list: one type or a family. Returns `false` for any other pattern.
+    pub fn add(&mut self, pattern: &str, list: EventList) -> bool {
+        let family = pattern.strip_suffix('*').filter(|_| list.families().contains(&pattern));
         let is_named = |event: EventType| {
             event.as_str() == pattern || family.is_some_and(|family| event.as_str().starts_with(family))
         };
-        let named: Self = EventType::of_watches().filter(|event| is_named(*event)).collect();
+        let named: Self = list.types().filter(|event| is_named(*event)).collect();
         self.0 |= named.0;
         named != Self::NONE
     }
@@ -132,8 +187,8 @@ pub struct Event {
     pub position: i64,
     /// Type of the event.
     pub event_type: EventType,
-    /// The watch that the event is about.
-    pub watch: WatchId,
+    /// The watch that the event is about; `None` if it is about no watch.
+    pub watch: Option<WatchId>,
     /// Time at which Ringback observed the fact.
     pub at: Timestamp,
     /// Body, as it is delivered.
@@ -147,13 +202,25 @@ mod tests {
     #[test]
     fn a_pattern_names_a_family_or_one_type() {
         let mut set = EventSet::NONE;
-        assert!(set.add("watch.*"));
+        assert!(set.add("watch.*", EventList::OfWatch));
         assert_eq!(set.iter().collect::<Vec<_>>(), [EventType::WatchExpired]);
-        assert!(set.add("job.*"));
+        assert!(set.add("job.*", EventList::OfWatch));
         assert!(set.iter().eq(EventType::of_watches()));
-        for pattern in ["*", "test", "job", "job.", "watch.stopped", "", "job.**"] {
-            let mut none = EventSet::NONE;
-            assert!(!none.add(pattern), "{pattern}");
+        for list in [EventList::OfWatch, EventList::OfDestination] {
+            for pattern in ["*", "test", "job", "job.", "watch.stopped", "", "job.**"] {
+                let mut none = EventSet::NONE;
+                assert!(!none.add(pattern, list), "{pattern}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_destination_can_name_operational_events() {
+        for pattern in ["destination.*", "delivery.*", "destination.disabled", "delivery.exhausted"] {
+            let mut set = EventSet::NONE;
+            assert!(!set.add(pattern, EventList::OfWatch), "{pattern}");
+            assert!(set.add(pattern, EventList::OfDestination), "{pattern}");
+            assert!(set.iter().all(EventType::is_operational), "{pattern}");
         }
     }
 

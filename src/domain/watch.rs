@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     AppNo, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind, EventId, EventSet, EventType,
-    JobName, JobNo, JobStatus, Observation, Payload, Reason, Timestamp, WatchId,
+    GroupRequest, JobName, JobNo, JobStatus, Observation, Payload, Reason, Timestamp, WatchId,
 };
 
 word_enum! {
@@ -68,6 +68,8 @@ pub struct NewWatch {
     pub traceparent: Option<String>,
     /// Where to deliver.
     pub destinations: Vec<Destination>,
+    /// The group that it belongs to.
+    pub group: Option<GroupRequest>,
     /// Time of registration.
     pub created_at: Timestamp,
 }
@@ -126,6 +128,8 @@ pub struct Watch {
     pub reference: Option<String>,
     /// The client's own JSON object.
     pub metadata: Option<String>,
+    /// The client's id of the group that it belongs to.
+    pub group: Option<String>,
     /// Time of registration.
     pub created_at: Timestamp,
     /// Time of the end; `None` while it waits.

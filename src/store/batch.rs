@@ -9,7 +9,8 @@ use super::db::{Result, Tx};
 use super::reads::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
-    AppNo, DispatcherMessage, EventId, EventType, Finished, JobNo, Payload, PollerMessage, Timestamp, WatchId,
+    AppNo, DestinationId, DispatcherMessage, EventId, EventType, Finished, GroupCounts, GroupNo, JobNo,
+    Payload, PollerMessage, Timestamp, WatchId,
 };
 use crate::telemetry::metrics::Tally;
 
@@ -22,6 +23,8 @@ pub(super) struct Batch<'c> {
     pub(super) shared: &'c Shared,
     /// Events that the last statements of the transaction insert.
     pub(super) events: Vec<NewEvent>,
+    /// Operational events that are not created yet.
+    pub(super) raised: Vec<RaisedEvent>,
     /// Number of the events whose deliveries have been created. They are created when all commands of a kind have
     /// been applied.
     pub(super) delivered: usize,
@@ -30,6 +33,8 @@ pub(super) struct Batch<'c> {
     pub(super) changed_jobs: BTreeMap<JobNo, u32>,
     /// Jobs of which a poll was requested, with the app and the time of the last request. They are read once as well.
     pub(super) requested_polls: BTreeMap<JobNo, (AppNo, Timestamp)>,
+    /// Ends of watches of groups, which are added to their groups at the end of the transaction.
+    pub(super) group_ends: BTreeMap<GroupNo, GroupEnds>,
     /// Effects of the commit.
     pub(super) effects: CommitEffects,
 }
@@ -41,9 +46,11 @@ impl<'c> Batch<'c> {
             tx,
             shared,
             events: Vec::new(),
+            raised: Vec::new(),
             delivered: 0,
             changed_jobs: BTreeMap::new(),
             requested_polls: BTreeMap::new(),
+            group_ends: BTreeMap::new(),
             effects: CommitEffects::default(),
         }
     }
@@ -67,6 +74,8 @@ pub(super) struct CommitEffects {
     pub(super) ended_watches: Vec<WatchId>,
     /// Apps whose feeds grew.
     pub(super) changed_feeds: Vec<AppNo>,
+    /// Expiries of new groups.
+    pub(super) group_expiries: Vec<Timestamp>,
     /// Changes of apps and keys.
     pub(super) tenant_changes: Vec<TenantChange>,
     /// Whether an operation was created.
@@ -87,6 +96,7 @@ impl CommitEffects {
         shared.apply(self.tenant_changes);
         shared.poller_messages.put(self.poller_messages);
         shared.dispatcher_messages.put(self.dispatcher_messages);
+        shared.group_expiries.put(self.group_expiries);
         shared.watch_ends.notify(&self.ended_watches);
         shared.feeds.notify(&self.changed_feeds);
         if self.has_operation {
@@ -100,6 +110,7 @@ impl CommitEffects {
 pub(super) struct NewEvent {
     pub(super) id: EventId,
     pub(super) app: AppNo,
+    /// The watch, or the id that stands in its place.
     pub(super) watch: WatchId,
     pub(super) event_type: EventType,
     pub(super) observed_at: Timestamp,
@@ -110,4 +121,25 @@ pub(super) struct NewEvent {
     pub(super) finished: Option<Finished>,
     /// `traceparent` and shard of the deliveries. `None`: the watch does not want the event.
     pub(super) delivery: Option<(Option<String>, u16)>,
+}
+
+/// Ends of watches of a group in one transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GroupEnds {
+    pub(super) counts: GroupCounts,
+    /// Time of the last one.
+    pub(super) last_at: Timestamp,
+}
+
+/// An operational event that a command of the transaction has raised.
+#[derive(Debug)]
+pub(super) struct RaisedEvent {
+    pub(super) app: AppNo,
+    pub(super) event_type: EventType,
+    pub(super) observed_at: Timestamp,
+    /// The destination that it is about, which does not receive it.
+    pub(super) about: DestinationId,
+    /// The watch of the delivery that it is about.
+    pub(super) watch: Option<WatchId>,
+    pub(super) body: Vec<u8>,
 }

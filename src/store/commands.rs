@@ -79,12 +79,15 @@ macro_rules! commands {
                     if !items.is_empty() {
                         let requests: Vec<_> = items.iter().map(|item| &item.request).collect();
                         let answers = apply!($kind $apply, batch, &requests);
+                        $crate::store::operational_events::create(batch)?;
                         $crate::store::deliveries::create_deliveries(batch)?;
                         for (item, answer) in items.iter_mut().zip(answers) {
                             item.answer = Some(answer);
                         }
                     }
                 })*
+                $crate::store::groups::settle(batch)?;
+                $crate::store::deliveries::create_deliveries(batch)?;
                 $crate::store::jobs::notify_poller(batch)?;
                 $crate::store::events::append(batch)
             }

@@ -22,6 +22,7 @@
 mod attempts;
 mod body;
 mod downtime;
+mod exhausted;
 pub(super) mod filter;
 mod overdue;
 mod queues;
@@ -137,14 +138,16 @@ impl ReadStore {
 
 fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
     let destination = row.id(4)?;
+    let event_type = row.word(2, EventType::parse)?;
+    let watch = WatchId(row.id(3)?);
     let reason = row.opt_text(6)?;
     let is_saved = row.opt_int(12)?.is_some();
     let address = if is_saved { Column::SAVED_ADDRESS } else { Column::DESTINATION_ADDRESS };
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
-        event_type: row.word(2, EventType::parse)?,
-        watch: WatchId(row.id(3)?),
+        event_type,
+        watch: event_type.is_of_watch().then_some(watch),
         destination: DestinationId(destination),
         status: row.word(5, DeliveryStatus::parse)?,
         reason: reason.as_deref().and_then(Reason::parse),
@@ -240,7 +243,7 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         for (found, n) in destinations {
             let (destination, is_enabled) = match found {
                 Found::Inline(destination) => (destination, true),
-                Found::Saved(no) => match saved.get(&no).filter(|used| used.events.has(event.event_type)) {
+                Found::Saved(no) => match saved.get(&no).filter(|used| admits(used, event.event_type)) {
                     Some(used) => (used.destination.clone(), used.is_enabled),
                     None => continue,
                 },
@@ -272,6 +275,12 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     let messages = created.into_iter().map(|new| DispatcherMessage::Dispatch(Box::new(new.delivery)));
     batch.effects.dispatcher_messages.extend(messages);
     Ok(())
+}
+
+/// Returns whether a saved destination receives a type. The destinations of a group receive its event, whatever types
+/// they name.
+fn admits(used: &UsedDestination, event_type: EventType) -> bool {
+    event_type.is_of_group() || used.events.has(event_type)
 }
 
 /// Reads the saved destinations among those of watches, each once. Without one, nothing is read.
@@ -368,10 +377,10 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
            case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms,
            d.wait_began_at, d.scheduled_at, {DESTINATION}
          from deliveries d
-         join watches w on w.app = d.app and w.id = d.watch
          join events e on e.id = d.event
          join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
          {SAVED_JOIN}
+         left join watches w on w.app = d.app and w.id = d.watch
          left join endings n on n.job = w.job and n.generation = d.raw_generation
          where d.app = $1 and d.id = $2"
     )

@@ -36,7 +36,9 @@
 mod managed;
 mod results;
 mod sweep;
+mod transitions;
 
+use self::transitions::raise_change;
 use super::batch::Batch;
 use super::db::{Result, Row, StoreError, Tx, Where, params};
 use super::idempotency::Outcome;
@@ -47,8 +49,8 @@ use super::rows::{open, read_destination, read_headers, read_saved_queue, to_jso
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     Access, AppNo, Auth, ChannelKind, Destination, DestinationHealth, DestinationId, DisabledReason,
-    DispatcherMessage, EventSet, Id, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo,
-    SignatureForm, Signing, Timestamp, TlsPem, WatchId, format_rate,
+    DispatcherMessage, EventSet, EventType, Id, KeyKind, Masked, NewTls, Rate, SavedAddress,
+    SavedDestination, SavedNo, SignatureForm, Signing, Timestamp, TlsPem, WatchId, format_rate,
 };
 
 pub use self::managed::{ApplyManaged, ManagedChanges, ManagedDestination};
@@ -56,7 +58,7 @@ pub use self::sweep::SweepDestinations;
 
 pub(super) use self::managed::apply_managed;
 pub(super) use self::results::{
-    QueueState, SavedResult, disable_gone, prune_hours, queue_states, record_results,
+    GoneResult, QueueState, SavedResult, disable_gone, error_of, prune_hours, queue_states, record_results,
 };
 pub(super) use self::sweep::sweep_destinations;
 
@@ -314,12 +316,13 @@ impl ReadStore {
     }
 }
 
-/// Examines the newest watches before one that name a saved destination. Returns whether one of them is running, and
+/// Examines the newest watches and groups before one that name a saved destination. Returns whether one of them is running, and
 /// the last one if more remain.
 fn running(tx: &Tx<'_>, app: AppNo, no: SavedNo, before: WatchId) -> Result<(bool, Option<WatchId>)> {
     let found = tx.list(
-        "select wd.watch, case when w.status = 'watching' then 1 else 0 end
-         from watch_destinations wd join watches w on w.app = $1 and w.id = wd.watch
+        "select wd.watch, case when w.status = 'watching' or g.status = 'open' then 1 else 0 end
+         from watch_destinations wd left join watches w on w.app = $1 and w.id = wd.watch
+         left join watch_groups g on g.id = wd.watch
          where wd.saved = $2 and wd.watch < $3 order by wd.watch desc limit $4",
         params![app, no, before, EXAMINED],
         |row| Ok((WatchId(row.id(0)?), row.flag(1)?)),
@@ -596,7 +599,7 @@ pub(super) fn update_destination(
     change.clone().apply_to(&mut destination);
     write(batch, &destination)?;
     match (&change.is_enabled, destination.disabled) {
-        (Change::Set(true), Some(_)) => enable(batch, &destination, false)?,
+        (Change::Set(true), Some(_)) => enable(batch, &destination, false, *now)?,
         (Change::Set(false), None) => disable(batch, &destination, DisabledReason::Manual, *now)?,
         (Change::Set(_) | Change::Kept, _) => changed(batch, &destination, None),
     }
@@ -618,7 +621,7 @@ pub(super) fn enable_destination(
         return Ok(Err(DestinationRefusal::Managed));
     }
     if destination.disabled.is_some() || retry_skipped {
-        enable(batch, &destination, retry_skipped)?;
+        enable(batch, &destination, retry_skipped, now)?;
     }
     let after = find(&batch.tx, &batch.shared.keyring, app, id, now)?;
     Ok(after.ok_or(DestinationRefusal::NotFound))
@@ -661,7 +664,7 @@ pub(super) fn delete_destination(
     if running(&batch.tx, app, no, WatchId(Id::MAX))?.0 {
         return Ok(Err(DestinationRefusal::InUse));
     }
-    disable(batch, &destination, DisabledReason::Manual, now)?;
+    set_disabled(batch, &destination, DisabledReason::Manual, now)?;
     batch.tx.run(
         "update destinations set deleted_at = $1, is_default = 0, headers = null, secret = null, old_secret = null,
            old_secret_expires_at = null, options = null, tls = null, name = null, description = null,
@@ -672,15 +675,24 @@ pub(super) fn delete_destination(
     Ok(Ok(()))
 }
 
-/// Enables a destination. What was not skipped yet stays pending.
-fn enable(batch: &mut Batch<'_>, destination: &SavedDestination, retry_skipped: bool) -> Result<()> {
+/// Enables a destination, which has the reason for which it was disabled. What was not skipped yet stays pending.
+fn enable(
+    batch: &mut Batch<'_>,
+    destination: &SavedDestination,
+    retry_skipped: bool,
+    now: Timestamp,
+) -> Result<()> {
     let sweep = retry_skipped.then_some(sweep::RETRY);
     batch.tx.run(
         "update destinations set disabled_reason = null, disabled_at = null, failing_since = null,
-           failed_attempts = 0, last_error = null, last_error_at = null, sweep = $1, sweep_after = null where no = $2",
+           failed_attempts = 0, last_error = null, last_error_at = null, failed_since = null, failed_error = null,
+           sweep = $1, sweep_after = null where no = $2",
         params![sweep, destination.queue.no],
     )?;
     changed(batch, destination, None);
+    if let Some((reason, since)) = destination.disabled {
+        raise_change(batch, destination, (EventType::DestinationRecovered, now), (reason, Some(since)));
+    }
     if retry_skipped {
         batch.effects.dispatcher_messages.push(DispatcherMessage::SweepDue);
     }
@@ -689,6 +701,20 @@ fn enable(batch: &mut Batch<'_>, destination: &SavedDestination, retry_skipped: 
 
 /// Disables a destination. Its pending deliveries are skipped afterwards.
 fn disable(
+    batch: &mut Batch<'_>,
+    destination: &SavedDestination,
+    reason: DisabledReason,
+    now: Timestamp,
+) -> Result<()> {
+    set_disabled(batch, destination, reason, now)?;
+    if destination.disabled.is_none() {
+        let since = destination.health.failing_since;
+        raise_change(batch, destination, (EventType::DestinationDisabled, now), (reason, since));
+    }
+    Ok(())
+}
+
+fn set_disabled(
     batch: &mut Batch<'_>,
     destination: &SavedDestination,
     reason: DisabledReason,

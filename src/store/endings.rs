@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
+use super::groups;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
 use super::watch_events::{
@@ -321,6 +322,9 @@ fn end_watches<'e>(
     for (change, kind, watch) in ended {
         batch.effects.ended_watches.push(watch.id);
         batch.effects.tally.ended.push(kind.status());
+        if let Some(group) = watch.group {
+            groups::note_end(batch, group, kind.status(), change.at);
+        }
         watch.create_event(batch, kind.event(), 0, change);
     }
     let mut changed = changed.iter();

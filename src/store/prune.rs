@@ -21,6 +21,9 @@
 //! ending is a search in an index by job and generation, and that of observations reads [`READ_OF_JOB`] watches. If
 //! more watches of one generation are left, their observations are deleted later.
 
+mod rows;
+mod without_watch;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -32,6 +35,11 @@ use super::events;
 use super::idempotency;
 use super::operations::expiry::prune_finished;
 use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
+
+use self::rows::{delete_events, delete_part, number_within_rows};
+#[cfg(test)]
+pub(super) use self::without_watch::{EMPTY_GROUPS, OLD_GROUPS, OLD_OPERATIONAL};
+use self::without_watch::{EventPosition, Limits, prune_group_events, prune_groups, prune_operational};
 
 /// Maximum number of watches that are deleted in one transaction.
 const CHUNK: u32 = 100;
@@ -76,15 +84,24 @@ impl Prune {
     }
 }
 
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrunePosition {
+    watch: WatchPosition,
+    operational: EventPosition,
+    groups: EventPosition,
+    empty_groups: EventPosition,
+}
+
 /// The last watch that was examined, in the order of the ends of the watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrunePosition {
+struct WatchPosition {
     ended_at: Timestamp,
     app: AppNo,
     id: WatchId,
 }
 
-impl Default for PrunePosition {
+impl Default for WatchPosition {
     /// Returns the position before all watches.
     fn default() -> Self {
         Self {
@@ -98,7 +115,8 @@ impl Default for PrunePosition {
 /// Result of [`Prune`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// Number of watches, also in part, of stored responses, and of rows of saved destinations that were deleted.
+    /// Number of watches, of events about no watch, also in part, of groups, of stored responses, and of rows of saved
+    /// destinations that were deleted.
     pub count: usize,
     /// Position of the next chunk; `None` if nothing is left.
     pub next: Option<PrunePosition>,
@@ -107,8 +125,9 @@ pub struct Pruned {
 pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let tx = &batch.tx;
     let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR), command.rows)?;
-    let (mut watches_with_events, mut next) = watches_with_old_events(tx, command)?;
-    let whole = number_within_rows(tx, &watches_with_events, command.rows)?;
+    let requested_before = created_before(tx, command.pending_max, command.now)?;
+    let (mut watches_with_events, mut next) = watches_with_old_events(tx, command, requested_before)?;
+    let whole = number_within_rows(tx, watches_with_events.iter().map(|watch| watch.id), command.rows)?;
     let mut parts = 0;
     if whole < watches_with_events.len() {
         if whole == 0 {
@@ -116,15 +135,9 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
             parts = 1;
         }
         watches_with_events.truncate(whole);
-        next = Some(watches_with_events.last().map_or(command.after, OldWatch::position));
+        next = Some(watches_with_events.last().map_or(command.after.watch, OldWatch::position));
     }
-    for sql in [
-        "delete from attempts where delivery in (select id from deliveries where watch = $1)",
-        "delete from deliveries where watch = $1",
-        "delete from events where watch = $1",
-    ] {
-        tx.each(sql, watches_with_events.iter().map(|watch| params![watch.id]))?;
-    }
+    delete_events(tx, &watches_with_events.iter().map(|watch| params![watch.id]))?;
     tx.update_each(
         row_sql!("update watches set pruned = 1" where "app = $1 and id = $2"),
         watches_with_events.iter().map(|watch| params![watch.app, watch.id]),
@@ -144,12 +157,31 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
     let of_destinations = destinations::prune_hours(tx, command.now)? + destinations::prune_deleted(tx)?;
-    let others = prune_finished(tx, command.now, command.rows)?
+    let old = prune_finished(tx, command.now, command.rows)?
         + delete_orphans(tx, command.now, command.chunk())?
         + events::prune_erased(tx, command.events_before, command.rows)?;
-    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations + others;
-    let is_done = count == 0 && next.is_none();
-    Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
+    let limits = Limits {
+        before: command.events_before,
+        requested_before,
+        rows: command.rows,
+        chunk: command.chunk(),
+        examined: command.examined(),
+    };
+    let (operational, next_operational) = prune_operational(tx, &limits, command.after.operational)?;
+    let (group_events, next_groups) = prune_group_events(tx, &limits, command.after.groups)?;
+    let limits = Limits { before: command.watches_before.min(command.events_before), ..limits };
+    let (groups, next_empty) = prune_groups(tx, &limits, command.after.empty_groups)?;
+    let count = responses + watches_with_events.len() + parts + watches.len() + of_destinations;
+    let count = count + operational + group_events + groups + old;
+    let others = [next_operational, next_groups, next_empty];
+    let is_done = count == 0 && next.is_none() && others.iter().all(Option::is_none);
+    let next = PrunePosition {
+        watch: next.unwrap_or(command.after.watch),
+        operational: next_operational.unwrap_or(command.after.operational),
+        groups: next_groups.unwrap_or(command.after.groups),
+        empty_groups: next_empty.unwrap_or(command.after.empty_groups),
+    };
+    Ok(Pruned { count, next: (!is_done).then_some(next) })
 }
 
 /// Deletes the oldest of the stored responses from before this time, at most so many. Returns their number.
@@ -162,38 +194,6 @@ fn delete_responses(tx: &Tx<'_>, before: Timestamp, rows: u32) -> Result<usize> 
     )
 }
 
-/// Returns how many of the watches, from the first on, have no more than `rows` events, deliveries and attempts.
-fn number_within_rows(tx: &Tx<'_>, watches: &[OldWatch], rows: u32) -> Result<usize> {
-    let most = i64::from(rows) + 1;
-    let counts = tx.ones(
-        "select (select count(*) from (
-             select 1 from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2) x)
-           + (select count(*) from (select 1 from deliveries where watch = $1 limit $2) y)
-           + (select count(*) from (select 1 from events where watch = $1 limit $2) z)",
-        watches.iter().map(|watch| params![watch.id, most]),
-        |row| row.int(0),
-    )?;
-    let total = counts.iter().scan(0_i64, |total, count| {
-        *total = total.saturating_add(*count);
-        Some(*total)
-    });
-    Ok(total.take_while(|total| *total < most).count())
-}
-
-/// Deletes `rows` rows of a watch that has more: attempts before their deliveries, and these before the events.
-fn delete_part(tx: &Tx<'_>, watch: Id, rows: u32) -> Result<()> {
-    let mut left = rows as usize;
-    for sql in [
-        "delete from attempts where (delivery, n) in (
-           select a.delivery, a.n from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2)",
-        "delete from deliveries where (app, id) in (select app, id from deliveries where watch = $1 limit $2)",
-        "delete from events where id in (select id from events where watch = $1 limit $2)",
-    ] {
-        left = left.saturating_sub(tx.run(sql, params![watch, i64::try_from(left).unwrap_or(i64::MAX)])?);
-    }
-    Ok(())
-}
-
 /// A watch that is deleted.
 pub(super) struct OldWatch {
     pub(super) app: AppNo,
@@ -204,8 +204,8 @@ pub(super) struct OldWatch {
 }
 
 impl OldWatch {
-    fn position(&self) -> PrunePosition {
-        PrunePosition { ended_at: self.ended_at, app: self.app, id: WatchId(self.id) }
+    fn position(&self) -> WatchPosition {
+        WatchPosition { ended_at: self.ended_at, app: self.app, id: WatchId(self.id) }
     }
 }
 
@@ -311,9 +311,12 @@ pub(super) const OLD: &str = "select app, id, job, generation, ended_at, case wh
   order by ended_at, app, id limit $6";
 
 /// Returns the next watches whose events are deleted, and the position after them if more may remain.
-fn watches_with_old_events(tx: &Tx<'_>, command: &Prune) -> Result<(Vec<OldWatch>, Option<PrunePosition>)> {
-    let requested_before = created_before(tx, command.pending_max, command.now)?;
-    let PrunePosition { ended_at, app, id } = command.after;
+fn watches_with_old_events(
+    tx: &Tx<'_>,
+    command: &Prune,
+    requested_before: Timestamp,
+) -> Result<(Vec<OldWatch>, Option<WatchPosition>)> {
+    let WatchPosition { ended_at, app, id } = command.after.watch;
     let found = tx.list(
         OLD,
         params![requested_before, command.events_before, ended_at, app, id, command.examined()],

@@ -56,6 +56,8 @@ pub(super) struct Shared {
     pub(super) dispatcher_messages: Arc<Mailbox<DispatcherMessage>>,
     /// Requests to continue operations.
     pub(super) operations: Arc<WorkSignal>,
+    /// Expiries of new groups, for their timer.
+    pub(super) group_expiries: Arc<Mailbox<Timestamp>>,
     /// Apps and keys. Every request and every attempt reads them.
     pub(super) tenants: RwLock<TenantCache>,
     /// Counters of the process.
@@ -144,6 +146,11 @@ impl ReadStore {
     /// Requests to continue operations.
     pub fn operations_due(&self) -> Arc<WorkSignal> {
         Arc::clone(&self.shared.operations)
+    }
+
+    /// Expiries of new groups.
+    pub fn group_expiries(&self) -> Arc<Mailbox<Timestamp>> {
+        Arc::clone(&self.shared.group_expiries)
     }
 
     /// URL of the API as clients see it, without a slash at its end.

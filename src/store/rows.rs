@@ -202,6 +202,8 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         "select id from destinations",
         "select id from operations",
         "select before from operations",
+        "select id from operational_events order by id desc limit 1",
+        "select id from watch_groups order by id desc limit 1",
     ] {
         for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
             let broken = |_| StoreError::Inconsistent("an id is not 16 bytes".to_owned());

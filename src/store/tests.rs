@@ -293,6 +293,9 @@ fn a_page_of_old_or_waiting_rows_begins_at_its_position() {
     let db = in_memory();
     let table = [
         (prune::OLD, "watches_ended (pruned=? AND (ended_at,app,id)>(?,?,?)"),
+        (prune::OLD_GROUPS, "watch_groups_ended (pruned=? AND (ended_at,id)>(?,?)"),
+        (prune::EMPTY_GROUPS, "watch_groups_ended (pruned=? AND (ended_at,id)>(?,?)"),
+        (prune::OLD_OPERATIONAL, "operational_events_age ((created_at,id)>(?,?)"),
         (deliveries::WAITING, "deliveries_waiting ((queue,is_retry,next_attempt_at,app,id)>(?,?,?,?,?))"),
     ];
     for (sql, expected) in table {

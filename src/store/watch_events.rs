@@ -16,8 +16,8 @@ use std::sync::Arc;
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Value, params};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, Finished, Id, JobError, JobName, JobNo, Observation,
-    Payload, Timestamp, WatchId,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, GroupNo, Id, JobError, JobName, JobNo,
+    Observation, Payload, Timestamp, WatchId,
 };
 use crate::events::{EventBody, Labels};
 
@@ -48,6 +48,7 @@ pub(super) struct WatchToNotify {
     pub(super) progress: u32,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
+    pub(super) group: Option<GroupNo>,
 }
 
 /// A change of a job, and the watches that this transaction notifies of it.
@@ -87,6 +88,7 @@ impl WatchToNotify {
             expires_at: row.time(8)?,
             name: row.opt_text(9)?,
             reference: row.opt_text(10)?,
+            group: row.opt_int(11)?.map(GroupNo),
         })
     }
 
@@ -136,7 +138,8 @@ impl WatchToNotify {
 }
 
 const WATCH: &str =
-    "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference
+    "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference,
+       watch_group
      from watches";
 
 /// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. `which` is
@@ -298,6 +301,7 @@ mod tests {
                 progress: 0,
                 created_at: Timestamp::default(),
                 expires_at: Timestamp::default(),
+                group: None,
             }
         };
         (0..count).map(watch).collect()

@@ -21,6 +21,7 @@ use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
 use super::destinations::{self, Change};
+use super::groups;
 use super::idempotency::Results;
 use super::jobs::NotFound;
 use super::lists::{Fitting, ListPage, Remaining};
@@ -30,8 +31,8 @@ use super::rows::{
 };
 use super::sealing::Keyring;
 use crate::domain::{
-    AppNo, DeliveryId, DeliveryStatus, Destination, EventSet, JobNo, LatestDelivery, Reason, Timestamp,
-    Watch, WatchId, WatchStatus,
+    AppNo, DeliveryId, DeliveryStatus, Destination, EventSet, GroupNo, JobNo, LatestDelivery, Reason,
+    Timestamp, Watch, WatchId, WatchStatus,
 };
 
 pub use self::filter::WatchFilter;
@@ -166,7 +167,8 @@ pub(super) const SELECT: &str =
     coalesce((select coalesce(e.refreshed, e.seen) from endings e
               where e.job = w.job and e.generation >= w.generation
                 and w.status in ('completed', 'failed', 'cancelled', 'not_found')
-              order by e.generation limit 1), j.seen), w.name, w.reference
+              order by e.generation limit 1), j.seen), w.name, w.reference,
+    (select g.name from watch_groups g where g.no = w.watch_group)
   from watches w join jobs j on j.no = w.job";
 
 fn read_watch(row: &Row<'_>) -> Result<Watch> {
@@ -175,6 +177,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         status: row.word(1, WatchStatus::parse)?,
         events: EventSet(row.int(2)?),
         metadata: row.opt_text(3)?,
+        group: row.opt_text(13)?,
         created_at: row.time(4)?,
         ended_at: row.opt_time(5)?,
         expires_at: row.time(6)?,
@@ -342,11 +345,11 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
 /// Stops watches. Returns for each whether it exists.
 pub(super) fn stop(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<bool>> {
     let jobs = batch.tx.fetch(
-        "select job from watches where app = $1 and id = $2",
+        "select job, watch_group from watches where app = $1 and id = $2",
         commands.iter().map(|command| params![command.app, command.watch]),
-        |row| Ok(JobNo(row.int(0)?)),
+        |row| Ok((JobNo(row.int(0)?), row.opt_int(1)?.map(GroupNo))),
     )?;
-    let known: Vec<(&StopWatch, JobNo)> =
+    let known: Vec<(&StopWatch, (JobNo, Option<GroupNo>))> =
         commands.iter().zip(&jobs).filter_map(|(command, job)| Some((*command, *job.first()?))).collect();
     let stopped = batch.tx.update_each(
         row_sql!(
@@ -356,10 +359,13 @@ pub(super) fn stop(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec
         known.iter().map(|(command, _)| params![command.now, command.app, command.watch]),
     )?;
     deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;
-    for ((command, job), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
+    for ((command, (job, group)), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
         *batch.changed_jobs.entry(*job).or_default() += 1;
         batch.effects.ended_watches.push(command.watch);
         batch.effects.tally.ended.push(WatchStatus::Stopped);
+        if let Some(group) = group {
+            groups::note_end(batch, *group, WatchStatus::Stopped, command.now);
+        }
     }
     Ok(jobs.iter().map(|job| !job.is_empty()).collect())
 }

@@ -100,6 +100,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /v1/operations/{id}", "an_operation_is_shown_for_a_day"),
     ("POST /v1/watches/{id}/poll", "a_poll_of_an_ended_job_refreshes_only_its_outputs"),
     ("GET /v1/watches/{id}/timeline", "a_timeline_lists_what_happened_in_order"),
+    ("GET /v1/groups/{id}", "a_group_is_completed_once_when_all_its_watches_have_ended"),
     ("GET /v1/events", "events_are_listed_oldest_first_by_type_and_after_an_event"),
     ("GET /v1/events/{id}", "an_event_by_id_equals_the_event_in_the_feed"),
     ("GET /v1/events/stream", "last_event_id_resumes_a_stream_without_gap_or_duplicate"),

@@ -206,7 +206,7 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     let deliveries =
         fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 10).await.expect("read").rows;
     let statuses = |job: &str| {
-        let of_job = deliveries.iter().rev().filter(|delivery| delivery.watch == watch(job).id);
+        let of_job = deliveries.iter().rev().filter(|delivery| delivery.watch == Some(watch(job).id));
         of_job.map(|one| (one.event_type.as_str(), one.status, one.reason)).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -377,10 +377,25 @@ async fn saved_destinations_of_the_previous_version_are_read() {
     assert_eq!(fixture.store.tls_identity(fixture.app, found.queue.no).await.expect("read"), None);
 }
 
+#[tokio::test]
+async fn watches_of_the_previous_release_belong_to_no_group() {
+    let (folder, location) = previous_release();
+    let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read").rows;
+    assert!(!watches.is_empty() && watches.iter().all(|watch| watch.group.is_none()));
+    assert_eq!((fixture.count("watch_groups"), fixture.count("operational_events")), (0, 0));
+    assert_eq!(fixture.store.next_group_expiry().await.expect("read"), None);
+    // Its events and deliveries are about watches.
+    assert!(fixture.events().await.iter().all(|event| event.is_of_watch()));
+    let deliveries = fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 100).await;
+    assert!(deliveries.expect("read").rows.iter().all(|delivery| delivery.watch.is_some()));
+}
+
 crate::postgres::on_postgres_too! {
     watches_of_the_previous_release_have_no_name_or_reference,
     watches_of_the_previous_release_can_be_erased,
     saved_destinations_of_the_previous_version_are_read,
+    watches_of_the_previous_release_belong_to_no_group,
     destinations_of_the_previous_release_stay_inline,
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,

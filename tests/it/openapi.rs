@@ -195,7 +195,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
     };
     let fields = |file: &str| {
         found(
-            r#"fields\s*\.(?:take|take_nullable|text|required_text|word|parsed|duration|time|list|boolean)\(\s*"(\w+)""#,
+            r#"fields\s*\.(?:take|take_nullable|text|required_text|word|parsed|duration|time|list|boolean|integer)\(\s*"(\w+)""#,
             &read(file),
         )
     };
@@ -230,6 +230,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
     let destinations = destinations.chain(access);
     let all: BTreeSet<String> = fields("src/api/register.rs").into_iter().chain(destinations).collect();
     assert_eq!(all, registration);
+    assert_eq!(fields("src/api/groups.rs"), schema("GroupOfWatch"));
     assert_eq!(fields("src/api/batch.rs"), schema("Batch"));
     assert_eq!(fields("src/api/watches.rs"), schema("Amendment"));
     let filters =

@@ -77,6 +77,14 @@ async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
         });
         t.as_key(key, "POST", "/v1/watches", &body.to_string()).await.expect(201);
     }
+    let group = json!({ "id": "all", "size": 1, "notify": [t.receiver.url("/hooks")] });
+    t.as_key(key, "POST", "/v1/watches", &json!({ "jobId": "job_completed", "group": group }).to_string())
+        .await
+        .expect(201);
+    let group = json!({ "id": "some", "size": 2, "expiresIn": "1m", "notify": [t.receiver.url("/hooks")] });
+    t.as_key(key, "POST", "/v1/watches", &json!({ "jobId": "job_completed", "group": group }).to_string())
+        .await
+        .expect(201);
     t.pass(minutes(1)).await;
     t.provider.processing("job_running", 60);
     t.pass(minutes(6)).await;
@@ -153,6 +161,12 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     e.get("showWatch", &watch).await;
     e.get("listWatches", "/v1/watches").await;
     e.get("showTimeline", &format!("{watch}/timeline")).await;
+    let group = json!({ "id": "batch-7", "size": 2, "notify": [t.receiver.url("/hooks")] });
+    t.provider.processing("job_of_group", 1);
+    let member = json!({ "jobId": "job_of_group", "group": group }).to_string();
+    let member = t.as_key(&key, "POST", "/v1/watches", &member).await.expect(201);
+    e.get("showGroup", "/v1/groups/batch-7").await;
+    t.as_key(&key, "DELETE", &format!("/v1/watches/{}", id(&member)), "").await.expect(200);
     e.get("listEvents", "/v1/events").await;
     e.get("showEvent", &format!("/v1/events/{}", event.id)).await;
     let deliveries = e.get("listDeliveries", "/v1/deliveries").await;

@@ -14,8 +14,8 @@ mod watching;
 
 use ringback::domain::{
     AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, DispatcherMessage,
-    EndingKind, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, NextStep, Observation,
-    Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
+    EndingKind, EventList, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, NextStep,
+    Observation, Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
     After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, EventFilter, IdempotencyKey,
@@ -113,6 +113,7 @@ impl StoreFixture {
             },
             traceparent: None,
             destinations: vec![self.destination("a.example")],
+            group: None,
             created_at: START,
         }
     }
@@ -134,7 +135,7 @@ impl StoreFixture {
     /// Returns a watch that also notifies of progress.
     pub fn follower(&self, job_id: &str) -> NewWatch {
         let mut watch = self.watch(job_id);
-        assert!(watch.events.add("job.*"));
+        assert!(watch.events.add("job.*", EventList::OfWatch));
         watch.terms.wants_progress = true;
         watch
     }
@@ -223,9 +224,9 @@ impl StoreFixture {
     pub async fn record(&self, send: &PendingDelivery, after: NextStep) {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
-        let (app, manual) = (self.app, send.manual);
-        let record =
-            RecordAttempt { app, delivery: send.id, manual, before, attempt: attempt(), after, saved: None };
+        let (app, delivery, event_type, manual) = (self.app, send.id, send.event_type, send.manual);
+        let (attempt, saved) = (attempt(), None);
+        let record = RecordAttempt { app, delivery, event_type, manual, before, attempt, after, saved };
         self.store.record_attempt(record).await.expect("recorded");
     }
 

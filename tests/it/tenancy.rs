@@ -25,6 +25,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("POST", "/v1/watches/stop", Some(Scope::Write)),
     ("GET", "/v1/operations/{id}", Some(Scope::Read)),
     ("GET", "/v1/watches/{id}/timeline", Some(Scope::Read)),
+    ("GET", "/v1/groups/{id}", Some(Scope::Read)),
     ("GET", "/v1/events", Some(Scope::Read)),
     ("GET", "/v1/events/{id}", Some(Scope::Read)),
     ("GET", "/v1/events/stream", Some(Scope::Read)),
@@ -132,6 +133,7 @@ async fn every_route_requires_the_documented_scope() {
 fn unknown_id(kind: &str) -> &'static str {
     match kind {
         "watches" => "watch_00000000000000000000000000",
+        "groups" => "no-such-group",
         "events" => "evt_00000000000000000000000000",
         "deliveries" => "dlv_00000000000000000000000000",
         "destinations" => "dst_00000000000000000000000000",
@@ -166,6 +168,7 @@ const UNREACHABLE: &str = "http://127.0.0.1:1/";
 
 const METADATA: &str = "other-tenant-metadata";
 const HEADER: &str = "other-tenant-header";
+const GROUP: &str = "other-tenant-group";
 const IDEMPOTENCY_KEY: (&str, &str) = ("idempotency-key", "other-tenant-key");
 
 impl Other {
@@ -189,7 +192,7 @@ impl Other {
             &tenant.key,
             "POST",
             "/v1/watches",
-            r#"{"jobId": "job_other2", "notify": [], "events": ["job.*"]}"#,
+            r#"{"jobId": "job_other2", "group": {"id": "other-tenant-group", "size": 1}, "events": ["job.*"]}"#,
         )
         .await
         .expect(201);
@@ -259,6 +262,7 @@ impl Other {
     fn name(&self, kind: &str) -> String {
         match kind {
             "watches" => &self.watch,
+            "groups" => return GROUP.to_owned(),
             "events" => &self.event,
             "deliveries" => &self.delivery,
             "destinations" => &self.saved,

@@ -79,6 +79,7 @@ problem_codes! {
         TooLarge PAYLOAD_TOO_LARGE "too_large" "The body, or one item of a batch, exceeds its maximum size."
         UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not `application/json`, or it is compressed."
         InvalidRequest UNPROCESSABLE_ENTITY "invalid_request" "Fields, parameters or headers are invalid; `errors` lists each."
+        GroupMismatch UNPROCESSABLE_ENTITY "group_mismatch" "The registration does not fit the group that it names; `errors` names the field."
         IdempotencyConflict UNPROCESSABLE_ENTITY "idempotency_conflict" "The `Idempotency-Key` was used with another body."
         RateLimited TOO_MANY_REQUESTS "rate_limited" "The app has used up the rate of this operation; `Retry-After` says when the next request is possible."
         Internal INTERNAL_SERVER_ERROR "internal_error" "An error in the server; its log has the details."
@@ -128,6 +129,7 @@ codes! {
         NotAllowedRecipient "not_allowed_recipient" "The operator does not allow mail to this address."
         ChannelNotConfigured "channel_not_configured" "The operator has not configured this channel."
         InvalidHeader "invalid_header" "The header's name or value cannot be sent."
+        GroupMismatch "group_mismatch" "The value differs from that of the group, or the group takes no more watches."
         InvalidSecret "invalid_secret" "The signing secret is not `whsec_` and the base64 of 24 to 64 bytes."
     }
 }

@@ -52,6 +52,27 @@ fn ordinary(event: EventType) -> Value {
     if event == EventType::Test {
         return json!({ "message": "This is a test.", "destinationId": null });
     }
+    if event == EventType::DeliveryExhausted {
+        return json!({
+            "deliveryId": "dlv_01m84xd4qp4xh12deasf0np000", "destinationId": "dst_01m84xcqq61hcfr06f3pqac000",
+            "watchId": "watch_01m84xcqq61hcfr06f3pqac001", "jobId": "job_abc123def456",
+            "eventType": "job.completed", "attemptCount": 10, "lastError": "timeout: no answer within 20 s",
+        });
+    }
+    if event.is_of_group() {
+        return json!({
+            "groupId": "batch-7", "size": 100, "registered": 100,
+            "counts": { "watching": 0, "completed": 97, "failed": 2, "cancelled": 0, "not_found": 1, "expired": 0,
+                        "stopped": 0 },
+            "watches": ["watch_01m84xcqq61hcfr06f3pqac001"],
+        });
+    }
+    if event.is_operational() {
+        return json!({
+            "destinationId": "dst_01m84xcqq61hcfr06f3pqac009", "name": "billing", "reason": "failing",
+            "since": "2026-02-13T15:02:31.120Z", "lastError": "HTTP 500",
+        });
+    }
     let url = |file: &str| format!("https://cdn.muvi.video/outputs/job_abc123def456/{file}");
     let output = |n: u8| {
         json!({ "url": url(&format!("output_{n}.mp4")), "type": "video",
@@ -71,7 +92,14 @@ fn ordinary(event: EventType) -> Value {
                            ended; last error: HTTP 503";
             ("processing", 80, Some(("deadline", message)))
         }
-        EventType::JobProcessing | EventType::JobProgress | EventType::Test => ("processing", 30, None),
+        EventType::JobProcessing
+        | EventType::JobProgress
+        | EventType::Test
+        | EventType::DestinationDisabled
+        | EventType::DestinationRecovered
+        | EventType::DeliveryExhausted
+        | EventType::GroupCompleted
+        | EventType::GroupExpired => ("processing", 30, None),
     };
     let error = error.map(|(code, message)| json!({ "code": code, "message": message }));
     let done = event == EventType::JobCompleted;
@@ -142,8 +170,8 @@ fn hostile() -> Value {
     let output = json!({ "url": format!("javascript:alert(1){HOSTILE}"), "type": HOSTILE,
                          "thumbnail": format!("https://a.example/\"><img src=x>{HOSTILE}"), "posterImage": "data:x" });
     json!({
-        "message": long, "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "name": HOSTILE, "reference": long,
-        "status": HOSTILE, "rawStatus": long,
+        "message": long, "groupId": HOSTILE, "counts": { HOSTILE: 7 }, "destinationId": HOSTILE, "name": HOSTILE, "reason": HOSTILE, "since": HOSTILE,
+        "lastError": long, "deliveryId": HOSTILE, "eventType": HOSTILE, "attemptCount": 1, "watchId": HOSTILE, "reference": long, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
         "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 30],
         "error": { "code": HOSTILE, "message": format!("{HOSTILE}\n.\n{long}") }, "createdAt": HOSTILE,
         "completedAt": "9999-12-31T23:59:59.999Z", "metadata": fields,

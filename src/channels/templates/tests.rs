@@ -67,6 +67,15 @@ fn renderings_of_missing_and_hostile_values() {
 }
 
 #[test]
+fn renderings_of_events_about_no_job() {
+    let without_html = [&email::SUBJECT, &email::TEXT, &slack::MESSAGE];
+    compare("destination.disabled", &WITH_SNAPSHOTS);
+    compare("destination.recovered", &without_html);
+    compare("delivery.exhausted", &without_html);
+    compare("group.completed", &without_html);
+}
+
+#[test]
 fn no_hostile_value_becomes_markup() {
     let html = embedded().render(&email::HTML, &sample("job.completed, hostile")).unwrap();
     for markup in ["<script", "<img src=x", "href=\"javascript", "\" onload=", "\u{202e}"] {

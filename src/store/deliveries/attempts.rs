@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, RowSql, Value, params, row_sql};
-use super::super::destinations::{self, SavedResult};
+use super::super::destinations::{self, GoneResult, SavedResult};
 use super::super::rows::to_json;
+use super::exhausted::{Failing, raise_exhausted};
 use super::{skip, skip_sql};
 use crate::domain::{
-    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, SavedNo, Timestamp, WatchId,
+    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, EventType, NextStep, Reason, SavedNo, Timestamp,
+    WatchId,
 };
 
 /// Records an attempt and the next step of its delivery.
@@ -18,6 +20,8 @@ pub struct RecordAttempt {
     pub app: AppNo,
     /// The delivery.
     pub delivery: DeliveryId,
+    /// Type of its event.
+    pub event_type: EventType,
     /// Whether the attempt was a manual retry.
     pub manual: bool,
     /// Number of earlier attempts.
@@ -83,6 +87,7 @@ pub fn postpone_delivery(batch: &mut Batch<'_>, commands: &[&PostponeDelivery]) 
 }
 
 pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<Vec<()>> {
+    raise_last_attempts(batch, commands)?;
     let applied = update_deliveries(batch, commands)?;
     let headers = |command: &&RecordAttempt| {
         (to_json(&command.attempt.request_headers), to_json(&command.attempt.response_headers))
@@ -103,10 +108,30 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
     let results = applied.iter().filter_map(|command| {
         let (no, queue) = command.saved.as_ref()?;
         let is_success = command.after == NextStep::Succeeded;
-        Some(SavedResult { no: *no, queue, attempt: &command.attempt, is_success })
+        let is_of_watch = command.event_type.is_of_watch();
+        let (is_exhausted, attempt) = (is_exhausted(command), &command.attempt);
+        Some(SavedResult { no: *no, queue, attempt, is_success, is_exhausted, is_of_watch })
     });
     destinations::record_results(batch, &results.collect::<Vec<_>>())?;
     Ok(vec![(); commands.len()])
+}
+
+/// Returns whether the attempt was the last one of a delivery whose destination may accept others.
+fn is_exhausted(command: &RecordAttempt) -> bool {
+    matches!(command.after, NextStep::Failed(Reason::Exhausted | Reason::Refused))
+}
+
+/// Raises an event for each delivery that fails with its last attempt.
+fn raise_last_attempts(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<()> {
+    let failing = |command: &&&RecordAttempt| is_exhausted(command) && command.event_type.is_of_watch();
+    let failing = commands.iter().filter(failing).map(|command| Failing {
+        app: command.app,
+        id: command.delivery,
+        attempts: command.before,
+        attempt: Some(&command.attempt),
+        at: command.attempt.at,
+    });
+    raise_exhausted(batch, &failing.collect::<Vec<_>>())
 }
 
 /// Updates the deliveries, one statement for each next step. Returns the commands whose delivery exists and whose
@@ -189,7 +214,8 @@ fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
         failed.iter().copied().filter(|command| command.after == NextStep::Failed(Reason::Gone)).collect();
     let saved = gone.iter().filter_map(|command| {
         let (no, queue) = command.saved.as_ref()?;
-        Some((*no, (queue.as_str(), command.attempt.at)))
+        let is_of_watch = command.event_type.is_of_watch();
+        Some((*no, GoneResult { queue, attempt: &command.attempt, is_of_watch }))
     });
     destinations::disable_gone(batch, &saved.collect())?;
     let inline: Vec<&RecordAttempt> =

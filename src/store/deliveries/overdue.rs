@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::super::batch::Batch;
 use super::super::db::{Result, params, row_sql};
 use super::downtime::{created_before, forget_interruptions};
+use super::exhausted::{Failing, raise_exhausted};
 use crate::domain::{AppNo, ChannelKind, DeliveryId, Id, Reason, Timestamp};
 
 /// Maximum number of deliveries that are ended in one transaction.
@@ -72,10 +73,15 @@ pub fn end_overdue(batch: &mut Batch<'_>, command: &EndOverdue) -> Result<EndedO
         return Ok(EndedOverdue { count: 0, next });
     };
     let found = batch.tx.list(
-        &format!("select d.id, wd.channel {overdue} $4"),
+        &format!("select d.id, wd.channel, d.attempts {overdue} $4"),
         params![app, least, before, CHUNK],
-        |row| Ok((DeliveryId(row.id(0)?), row.word(1, ChannelKind::parse)?)),
+        |row| Ok((DeliveryId(row.id(0)?), row.word(1, ChannelKind::parse)?, row.count(2)?)),
     )?;
+    let failing = found.iter().map(|(id, _, attempts)| {
+        let (app, id, attempts, at) = (app, *id, *attempts, command.now);
+        Failing { app, id, attempts, attempt: None, at }
+    });
+    raise_exhausted(batch, &failing.collect::<Vec<_>>())?;
     let reason = Reason::Exhausted;
     batch.tx.update_each(
         row_sql!(
@@ -83,8 +89,8 @@ pub fn end_overdue(batch: &mut Batch<'_>, command: &EndOverdue) -> Result<EndedO
                is_manual = 0"
             where "app = $2 and id = $3"
         ),
-        found.iter().map(|(id, _)| params![reason, app, id]),
+        found.iter().map(|(id, ..)| params![reason, app, id]),
     )?;
-    batch.effects.tally.overdue.extend(found.iter().map(|(_, channel)| *channel));
+    batch.effects.tally.overdue.extend(found.iter().map(|(_, channel, _)| *channel));
     Ok(EndedOverdue { count: found.len(), next: Some(app) })
 }

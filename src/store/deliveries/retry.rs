@@ -34,7 +34,7 @@ pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome
     let found = batch.tx.find(
         "select case when w.status = 'stopped' or d.reason = 'stopped' then 1 else 0 end,
            case when s.disabled_reason is null then 0 else 1 end
-         from deliveries d join watches w on w.app = d.app and w.id = d.watch
+         from deliveries d left join watches w on w.app = d.app and w.id = d.watch
          join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
          left join destinations s on s.no = wd.saved where d.app = $1 and d.id = $2",
         params![app, id],

@@ -67,13 +67,15 @@ pub fn apply_managed(batch: &mut Batch<'_>, command: &ApplyManaged) -> Result<Ma
             continue;
         };
         let before = known.remove(index);
-        let after = SavedDestination { id: before.id, created_at: before.created_at, ..new.clone() };
+        let SavedDestination { id, created_at, disabled, .. } = before;
+        let after =
+            SavedDestination { id, created_at, disabled, health: before.health.clone(), ..new.clone() };
         let after =
             SavedDestination { queue: SavedQueue { no: before.queue.no, ..after.queue.clone() }, ..after };
         write(batch, &after)?;
         match before.disabled {
             Some((DisabledReason::Manual | DisabledReason::Unmanaged, _)) if *is_enabled => {
-                enable(batch, &after, false)?;
+                enable(batch, &after, false, command.now)?;
             }
             Some((DisabledReason::Unmanaged, _)) | None if !is_enabled => {
                 disable(batch, &after, DisabledReason::Manual, command.now)?;

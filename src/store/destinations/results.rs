@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
 use super::sweep;
+use super::transitions::{Transition, note_exhausted, raise_transitions, recover};
 use crate::domain::{
-    Attempt, DestinationId, DisabledReason, DispatcherMessage, FAILING_AFTER, FAILING_ATTEMPTS, SavedNo,
-    Timestamp, duration_bucket,
+    Attempt, DestinationId, DisabledReason, DispatcherMessage, EventType, FAILING_AFTER, FAILING_ATTEMPTS,
+    SavedNo, Timestamp, duration_bucket,
 };
 
 /// Length of an hour.
@@ -34,12 +35,33 @@ pub struct SavedResult<'a> {
     pub attempt: &'a Attempt,
     /// Whether it succeeded.
     pub is_success: bool,
+    /// Whether it was the last attempt of its delivery.
+    pub is_exhausted: bool,
+    /// Whether it delivers an event of a watch. Other attempts raise no event.
+    pub is_of_watch: bool,
+}
+
+/// An attempt that shows that a saved destination accepts nothing any more.
+#[derive(Clone, Copy, Debug)]
+pub struct GoneResult<'a> {
+    /// Name of its queue.
+    pub queue: &'a str,
+    /// The attempt.
+    pub attempt: &'a Attempt,
+    /// Whether it delivers an event of a watch.
+    pub is_of_watch: bool,
 }
 
 /// What the attempts of one transaction show about one destination.
 struct Summary<'a> {
     queue: &'a str,
     has_success: bool,
+    /// Time of the last success that delivers an event of a watch.
+    recovered_at: Option<Timestamp>,
+    /// Last attempts of deliveries of watches that failed, before and after that success: the last of each.
+    exhausted: [Option<&'a Attempt>; 2],
+    /// Whether a failure after the last success belongs to an event of a watch.
+    is_of_watch: bool,
     /// Number of failures after the last success, with the time of the first and of the last, and the last error.
     failures: u32,
     first: Timestamp,
@@ -53,7 +75,8 @@ fn hour_of(at: Timestamp) -> i64 {
     at.millis() - at.millis().rem_euclid(hour)
 }
 
-fn error_of(attempt: &Attempt) -> String {
+/// Returns the error of an attempt, or else its HTTP status.
+pub fn error_of(attempt: &Attempt) -> String {
     let status = || attempt.status_code.map(|status| format!("HTTP {status}")).unwrap_or_default();
     let error = attempt.error.clone().unwrap_or_else(status);
     match error.char_indices().nth(ERROR_MAX) {
@@ -72,12 +95,15 @@ pub fn record_results(batch: &mut Batch<'_>, results: &[SavedResult<'_>]) -> Res
     let mut summaries: BTreeMap<SavedNo, Summary<'_>> = BTreeMap::new();
     let mut by_time: Vec<&SavedResult<'_>> = results.iter().collect();
     by_time.sort_by_key(|result| result.attempt.at);
-    for SavedResult { no, queue, attempt, is_success } in by_time {
+    for SavedResult { no, queue, attempt, is_success, is_exhausted, is_of_watch } in by_time {
         let (succeeded, failed) =
             counts.entry((*no, hour_of(attempt.at), duration_bucket(attempt.duration_ms))).or_default();
         let summary = summaries.entry(*no).or_insert_with(|| Summary {
             queue,
             has_success: false,
+            recovered_at: None,
+            exhausted: [None; 2],
+            is_of_watch: false,
             failures: 0,
             first: attempt.at,
             last: attempt.at,
@@ -85,7 +111,11 @@ pub fn record_results(batch: &mut Batch<'_>, results: &[SavedResult<'_>]) -> Res
         });
         if *is_success {
             *succeeded += 1;
-            (summary.has_success, summary.failures) = (true, 0);
+            (summary.has_success, summary.failures, summary.is_of_watch) = (true, 0, false);
+            if *is_of_watch {
+                summary.recovered_at = Some(attempt.at);
+                summary.exhausted = [summary.exhausted[1].take().or(summary.exhausted[0]), None];
+            }
         } else {
             *failed += 1;
             if summary.failures == 0 {
@@ -93,6 +123,10 @@ pub fn record_results(batch: &mut Batch<'_>, results: &[SavedResult<'_>]) -> Res
             }
             summary.failures += 1;
             (summary.last, summary.error) = (attempt.at, error_of(attempt));
+            summary.is_of_watch |= is_of_watch;
+            if *is_exhausted && *is_of_watch {
+                summary.exhausted[1] = Some(*attempt);
+            }
         }
     }
     batch.tx.insert_each(
@@ -107,18 +141,41 @@ pub fn record_results(batch: &mut Batch<'_>, results: &[SavedResult<'_>]) -> Res
             .iter()
             .map(|((no, hour, bucket), (succeeded, failed))| params![no, hour, bucket, succeeded, failed]),
     )?;
+    note_successes(batch, &summaries)?;
     note_failures(batch, &summaries)
 }
 
-fn note_failures(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'_>>) -> Result<()> {
-    batch.tx.update_each(
+/// Ends the series of failures of the destinations to which an attempt has succeeded.
+fn note_successes(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'_>>) -> Result<()> {
+    note_exhausted(batch, &exhausted(summaries, 0))?;
+    let succeeded = || summaries.iter().filter(|(_, summary)| summary.has_success);
+    let changed = batch.tx.update_each(
         row_sql!(
             "update destinations set failing_since = null, failed_attempts = 0, last_error = null,
                last_error_at = null"
-            where "no = $1 and failed_attempts > 0"
+            where "no = $1 and (failed_attempts > 0 or failed_since is not null)"
         ),
-        summaries.iter().filter(|(_, summary)| summary.has_success).map(|(no, _)| params![no]),
+        succeeded().map(|(no, _)| params![no]),
     )?;
+    let changed = succeeded().zip(changed).filter(|(_, changed)| *changed > 0);
+    let of_watches = changed.filter_map(|((no, summary), _)| Some((*no, summary.recovered_at?)));
+    recover(batch, &of_watches.collect::<Vec<_>>())
+}
+
+/// Returns the destinations with deliveries of watches that failed for good, before (0) or after (1) the last success.
+fn exhausted<'a>(
+    summaries: &BTreeMap<SavedNo, Summary<'a>>,
+    place: usize,
+) -> Vec<(SavedNo, &'a Attempt, String)> {
+    let of_summary = |(no, summary): (&SavedNo, &Summary<'a>)| {
+        let attempt = summary.exhausted[place]?;
+        Some((*no, attempt, error_of(attempt)))
+    };
+    summaries.iter().filter_map(of_summary).collect()
+}
+
+/// Records failures, and disables destinations whose attempts have failed for too long.
+fn note_failures(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'_>>) -> Result<()> {
     let failed: Vec<(&SavedNo, &Summary<'_>)> =
         summaries.iter().filter(|(_, summary)| summary.failures > 0).collect();
     if failed.is_empty() {
@@ -145,8 +202,17 @@ fn note_failures(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'_
             params![DisabledReason::Failing, summary.last, sweep::SKIP, *no, FAILING_ATTEMPTS, since]
         }),
     )?;
-    let disabled = failed.iter().zip(failing).filter(|(_, changed)| *changed > 0);
-    batch.effects.dispatcher_messages.extend(disabled.map(|((_, summary), _)| {
+    note_exhausted(batch, &exhausted(summaries, 1))?;
+    let disabled = || failed.iter().zip(&failing).filter(|(_, changed)| **changed > 0);
+    let transition = |no, at| {
+        let (event_type, reason) = (EventType::DestinationDisabled, DisabledReason::Failing);
+        Transition { no, event_type, reason, at, since: None, last_error: None }
+    };
+    let transitions = disabled()
+        .filter(|((_, summary), _)| summary.is_of_watch)
+        .map(|((no, summary), _)| transition(**no, summary.last));
+    raise_transitions(batch, &transitions.collect::<Vec<_>>())?;
+    batch.effects.dispatcher_messages.extend(disabled().map(|((_, summary), _)| {
         let (queue, disabled) = (summary.queue.to_owned(), Some(DisabledReason::Failing));
         DispatcherMessage::DestinationChanged { queue, disabled }
     }));
@@ -165,17 +231,28 @@ fn note_failures(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'_
 }
 
 /// Disables the saved destinations that accept nothing any more.
-pub fn disable_gone(batch: &mut Batch<'_>, gone: &BTreeMap<SavedNo, (&str, Timestamp)>) -> Result<()> {
+pub fn disable_gone(batch: &mut Batch<'_>, gone: &BTreeMap<SavedNo, GoneResult<'_>>) -> Result<()> {
     let disabled = batch.tx.update_each(
         row_sql!(
             "update destinations set disabled_reason = $1, disabled_at = $2, sweep = $3, sweep_after = null"
             where "no = $4 and disabled_reason is null"
         ),
-        gone.iter().map(|(no, (_, at))| params![DisabledReason::Gone, at, sweep::SKIP, no]),
+        gone.iter().map(|(no, result)| params![DisabledReason::Gone, result.attempt.at, sweep::SKIP, no]),
     )?;
-    let disabled = gone.values().zip(disabled).filter(|(_, changed)| *changed > 0);
-    batch.effects.dispatcher_messages.extend(disabled.map(|((queue, _), _)| {
-        let (queue, disabled) = ((*queue).to_owned(), Some(DisabledReason::Gone));
+    let disabled = || gone.iter().zip(&disabled).filter(|(_, changed)| **changed > 0);
+    let transition = |((no, result), _): ((&SavedNo, &GoneResult<'_>), _)| Transition {
+        no: *no,
+        event_type: EventType::DestinationDisabled,
+        reason: DisabledReason::Gone,
+        at: result.attempt.at,
+        since: Some(result.attempt.at),
+        last_error: Some(error_of(result.attempt)),
+    };
+    let of_watches = disabled().filter(|((_, result), _)| result.is_of_watch);
+    let transitions: Vec<Transition> = of_watches.map(transition).collect();
+    raise_transitions(batch, &transitions)?;
+    batch.effects.dispatcher_messages.extend(disabled().map(|((_, result), _)| {
+        let (queue, disabled) = (result.queue.to_owned(), Some(DisabledReason::Gone));
         DispatcherMessage::DestinationChanged { queue, disabled }
     }));
     Ok(())

@@ -129,14 +129,15 @@ fn retry(batch: &mut Batch<'_>, sweep: &Sweep, command: &SweepDestinations) -> R
     let last = if has_more_own { own.last().copied() } else { examined.last().map(|(id, _)| *id) };
     let is_done = !has_more_own && examined.len() < EXAMINED as usize;
     let watches = batch.tx.fetch(
-        "select d.type, w.status from deliveries d join watches w on w.app = d.app and w.id = d.watch
+        "select d.type, coalesce(w.status, '') from deliveries d left join watches w on w.app = d.app and w.id = d.watch
          where d.app = $1 and d.id = $2",
         own.iter().map(|id| params![sweep.app, id]),
         |row| Ok((row.word(0, EventType::parse)?, row.text(1)?)),
     )?;
     let is_wanted = |rows: &Vec<(EventType, String)>| {
-        rows.first()
-            .is_some_and(|(event, status)| status == "watching" || (status != "stopped" && event.is_ending()))
+        rows.first().is_some_and(|(event, status)| {
+            !event.is_of_watch() || status == "watching" || (status != "stopped" && event.is_ending())
+        })
     };
     let wanted = own.iter().zip(&watches).filter(|(_, rows)| is_wanted(rows)).map(|(id, _)| id);
     let retried = batch.tx.update_each(

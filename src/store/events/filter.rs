@@ -160,11 +160,13 @@ pub(super) fn part(
 }
 
 pub(super) fn read_event(row: &Row<'_>) -> Result<Event> {
+    let event_type = row.word(2, EventType::parse)?;
+    let watch = WatchId(row.id(3)?);
     Ok(Event {
         id: EventId(row.id(0)?),
         position: row.int(1)?,
-        event_type: row.word(2, EventType::parse)?,
-        watch: WatchId(row.id(3)?),
+        event_type,
+        watch: event_type.is_of_watch().then_some(watch),
         at: row.time(4)?,
         body: row.bytes(5)?,
     })

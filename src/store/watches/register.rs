@@ -14,13 +14,14 @@ use std::time::Duration;
 use super::super::batch::Batch;
 use super::super::db::{Result, StoreError, Tx, params, row_sql};
 use super::super::destinations;
+use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
 use super::super::reads::ReadStore;
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
 use crate::domain::{
-    AppNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp, Watch,
-    WatchStatus, params_key,
+    AppNo, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp,
+    Watch, WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -28,19 +29,21 @@ static NEVER_POLLED: LazyLock<String> =
     LazyLock::new(|| serde_json::to_string(&Observation::default()).unwrap_or_default());
 
 /// Reason why a watch was not registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegisterRefusal {
     /// A saved destination that it names was deleted meanwhile.
     DestinationDeleted,
     /// The app was deleted meanwhile.
     AppDeleted,
+    /// It does not fit its group.
+    Group(GroupRefusal),
 }
 
 /// Registers a watch.
 #[derive(Debug)]
 pub struct Register(pub NewWatch);
 
-/// Registers watches in one transaction: all of them, or none.
+/// Registers watches in one transaction, without those that do not fit their groups.
 #[derive(Debug)]
 pub struct RegisterMany(pub Vec<NewWatch>);
 
@@ -68,26 +71,33 @@ impl ReadStore {
 pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch, RegisterRefusal> {
     let mut watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
     if refusal(batch, watches.iter().copied())?.is_none() {
-        return Ok(insert(batch, &watches)?.into_iter().map(Ok).collect());
+        return Ok(insert_in_groups(batch, &watches)?.into_iter().map(group_refusal).collect());
     }
     // Rare: it is not known yet which of the watches is refused.
     let refusals = watches.iter().map(|new| refusal(batch, std::iter::once(*new)));
     let refusals: Vec<Option<RegisterRefusal>> = refusals.collect::<Result<_>>()?;
     let mut kept = refusals.iter();
     watches.retain(|_| kept.next().is_some_and(Option::is_none));
-    let mut inserted = insert(batch, &watches)?.into_iter();
+    let mut inserted = insert_in_groups(batch, &watches)?.into_iter().map(group_refusal);
     let missing = || StoreError::Inconsistent("a watch was not inserted".to_owned());
     let result = |refusal: Option<RegisterRefusal>| match refusal {
         Some(refusal) => Ok(Err(refusal)),
-        None => inserted.next().map(Ok).ok_or_else(missing),
+        None => inserted.next().ok_or_else(missing),
     };
     refusals.into_iter().map(result).collect()
 }
 
-pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<Vec<Watch>, RegisterRefusal> {
+fn group_refusal(registered: Result<Watch, GroupRefusal>) -> Result<Watch, RegisterRefusal> {
+    registered.map_err(RegisterRefusal::Group)
+}
+
+pub fn register_many(
+    batch: &mut Batch<'_>,
+    command: &RegisterMany,
+) -> Outcome<Vec<Result<Watch, GroupRefusal>>, RegisterRefusal> {
     match refusal(batch, command.0.iter())? {
         Some(refusal) => Ok(Err(refusal)),
-        None => insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok),
+        None => insert_in_groups(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok),
     }
 }
 
@@ -100,14 +110,27 @@ fn refusal<'w>(
     if !batch.shared.are_live(watches.clone().map(|new| new.app)) {
         return Ok(Some(RegisterRefusal::AppDeleted));
     }
-    let all_exist = destinations::all_exist(&batch.tx, watches.flat_map(|new| &new.destinations))?;
+    let of_group = |new: &'w NewWatch| new.group.iter().flat_map(|group| group.notify.iter().flatten());
+    let named = watches.flat_map(|new| new.destinations.iter().chain(of_group(new)));
+    let all_exist = destinations::all_exist(&batch.tx, named)?;
     Ok((!all_exist).then_some(RegisterRefusal::DestinationDeleted))
 }
 
+/// Inserts watches, without those that do not fit their groups.
+fn insert_in_groups(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Results<Watch, GroupRefusal> {
+    let joined = groups::join(batch, watches)?;
+    let accepted = watches.iter().zip(&joined).filter_map(|(new, group)| Some((*new, *group.as_ref().ok()?)));
+    let (accepted, groups): (Vec<&NewWatch>, Vec<Option<GroupNo>>) = accepted.unzip();
+    let mut inserted = insert(batch, &accepted, &groups)?.into_iter();
+    // Each accepted watch was inserted.
+    let result = |group: Result<_, GroupRefusal>| group.map(|_| inserted.next()).transpose();
+    Ok(joined.into_iter().filter_map(result).collect())
+}
+
 /// Inserts watches and their jobs, and notifies the poller. Returns the watches as they are read back.
-fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
+fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo>]) -> Result<Vec<Watch>> {
     let jobs = upsert_jobs(&batch.tx, watches)?;
-    insert_watches(&batch.tx, &batch.shared.keyring, watches, &jobs)?;
+    insert_watches(&batch.tx, &batch.shared.keyring, watches, (&jobs, groups))?;
     batch.effects.tally.registered += watches.len();
     let traced = batch.shared.tracer().is_on();
     let mut inserted = Vec::with_capacity(watches.len());
@@ -141,6 +164,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
             name: new.name.clone(),
             reference: new.reference.clone(),
             metadata: new.metadata.clone(),
+            group: new.group.as_ref().map(|group| group.name.clone()),
             created_at: new.created_at,
             ended_at: None,
             expires_at: new.terms.expires_at,
@@ -204,15 +228,20 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
 }
 
 /// Inserts watches and their destinations.
-fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
+fn insert_watches(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    watches: &[&NewWatch],
+    (jobs, groups): (&[UpsertedJob], &[Option<GroupNo>]),
+) -> Result<()> {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     tx.insert_each(
         row_sql!(
             "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
-               expected_at, traceparent, created_at, expires_at, name, reference)"
-            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15")
+               expected_at, traceparent, created_at, expires_at, name, reference, watch_group)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16")
         ),
-        watches.iter().zip(jobs).map(|(new, job)| {
+        watches.iter().zip(jobs).zip(groups).map(|((new, job), group)| {
             params![
                 new.app,
                 new.id,
@@ -229,6 +258,7 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
                 new.terms.expires_at,
                 &new.name,
                 &new.reference,
+                *group,
             ]
         }),
     )?;

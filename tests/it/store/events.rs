@@ -63,6 +63,7 @@ async fn a_feed_reader_sees_every_event_once() {
         fixture.end(watch.job_no, 0).await;
         made.push(watch.id);
     }
+    let made: Vec<_> = made.into_iter().map(Some).collect();
     assert_eq!(reader.await.expect("ran"), made);
 }
 

@@ -109,7 +109,7 @@ async fn observations_are_pruned_with_the_watches_that_show_them() {
 async fn old_rows_are_pruned_except_pending_deliveries() {
     let fixture = StoreFixture::new().await;
     let done = fixture.delivery("job_1").await;
-    fixture.record(&done, NextStep::Failed(Reason::Exhausted)).await;
+    fixture.record(&done, NextStep::Failed(Reason::Gone)).await;
     let pending = fixture.delivery("job_2").await;
     let running = fixture.register(fixture.watch("job_3")).await;
     let prune = async |events, watches| fixture.prune(at(events), at(watches), at(100)).await;
@@ -174,14 +174,14 @@ async fn a_watch_with_many_rows_is_deleted_in_parts() {
     let fixture = StoreFixture::new().await;
     // A delivery that was often retried manually, and an ordinary watch that ended later.
     let delivery = fixture.delivery("job_1").await;
-    fixture.record(&delivery, NextStep::Failed(Reason::Exhausted)).await;
-    let (app, delivery) = (fixture.app, delivery.id);
+    fixture.record(&delivery, NextStep::Failed(Reason::Gone)).await;
+    let (app, event_type, delivery) = (fixture.app, delivery.event_type, delivery.id);
     for before in 1..1_050 {
         let retry = RetryDelivery { app, delivery, now: at(80) };
         fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
         let after = NextStep::Unchanged;
-        let record =
-            RecordAttempt { app, delivery, manual: true, before, attempt: attempt(), after, saved: None };
+        let (attempt, saved) = (attempt(), None);
+        let record = RecordAttempt { app, delivery, event_type, manual: true, before, attempt, after, saved };
         fixture.store.record_attempt(record).await.expect("recorded");
     }
     let small = fixture.delivery("job_2").await;
@@ -327,6 +327,7 @@ async fn a_repeated_write_changes_nothing() {
     let record = RecordAttempt {
         app: fixture.app,
         delivery: send.id,
+        event_type: send.event_type,
         manual: false,
         before: 0,
         attempt: attempt(),

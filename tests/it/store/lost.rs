@@ -108,6 +108,7 @@ async fn an_attempt_written_twice_is_recorded_once() {
     let record = RecordAttempt {
         app: fixture.app,
         delivery: send.id,
+        event_type: send.event_type,
         manual: false,
         before: 0,
         attempt: attempt(),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use ringback::domain::{
     CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, NextStep, PendingDelivery, Reason, Timestamp,
-    Watch,
 };
 use ringback::store::{
     DeliveryFilter, Idempotent, LoadDueDeliveries, NoteRunning, NotifyWatches, PostponeDelivery,
@@ -177,9 +176,9 @@ async fn a_first_attempt_is_due_after_the_clock_was_set_back() {
 async fn many_waiting_deliveries_are_rescheduled_in_steps() {
     let fixture = StoreFixture::new().await;
     let watches = (0..1_000).map(|_| fixture.watch("job_1")).collect();
-    let many = Idempotent::new(RegisterMany(watches), None, |_: &Vec<Watch>| None);
+    let many = Idempotent::new(RegisterMany(watches), None, |_: &Vec<_>| None);
     let made = fixture.store.register_many(many).await.expect("taken").expect("new").expect("registered");
-    let job = made[0].job_no;
+    let job = made[0].as_ref().expect("registered").job_no;
     fixture.register(fixture.watch("job_1")).await;
     fixture.end(job, 0).await;
     while fixture.store.notify_watches(NotifyWatches { job, generation: 0 }).await.expect("notified") {}

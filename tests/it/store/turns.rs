@@ -43,7 +43,7 @@ async fn register(
         let many = Idempotent::new(RegisterMany(watches), None, |_: &Vec<_>| None);
         let watches =
             fixture.store.register_many(many).await.expect("taken").expect("new").expect("registered");
-        made.extend(watches);
+        made.extend(watches.into_iter().map(|made| made.expect("registered")));
     }
     (made[0].job_no, made.into_iter().map(|watch| watch.id).collect())
 }

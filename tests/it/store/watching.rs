@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use ringback::domain::{
     CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus, Known,
-    NewWatch, Observation, Payload, PollerMessage, ProgressRound, Reason, Timestamp, Watch, WatchId,
-    WatchStatus,
+    NewWatch, Observation, Payload, PollerMessage, ProgressRound, Reason, Timestamp, WatchId, WatchStatus,
 };
 use ringback::store::{
     EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotFoundEnd, NotifyWatches, PollNow,
@@ -567,7 +566,7 @@ async fn a_filter_finds_what_lies_behind_many_others() {
     for chunk in 0..6 {
         let watches = (0..1_000)
             .map(|n| NewWatch { destinations: Vec::new(), ..fixture.watch(&format!("job_{chunk}_{n}")) });
-        let many = Idempotent::new(RegisterMany(watches.collect()), None, |_: &Vec<Watch>| None);
+        let many = Idempotent::new(RegisterMany(watches.collect()), None, |_: &Vec<_>| None);
         let made = fixture.store.register_many(many).await.expect("taken").expect("new").expect("all exist");
         assert_eq!(made.len(), 1_000);
     }

@@ -48,8 +48,9 @@ pub(super) fn has_secret(signing: Option<&Signing>) -> bool {
 pub(super) fn check_together(after: &SavedAddress, change: &DestinationChange, errors: &mut FieldErrors) {
     let signing = after.signing.as_deref().cloned().unwrap_or_default();
     let form = signing.form;
-    // `null` is the default, which every form has.
-    let has_keys = matches!(&change.keys, Change::Set(keys) if *keys != Signing::default().keys);
+    // `null` is the default, which every form has. An empty list is an error already.
+    let has_keys =
+        matches!(&change.keys, Change::Set(keys) if !keys.is_empty() && *keys != Signing::default().keys);
     if form != SignatureForm::Standard && has_keys {
         let detail = format!("cannot be used with the signature `{form}`, which has only one kind of key");
         errors.add("/keys", FieldErrorCode::Conflict, detail);

@@ -576,7 +576,7 @@ mod tests {
                     token_url: format!("https://auth.example.com/?{}", "\\".repeat(2_000)),
                     client_id: "\"".repeat(256),
                     client_secret: Masked::new("secret"),
-                    scopes: vec!["\"".repeat(128); 20],
+                    scopes: vec!["s".repeat(128); 20],
                 })),
                 None,
             ),

@@ -174,7 +174,7 @@ async fn an_authority_of_a_destination_is_trusted_for_it_alone() {
     let public = save(&t, port, &public).await;
     for saved in [distrusting, public] {
         let error = test(&t, &saved).await["error"].as_str().unwrap().to_owned();
-        assert!(error.contains("UnknownIssuer") || error.contains("does not trust"), "{error}");
+        assert!(error.starts_with("tls: invalid peer certificate: "), "{error}");
     }
     t.finish().await;
 }

@@ -7,6 +7,7 @@ create table operational_events (
   created_at bigint not null
 );
 create index operational_events_age on operational_events (created_at, id);
+create index operational_events_of_app on operational_events (app);
 create index operational_events_of_watch on operational_events (watch) where watch is not null;
 
 -- A delivery of a watch's event has failed after its last attempt, and no later one has succeeded.

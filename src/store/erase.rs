@@ -78,8 +78,9 @@ pub(super) fn begin(
     Ok(ids)
 }
 
-/// Deletes up to `left` deliveries, attempts and events of a watch whose row is deleted. `now`: the ids and positions of
-/// the events are kept. Returns how many more rows can be deleted in this transaction; 0 if rows may be left.
+/// Deletes up to `left` deliveries, attempts and events of a watch whose row is deleted, and of operational events about
+/// it. `now`: the ids and positions of the events are kept. Returns how many more rows can be deleted in this
+/// transaction; 0 if rows may be left.
 pub(super) fn rest(
     tx: &Tx<'_>,
     app: AppNo,
@@ -87,6 +88,28 @@ pub(super) fn rest(
     left: u32,
     now: Option<Timestamp>,
 ) -> Result<u32> {
+    let mut left = rows_of(tx, app, watch, left, now)?;
+    let about = tx.list(
+        "select id from operational_events where watch = $1 limit $2",
+        params![watch, left],
+        |row| Ok(WatchId(row.id(0)?)),
+    )?;
+    for event in about {
+        if left == 0 {
+            break;
+        }
+        left = rows_of(tx, app, event, left, now)?;
+        if left > 0 {
+            tx.run("delete from watch_destinations where watch = $1", params![event])?;
+            tx.run("delete from operational_events where id = $1", params![event])?;
+            left -= 1;
+        }
+    }
+    Ok(left)
+}
+
+/// Deletes up to `left` deliveries, attempts and events with this id in the place of the watch.
+fn rows_of(tx: &Tx<'_>, app: AppNo, watch: WatchId, left: u32, now: Option<Timestamp>) -> Result<u32> {
     let found =
         tx.list("select id from deliveries where watch = $1 limit $2", params![watch, left], |row| {
             Ok(DeliveryId(row.id(0)?))
@@ -216,11 +239,23 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
     {
         tx.each(sql, destinations.iter().map(|no| params![*no]))?;
     }
+    let without_watch = [
+        of_app("select id from operational_events where app = $1 limit $2", left)?,
+        of_app("select id from watch_groups where app = $1 limit $2", left)?,
+    ]
+    .concat();
+    for sql in [
+        "delete from watch_destinations where watch = $1",
+        "delete from operational_events where id = $1",
+        "delete from watch_groups where id = $1",
+    ] {
+        tx.each(sql, without_watch.iter().map(|id| params![id]))?;
+    }
     let operations = of_app("select id from operations where app = $1 limit $2", left)?;
     tx.each("delete from operations where id = $1", operations.iter().map(|id| params![id]))?;
     // A key can be created while the app is deleted.
     revoke_keys(batch, app)?;
-    let others = [erased.len(), responses, destinations.len(), operations.len()];
+    let others = [erased.len(), responses, destinations.len(), without_watch.len(), operations.len()];
     Ok(others.iter().all(|count| *count == 0))
 }
 

@@ -29,8 +29,12 @@ pub struct Deliveries {
     /// Only deliveries by this channel
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
-    /// Only webhooks to this scheme, host and port, such as https://app.example.com
-    #[arg(long, value_name = "URL")]
+    /// Only webhooks to this origin
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Only webhooks to this scheme, host and port, such as https://app.example.com"
+    )]
     origin: Option<String>,
     /// Only deliveries of this watch
     #[arg(long, value_name = "ID")]

@@ -81,8 +81,8 @@ mod tests {
     use super::*;
 
     fn watch(statuses: &[Option<&str>]) -> Value {
-        let one = |status: &Option<&str>| json!({ "status": status, "reason": null });
-        json!({ "destinations": statuses.iter().map(one).collect::<Vec<_>>() })
+        let one = |status: Option<&str>| json!({ "status": status, "reason": null });
+        json!({ "destinations": statuses.iter().copied().map(one).collect::<Vec<_>>() })
     }
 
     #[test]

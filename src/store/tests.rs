@@ -232,7 +232,7 @@ fn events_of_a_watch_or_a_job_are_found_in_the_order_of_the_feed() {
             (all(), EventIndex::Feed, feed),
             (EventFilter { event_type, ..all() }, EventIndex::Feed, feed),
             (EventFilter { job_id: job_id(), ..all() }, EventIndex::Feed, feed),
-            (EventFilter { watch, event_type, ..all() }, EventIndex::Watch, by_watch),
+            (EventFilter { event_type, watch, ..all() }, EventIndex::Watch, by_watch),
         ] {
             let query = event_filter::query((AppNo(1), &filter), index, (None, None), 50);
             let scanned = event_filter::scanned(AppNo(1), &filter, index, None);

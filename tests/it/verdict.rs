@@ -230,7 +230,9 @@ impl Ended {
     fn noted(receiver: &Receiver) -> Self {
         let hits = receiver.all();
         let count = |path: &str| hits.iter().filter(|hit| hit.path == path).count();
-        Self::PATHS.iter().for_each(|(path, _, _)| receiver.always(path, None));
+        for (path, _, _) in Self::PATHS {
+            receiver.always(path, None);
+        }
         receiver.read_all();
         Self { attempts: Self::PATHS.map(|(path, _, _)| (path, count(path))).into() }
     }

@@ -247,7 +247,7 @@ where
             if behaviour == Behaviour::SlowBody {
                 drip(stream).await;
             } else {
-                while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {}
+                while stream.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
             }
         }
         Behaviour::Reset => {

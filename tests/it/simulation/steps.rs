@@ -107,8 +107,8 @@ impl Simulation<'_> {
     /// Stops the application, which finishes the requests in flight. Time passes while a peer does not answer.
     async fn stop_in_order(&mut self) {
         let stopping = self.t.begin_stop();
-        let (clock, held, ended) = (self.t.clock.clone(), self.t.held.clone(), stopping.ended());
-        tokio::pin!(ended);
+        let (clock, held) = (self.t.clock.clone(), self.t.held.clone());
+        let mut ended = std::pin::pin!(stopping.ended());
         while crate::crash::within(50, &mut ended).await.is_none() {
             if held.count() > 0 {
                 clock.advance(seconds(1));

@@ -328,7 +328,7 @@ async fn watches_of_the_previous_release_have_no_name_or_reference() {
         let filter = EventFilter { watch: Some(watch.id), ..EventFilter::default() };
         let events = fixture.store.events(fixture.app, After::Start, filter, 100).await;
         let events = events.expect("read").expect("a feed").rows;
-        assert!(events.iter().all(|event| event.watch == watch.id), "{events:?}");
+        assert!(events.iter().all(|event| event.watch == Some(watch.id)), "{events:?}");
         assert!(events.is_sorted_by_key(|event| event.position), "{events:?}");
         count += events.len();
     }

@@ -7,7 +7,7 @@ use ringback::domain::{
     Watch, WatchId,
 };
 use ringback::store::{
-    After, DeliveryFilter, EventFilter, Idempotent, RecordAttempt, RegisterMany, WatchFilter,
+    After, DeliveryFilter, EventFilter, GroupRefusal, Idempotent, RecordAttempt, RegisterMany, WatchFilter,
 };
 
 use super::{StoreFixture, app, at, observed, take_deliveries};
@@ -136,7 +136,10 @@ async fn a_job_of_many_watches_is_no_index_and_filters_the_same() {
             reference: Some("many".to_owned()),
             ..fixture.watch("job_1")
         });
-        let many = Idempotent::new(RegisterMany(watches.collect()), None, |_: &Vec<Watch>| None);
+        let many =
+            Idempotent::new(RegisterMany(watches.collect()), None, |_: &Vec<Result<Watch, GroupRefusal>>| {
+                None
+            });
         fixture.store.register_many(many).await.expect("taken").expect("new").expect("all exist");
     }
     let by = DeliveryFilter::default;
@@ -149,7 +152,7 @@ async fn a_job_of_many_watches_is_no_index_and_filters_the_same() {
     let events = EventFilter { job_id: text("job_1"), ..EventFilter::default() };
     let events =
         fixture.store.events(fixture.app, After::Start, events, 9).await.expect("read").expect("a feed");
-    assert_eq!(events.rows.iter().map(|event| event.watch).collect::<Vec<_>>(), [first.watch]);
+    assert_eq!(events.rows.iter().map(|event| event.watch).collect::<Vec<_>>(), [Some(first.watch)]);
 }
 
 #[tokio::test]
@@ -239,7 +242,9 @@ async fn a_watch_shows_the_newest_delivery_to_each_destination() {
     let attempt = Attempt { error: Some("timeout: no answer".to_owned()), ..super::attempt() };
     let after = NextStep::Retry { step: 1, due_at: at(100), waited: Duration::ZERO };
     let (app, delivery, before) = (fixture.app, first.id, 0);
-    let record = RecordAttempt { app, delivery, manual: false, before, attempt, after, saved: None };
+    let event_type = first.event_type;
+    let record =
+        RecordAttempt { app, delivery, event_type, manual: false, before, attempt, after, saved: None };
     fixture.store.record_attempt(record).await.expect("recorded");
     let [Some(one), Some(two)] = &latest().await[..] else { panic!("two deliveries") };
     assert_eq!((one.id, one.status, one.attempt_count), (first.id, DeliveryStatus::Pending, 1));

@@ -228,7 +228,12 @@ impl Egress {
             let policy = if proxy.is_some() { AddressPolicy::Trusted } else { policy };
             let guard = Guard { policy, resolver: resolver.clone(), settings: settings.clone() };
             let (proxy, tls, clock) = (proxy.clone(), Arc::clone(&tls), clock.clone());
-            HttpClient { connector: Connector { guard, proxy, tls, clock }, pool: Arc::clone(&pool), decodes }
+            HttpClient {
+                connector: Connector { guard, proxy, tls, clock },
+                pool: Arc::clone(&pool),
+                decodes,
+                resends: !decodes,
+            }
         };
         Ok(Arc::new(Self {
             // Receivers' bodies are not decoded: they are only recorded, and could be decompression bombs.

@@ -21,7 +21,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Result, bail};
 use httpdate::fmt_http_date;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -75,10 +75,14 @@ pub fn config_with(
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    match client {
-        Some((chain, key)) => config.with_client_auth_cert(chain, key),
-        None => Ok(config.with_no_client_auth()),
-    }
+    let mut config = match client {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key)?,
+        None => config.with_no_client_auth(),
+    };
+    // The certificate of a resumed session is not verified. A receiver would stay trusted for days after its authority
+    // was removed from a file.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 /// Returns a verifier that trusts these certificates only. At least one of them must be an authority's.
@@ -366,10 +370,10 @@ mod tests {
     use std::io::ErrorKind;
 
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
-    use rustls::ServerConfig;
     use rustls::pki_types::PrivatePkcs8KeyDer;
     use rustls::pki_types::pem::PemObject as _;
-    use tokio::io::AsyncWriteExt as _;
+    use rustls::{HandshakeKind, ServerConfig};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
@@ -495,6 +499,39 @@ mod tests {
         ] {
             let text = explain(&error);
             assert!(text.contains("; ") && text.contains(remedy), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_is_verified_on_each_connection() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params(true).self_signed(&key).unwrap();
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], der)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let client = config_with(verifier_of(certificate.der()), None).unwrap();
+        let connector = TlsConnector::from(Arc::new(client));
+        for _ in 0..2 {
+            let (ours, theirs) = tokio::io::duplex(16 * 1024);
+            let accept = async {
+                let mut accepted = acceptor.accept(theirs).await.unwrap();
+                accepted.write_all(b"x").await.unwrap();
+                accepted.flush().await.unwrap();
+                accepted
+            };
+            let connect = async {
+                let mut connected = connector.connect(NAME.try_into().unwrap(), ours).await.unwrap();
+                // A ticket for the next connection comes before the first byte.
+                connected.read_u8().await.unwrap();
+                connected.get_ref().1.handshake_kind()
+            };
+            let (kind, _) = tokio::join!(connect, accept);
+            assert_eq!(kind, Some(HandshakeKind::Full));
         }
     }
 

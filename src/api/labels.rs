@@ -17,7 +17,7 @@ pub(super) const REFERENCE_MAX: usize = 255;
 pub(super) fn check_name(name: &str) -> Result<String, Invalid> {
     let length = name.chars().count();
     if name.is_empty() {
-        return Err((FieldErrorCode::Empty, "must not be empty; leave it out for no name".to_owned()));
+        return Err((FieldErrorCode::Empty, "must have at least one character".to_owned()));
     }
     if length > NAME_MAX {
         return Err((FieldErrorCode::TooLong, format!("must not have more than {NAME_MAX} characters")));

@@ -20,7 +20,7 @@ use super::http::{
 };
 use super::labels::check_name;
 use super::register::events;
-use super::saved_signing::{check_together, has_secret, nullable, read_signing};
+use super::saved_signing::{check_new_origin, check_together, has_secret, nullable, read_signing};
 use super::signing_secret::{GRACE, GRACE_DEFAULT, PreviousSecret};
 use crate::channels::webhook::Secret;
 use crate::channels::{self, Channels};
@@ -562,7 +562,8 @@ pub async fn update(call: Call) -> Answer {
     let id = call.only_id(DestinationId::parse)?;
     let (api, app) = (&call.api, call.app());
     let text = call.json(BODY_MAX).await?;
-    let mut after = find(&call, id).await?;
+    let before = find(&call, id).await?;
+    let mut after = before.clone();
     let channel = after.address.channel;
     let mut errors = FieldErrors::default();
     let change = read_change(&api.channels, channel, &text, &mut errors);
@@ -576,6 +577,7 @@ pub async fn update(call: Call) -> Answer {
     }
     change.clone().apply_to(&mut after);
     check_together(&after.address, &change, &mut errors);
+    check_new_origin((&before.address, &after.address), &change, &mut errors);
     errors.check()?;
     call.reserve_answer(ANSWER_MAX)?;
     let update = UpdateDestination { app, id, change, now: api.clock.now() };

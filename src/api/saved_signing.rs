@@ -1,6 +1,8 @@
 //! How the requests to a saved destination are signed and authenticated: the fields of a change, and whether they fit
 //! together with what is stored.
 
+use url::Url;
+
 use super::access_fields::{auth, check_access, tls};
 use super::http::{FieldErrorCode, FieldErrors, ObjectReader, object_reader};
 use super::signing_fields::keys;
@@ -66,4 +68,25 @@ pub(super) fn check_together(after: &SavedAddress, change: &DestinationChange, e
         errors.add("/signature", FieldErrorCode::Conflict, detail);
     }
     check_access(after.access.as_deref(), &after.headers, &after.address, errors);
+}
+
+/// Refuses a new scheme, host or port with the old headers and credentials: no answer shows their values, and a client
+/// could read them by a change of the URL.
+pub(super) fn check_new_origin(
+    (before, after): (&SavedAddress, &SavedAddress),
+    change: &DestinationChange,
+    errors: &mut FieldErrors,
+) {
+    let origin = |address: &SavedAddress| Url::parse(&address.address).ok().map(|url| url.origin());
+    if before.address == after.address || origin(before) == origin(after) {
+        return;
+    }
+    let detail = "must be given again with a URL of another scheme, host or port; null removes the present value, which is \
+                  not sent there";
+    if !before.headers.is_empty() && change.headers == Change::Kept {
+        errors.add("/headers", FieldErrorCode::Required, detail);
+    }
+    if before.access.as_deref().is_some_and(|access| access.auth.is_some()) && change.auth == Change::Kept {
+        errors.add("/auth", FieldErrorCode::Required, detail);
+    }
 }

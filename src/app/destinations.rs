@@ -57,9 +57,10 @@ pub async fn apply(
         tracing::info!(count = created, "the configuration file has new destinations");
     }
     if unmanaged > 0 {
-        tracing::info!(
+        tracing::warn!(
             count = unmanaged,
-            "destinations were disabled, because they have left the configuration file"
+            "destinations were disabled, because they have left the configuration file; when they are in it again, \
+             the next start sends what was skipped"
         );
     }
     Ok(())

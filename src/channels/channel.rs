@@ -309,9 +309,11 @@ impl Reach {
             SendError::Refused(_) | SendError::Exhausted(_) | SendError::Resolver(_) => Self::NotTried,
             error if error.is_unconnected() => Self::NotConnected,
             SendError::Timeout(_) => Self::NoAnswer,
-            SendError::Connect(_) | SendError::Tls(_) | SendError::Protocol(_) | SendError::TooLarge(_) => {
-                Self::Broken
-            }
+            SendError::Connect(_)
+            | SendError::Tls(_)
+            | SendError::Protocol(_)
+            | SendError::TooLarge(_)
+            | SendError::Closed => Self::Broken,
         }
     }
 }

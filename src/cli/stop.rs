@@ -15,6 +15,8 @@ use super::terminal::Terminal;
 /// deliveries are skipped. The job itself continues at the provider.
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "ringback stop [OPTIONS] <ID>\n       \
+        ringback stop [OPTIONS] <--provider <NAME>|--job-id <ID>|--reference <TEXT>|--all>",
     after_help = "\
 Example:
   ringback stop watch_01m84y…

@@ -40,6 +40,9 @@ pub enum SendError {
     /// The name servers of this machine do not answer. The peer has no part in it.
     #[error("resolver: {0}")]
     Resolver(String),
+    /// The peer closed an unused connection while the request was on its way, and sent no byte of an answer.
+    #[error("closed: the server closed the connection before it answered")]
+    Closed,
     /// The decoded response is larger than this maximum, in bytes.
     #[error("too_large: the answer is larger than {0} bytes")]
     TooLarge(usize),

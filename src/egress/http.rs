@@ -6,7 +6,8 @@
 //! **An unused connection can be closed while a request is on its way**: many servers close after 5 s without a request
 //! (nodejs/node#20256). If the peer then sends no byte of an answer, the request is sent once more, on a new connection,
 //! within the same attempt and its deadline. The peer may have processed the first request; a retry of the attempt would
-//! have the same effect, minutes later.
+//! have the same effect, minutes later. A poll counts against the provider's rate, so it is an error of its own instead
+//! ([`SendError::Closed`]), and the poller repeats it within the limits.
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind, Write as _};
@@ -78,6 +79,9 @@ pub(super) struct HttpClient {
     pub(super) pool: Arc<Connections>,
     /// Whether bodies may be compressed, and are decoded.
     pub(super) decodes: bool,
+    /// Whether a request is sent once more if an unused connection was closed while it was on its way. A poll is not: it
+    /// would exceed the provider's rate.
+    pub(super) resends: bool,
 }
 
 /// A response whose body is not read yet.
@@ -129,6 +133,9 @@ impl HttpClient {
                     (Some(unsent), Some(_)) => request = unsent,
                     // It closed the connection while the request was on its way. The new connection is the last try.
                     (None, Some(copy)) if is_closed(failed.error()) && connection.limit.is_silent() => {
+                        if !self.resends {
+                            return Err(SendError::Closed);
+                        }
                         (request, was_closed) = (copy, true);
                     }
                     _ => return Err(SendError::of_exchange(failed.error())),

@@ -69,7 +69,15 @@ pub(super) fn decide(
     let mut decision = Decision { job, now, not_before, ..Decision::default() };
     let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
     decision.generation = schedule.generation;
-    if let Interpretation::Failed { failure: PollFailure::NotMade, message } = &meaning {
+    if let Interpretation::Failed {
+        failure: failure @ (PollFailure::NotMade | PollFailure::Closed),
+        message,
+    } = &meaning
+    {
+        // A poll that may have arrived counts for the minimum interval.
+        if *failure == PollFailure::Closed {
+            schedule.record_start(started);
+        }
         decision.on_not_made(schedule, message);
         return decision;
     }
@@ -124,7 +132,7 @@ pub(super) fn decide(
             budget.error(failed, now)
         }
         // It has returned above.
-        Interpretation::Failed { failure: PollFailure::NotMade, .. } => None,
+        Interpretation::Failed { failure: PollFailure::NotMade | PollFailure::Closed, .. } => None,
     };
     if let (Some(until), Some(rare)) = (decision.not_before, &mut schedule.rare)
         && let Some(final_poll) = &mut rare.final_poll
@@ -333,7 +341,7 @@ fn public_error(
         PollFailure::Unauthorized { code } => Some(code.as_str()),
         PollFailure::NotFound => Some("not_found"),
         PollFailure::NoCredential => Some("no_api_key"),
-        PollFailure::Error | PollFailure::RateLimited | PollFailure::NotMade => None,
+        PollFailure::Error | PollFailure::RateLimited | PollFailure::NotMade | PollFailure::Closed => None,
     };
     let code = code.filter(|code| code.len() <= CODE_SHOWN && code.chars().all(is_word) && !names_job(code));
     match (http_status, code) {
@@ -481,6 +489,18 @@ mod tests {
                 end(&mut scheduler, job, failed(PollFailure::NotMade, None), second);
             }
         }
+    }
+
+    #[test]
+    fn a_poll_on_a_closed_connection_is_repeated_within_the_limits() {
+        let mut scheduler = scheduler(1);
+        let interval = 5;
+        scheduler.queues[0].policy.min_interval = Duration::from_secs(interval);
+        assert_eq!(scheduler.take_due(at(1)), [Action::Poll(JobNo(1))]);
+        end(&mut scheduler, 1, failed(PollFailure::Closed, None), 1);
+        assert!(scheduler.take_due(at(interval)).is_empty(), "the poll may have arrived");
+        assert_eq!(scheduler.take_due(at(1 + interval)), [Action::Poll(JobNo(1))]);
+        assert_eq!(scheduler.queues[0].budget.health(at(2)).0, ProviderHealth::Ok);
     }
 
     #[test]

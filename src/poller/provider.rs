@@ -126,8 +126,13 @@ fn no_response(error: &SendError) -> (Interpretation, Option<&'static str>) {
         SendError::Exhausted(_) => "exhausted",
         SendError::Resolver(_) => "resolver",
         SendError::TooLarge(_) => "too_large",
+        SendError::Closed => "closed",
     };
-    let failure = if error.is_ours() { PollFailure::NotMade } else { PollFailure::Error };
+    let failure = match error {
+        SendError::Closed => PollFailure::Closed,
+        error if error.is_ours() => PollFailure::NotMade,
+        _ => PollFailure::Error,
+    };
     (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))
 }
 

@@ -52,6 +52,10 @@ pub enum PollFailure {
     /// The poll was not made: this process or its machine lacks something, such as a file descriptor.
     #[error("a poll that was not made")]
     NotMade,
+    /// The provider closed a connection while the poll was on its way. It says nothing about the provider, and may have
+    /// arrived.
+    #[error("a closed connection")]
+    Closed,
     /// The poll was not made: the provider needs an API key, and none is configured.
     #[error("a missing API key")]
     NoCredential,
@@ -79,7 +83,7 @@ impl Interpretation {
     pub fn outcome(&self) -> PollOutcome {
         let Self::Failed { failure, .. } = self else { return PollOutcome::Ok };
         match failure {
-            PollFailure::Error => PollOutcome::Error,
+            PollFailure::Error | PollFailure::Closed => PollOutcome::Error,
             PollFailure::NotMade | PollFailure::NoCredential => PollOutcome::NotMade,
             PollFailure::Unauthorized { .. } => PollOutcome::Unauthorized,
             PollFailure::RateLimited => PollOutcome::RateLimited,

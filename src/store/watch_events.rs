@@ -345,7 +345,7 @@ mod tests {
     fn large_events_of_a_transaction_are_few() {
         assert_eq!(
             [1_000, 20_000, 65_536, 130_000, 10_000_000].map(|size| chunk_size([size])),
-            [200, 128, 32, 16, 1]
+            [200, 128, 32, 32, 1]
         );
         for size in [0, 1_000, 30_000, 130_000] {
             for jobs in 1..=30 {

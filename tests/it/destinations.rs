@@ -267,6 +267,25 @@ async fn a_change_applies_to_pending_deliveries() {
     t.finish().await;
 }
 
+// Once: nothing is stored.
+#[tokio::test]
+async fn hidden_values_are_not_sent_to_another_origin() {
+    let t = Harness::start().await;
+    let auth = json!({ "type": "basic", "username": "u", "password": "hush" });
+    let more = json!({ "headers": { "authorization2": "hush" }, "auth": auth });
+    let destination = save(&t, "/a", more).await;
+    patch(&t, &destination, &json!({ "url": t.receiver.url("/b") })).await.expect(200);
+    let elsewhere = json!({ "url": "http://127.0.0.1:1/c" });
+    let refused = patch(&t, &destination, &elsewhere).await;
+    assert_eq!(errors(&refused), [error("/headers", "required"), error("/auth", "required")]);
+    let given = json!({ "url": "http://127.0.0.1:1/c", "headers": { "x-env": "new" }, "auth": null });
+    let after = patch(&t, &destination, &given).await.expect(200);
+    assert_eq!(after["headers"], json!({ "x-env": "***" }));
+    patch(&t, &destination, &json!({ "headers": null })).await.expect(200);
+    patch(&t, &destination, &json!({ "url": t.receiver.url("/d") })).await.expect(200);
+    t.finish().await;
+}
+
 /// Returns whether a request is signed with a secret.
 fn is_signed(hit: &Hit, secret: &str, now: ringback::domain::Timestamp) -> bool {
     let secret = Secret::parse(secret).unwrap();

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::destinations::{patch, shown};
+use crate::fakes::Reply;
 use crate::harness::{Harness, id, seconds};
 
 const PATH: &str = "/v1/destinations";
@@ -90,6 +91,27 @@ async fn a_destination_that_leaves_the_file_is_disabled_and_can_return() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_start_without_the_file_loses_no_delivery() {
+    let mut t = Harness::start().await;
+    let text = format!("[[destination]]\nname = 'ops'\nurl = '{}'\n", t.receiver.url("/a"));
+    restart_with(&mut t, &text).await;
+    let destination = id(&all(&t).await[0]);
+    t.receiver.always("/a", Some(Reply::status(503)));
+    t.provider.completed("job_1");
+    t.register(&json!({ "jobId": "job_1", "notify": [{ "destinationId": destination }] })).await;
+    t.pass(seconds(5)).await;
+    restart_with(&mut t, "log = 'warn'\n").await;
+    let skipped = t.get("/v1/deliveries").await.expect(200)["data"][0].clone();
+    assert_eq!((&skipped["status"], &skipped["reason"]), (&json!("skipped"), &json!("disabled")));
+    t.receiver.always("/a", None);
+    restart_with(&mut t, &text).await;
+    t.pass(seconds(5)).await;
+    let sent = t.get("/v1/deliveries").await.expect(200)["data"][0].clone();
+    assert_eq!(sent["status"], json!("succeeded"));
+    t.finish().await;
+}
+
 // Once: nothing is stored.
 #[tokio::test]
 async fn errors_in_destinations_of_the_file_name_line_and_field() {
@@ -120,4 +142,5 @@ crate::postgres::on_postgres_too! {
     the_file_creates_and_changes_a_destination_under_one_id,
     a_managed_destination_is_not_changed_through_the_api,
     a_destination_that_leaves_the_file_is_disabled_and_can_return,
+    a_start_without_the_file_loses_no_delivery,
 }

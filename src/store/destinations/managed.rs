@@ -3,7 +3,7 @@
 //! A destination of the file is found by its app and its name. Its values are those of the file. A reason `gone` or
 //! `failing` stays: the file does not know whether the receiver works again. A destination that is not in the file any
 //! more is disabled as `unmanaged`, and then belongs to the clients of its app, who can enable or delete it. If it
-//! returns to the file, it is enabled again and keeps its id.
+//! returns to the file, it is enabled again, keeps its id, and sends what was skipped meanwhile.
 
 use super::super::batch::Batch;
 use super::super::db::{Result, params};
@@ -74,9 +74,9 @@ pub fn apply_managed(batch: &mut Batch<'_>, command: &ApplyManaged) -> Result<Ma
             SavedDestination { queue: SavedQueue { no: before.queue.no, ..after.queue.clone() }, ..after };
         write(batch, &after)?;
         match before.disabled {
-            Some((DisabledReason::Manual | DisabledReason::Unmanaged, _)) if *is_enabled => {
-                enable(batch, &after, false, command.now)?;
-            }
+            // A start without the file must not lose what was pending.
+            Some((DisabledReason::Unmanaged, _)) if *is_enabled => enable(batch, &after, true, command.now)?,
+            Some((DisabledReason::Manual, _)) if *is_enabled => enable(batch, &after, false, command.now)?,
             Some((DisabledReason::Unmanaged, _)) | None if !is_enabled => {
                 disable(batch, &after, DisabledReason::Manual, command.now)?;
             }

@@ -143,7 +143,7 @@ impl Dispatcher {
     /// Reads from the store which queues have waiting deliveries, and when the first delivery of each queue
     /// is due.
     pub async fn load(&self) -> Result<(), StoreError> {
-        self.store.note_running(NoteRunning { now: self.clock.now() }).await?;
+        self.store.note_running(NoteRunning { is_start: true, now: self.clock.now() }).await?;
         self.state().reschedule.request();
         if self.store.has_sweep().await? {
             self.state().sweep.request();
@@ -163,7 +163,9 @@ impl Dispatcher {
         if !self.state().has_work() {
             return;
         }
-        if let Err(error) = self.store.note_running(NoteRunning { now: self.clock.now() }).await {
+        if let Err(error) =
+            self.store.note_running(NoteRunning { is_start: false, now: self.clock.now() }).await
+        {
             tracing::warn!(%error, "the time until which the process runs could not be written");
         }
     }

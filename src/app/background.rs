@@ -161,7 +161,7 @@ async fn delete_old(store: &Store, clock: &Clock, config: &Config, now: Timestam
             tracing::debug!(count, "deleted data older than the retention");
         }
         let Some(next) = next else {
-            return store.note_running(NoteRunning { now: clock.now() }).await;
+            return store.note_running(NoteRunning { is_start: false, now: clock.now() }).await;
         };
         prune.after = next;
     }

@@ -16,7 +16,7 @@ use super::terminal::Terminal;
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "ringback stop [OPTIONS] <ID>\n       \
-        ringback stop [OPTIONS] <--provider <NAME>|--job-id <ID>|--reference <TEXT>|--all>",
+        ringback stop [OPTIONS] --provider …|--job-id …|--reference …|--all",
     after_help = "\
 Example:
   ringback stop watch_01m84y…

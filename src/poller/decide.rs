@@ -494,8 +494,8 @@ mod tests {
     #[test]
     fn a_poll_on_a_closed_connection_is_repeated_within_the_limits() {
         let mut scheduler = scheduler(1);
-        let interval = 5;
-        scheduler.queues[0].policy.min_interval = Duration::from_secs(interval);
+        let interval: i64 = 5;
+        scheduler.queues[0].policy.min_interval = Duration::from_secs(5);
         assert_eq!(scheduler.take_due(at(1)), [Action::Poll(JobNo(1))]);
         end(&mut scheduler, 1, failed(PollFailure::Closed, None), 1);
         assert!(scheduler.take_due(at(interval)).is_empty(), "the poll may have arrived");

@@ -177,7 +177,6 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         status: row.word(1, WatchStatus::parse)?,
         events: EventSet(row.int(2)?),
         metadata: row.opt_text(3)?,
-        group: row.opt_text(13)?,
         created_at: row.time(4)?,
         ended_at: row.opt_time(5)?,
         expires_at: row.time(6)?,
@@ -186,6 +185,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         seen: row.json(12)?,
         name: row.opt_text(13)?,
         reference: row.opt_text(14)?,
+        group: row.opt_text(15)?,
         destinations: Vec::new(),
     })
 }

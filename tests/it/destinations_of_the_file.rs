@@ -101,12 +101,15 @@ async fn a_start_without_the_file_loses_no_delivery() {
     t.provider.completed("job_1");
     t.register(&json!({ "jobId": "job_1", "notify": [{ "destinationId": destination }] })).await;
     t.pass(seconds(5)).await;
+    t.receiver.next_to("/a").await;
     restart_with(&mut t, "log = 'warn'\n").await;
+    t.rest().await;
     let skipped = t.get("/v1/deliveries").await.expect(200)["data"][0].clone();
     assert_eq!((&skipped["status"], &skipped["reason"]), (&json!("skipped"), &json!("disabled")));
     t.receiver.always("/a", None);
     restart_with(&mut t, &text).await;
-    t.pass(seconds(5)).await;
+    t.rest().await;
+    t.receiver.next_to("/a").await;
     let sent = t.get("/v1/deliveries").await.expect(200)["data"][0].clone();
     assert_eq!(sent["status"], json!("succeeded"));
     t.finish().await;

@@ -79,8 +79,8 @@ async fn a_group_is_completed_once_when_all_its_watches_have_ended() {
     t.pass(minutes(5)).await;
     assert_eq!((events(&t).await.len(), &shown(&t).await["counts"]["watching"]), (0, &json!(1)));
     // A stopped watch has ended.
-    t.delete(&format!("/v1/watches/{third}")).await.expect(200);
-    t.delete(&format!("/v1/watches/{third}")).await.expect(200);
+    t.act(&format!("/v1/watches/{third}/stop")).await.expect(200);
+    t.act(&format!("/v1/watches/{third}/stop")).await.expect(200);
     t.rest().await;
     let hit = t.receiver.next_to("/group").await;
     let counts = json!({ "watching": 0, "completed": 1, "failed": 1, "cancelled": 0, "not_found": 0, "expired": 0,
@@ -341,7 +341,7 @@ async fn watch_registers_in_a_group() {
     let wrong = ["watch", "job_1", "--group", "batch-7", "--group-size", "3"];
     let wrong = crate::cli::ask(&server, &wrong).await.expect(1);
     assert!(wrong.err.starts_with("--group-size: differs"), "{wrong:#?}");
-    t.delete(&format!("/v1/watches/{}", id(&json!({ "id": group["watches"][0] })))).await.expect(200);
+    t.act(&format!("/v1/watches/{}/stop", id(&json!({ "id": group["watches"][0] })))).await.expect(200);
     t.rest().await;
     t.receiver.next_to("/group").await;
     t.finish().await;

@@ -166,7 +166,7 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let member = json!({ "jobId": "job_of_group", "group": group }).to_string();
     let member = t.as_key(&key, "POST", "/v1/watches", &member).await.expect(201);
     e.get("showGroup", "/v1/groups/batch-7").await;
-    t.as_key(&key, "DELETE", &format!("/v1/watches/{}", id(&member)), "").await.expect(200);
+    t.as_key(&key, "POST", &format!("/v1/watches/{}/stop", id(&member)), "").await.expect(200);
     e.get("listEvents", "/v1/events").await;
     e.get("showEvent", &format!("/v1/events/{}", event.id)).await;
     let deliveries = e.get("listDeliveries", "/v1/deliveries").await;

@@ -211,7 +211,7 @@ impl Ended {
     }
 
     async fn stop(address: SocketAddr, watch: &str) {
-        let bytes = wire::request("DELETE", &format!("/v1/watches/{watch}"), &[AUTH], b"");
+        let bytes = wire::request("POST", &format!("/v1/watches/{watch}/stop"), &[AUTH], b"");
         guarded("the stop", wire::exchange(address, &bytes)).await.expect("an answer").expect(200);
     }
 

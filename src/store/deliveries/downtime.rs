@@ -2,7 +2,7 @@
 //!
 //! The column `waited_ms` of a delivery contains its current wait in full (`domain/delivery` explains what the sum is
 //! for), and `wait_began_at` is the beginning of that wait. If the process does not run during a part of the wait, the
-//! part is subtracted when the delivery is loaded ([`exclude`]). No row is changed for it: millions of deliveries may be
+//! part before a start is subtracted when the delivery is loaded ([`exclude`]). No row is changed for it: millions of deliveries may be
 //! waiting at a start. The attempt that ends the wait writes the reduced sum.
 //!
 //! The store knows the interruptions from `nodes.running_at`, which the process sets at its start, every minute while a
@@ -12,8 +12,8 @@
 //! - A shorter interruption, such as an ordinary restart, is counted as a wait.
 //! - After a longer one, the time between the last note and the end of the process, a minute at most, is subtracted
 //!   as well.
-//! - An idle process notes nothing, so its next note writes an interruption that did not happen. A wait that began after
-//!   it is not affected, apart from the minutes around a note.
+//! - An idle process notes nothing. After a start, the time since its last note counts as an interruption; a wait that
+//!   began after the note is not affected, apart from the minutes around it.
 //! - The rows can overlap after the clock was set back. Each moment is subtracted once.
 //!
 //! Interruptions do not count for the maximum age of a delivery, either ([`created_before`]), and are kept until no
@@ -32,6 +32,8 @@ const COUNTED_MAX: Duration = Duration::from_secs(120);
 /// Notes that the process runs.
 #[derive(Clone, Debug)]
 pub struct NoteRunning {
+    /// Whether the process has just started.
+    pub is_start: bool,
     /// The current time.
     pub now: Timestamp,
 }
@@ -48,7 +50,7 @@ impl ReadStore {
 }
 
 pub fn note_running(batch: &mut Batch<'_>, command: &NoteRunning) -> Result<()> {
-    note(&batch.tx, command.now)
+    note(&batch.tx, command.is_start, command.now)
 }
 
 /// Returns the time of the last note, if a longer interruption has followed it.
@@ -57,12 +59,12 @@ fn last_before_interruption(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Timest
 }
 
 /// Notes that the process runs, and the interruption before.
-fn note(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+fn note(tx: &Tx<'_>, is_start: bool, now: Timestamp) -> Result<()> {
     if let Some(last) = last_before_interruption(tx, now)? {
         tx.run(
-            "insert into interruptions (started_at, ended_at) values ($1, $2)
-             on conflict (started_at) do update set ended_at = excluded.ended_at",
-            params![last, now],
+            "insert into interruptions (started_at, ended_at, is_start) values ($1, $2, $3)
+             on conflict (started_at) do update set ended_at = excluded.ended_at, is_start = excluded.is_start",
+            params![last, now, is_start],
         )?;
     }
     tx.run("update nodes set running_at = $1", params![now]).map(|_| ())
@@ -114,7 +116,7 @@ pub fn exclude<'a>(
         deliveries.filter_map(|(delivery, wait)| Some((delivery, wait?))).collect();
     let Some(first) = waiting.iter().map(|(_, wait)| wait.began_at).min() else { return Ok(()) };
     let interruptions: Vec<(Timestamp, Timestamp)> = tx.list(
-        "select started_at, ended_at from interruptions where started_at >= $1 order by started_at",
+        "select started_at, ended_at from interruptions where started_at >= $1 and is_start = 1 order by started_at",
         params![first.minus(COUNTED_MAX)],
         |row| Ok((row.time(0)?, row.time(1)?)),
     )?;

@@ -17,7 +17,8 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 
 /// Whether a type of an event ends its watch.
 fn is_ending(kind: &str) -> bool {
-    !matches!(kind, "job.processing" | "job.progress")
+    let (about, kind) = kind.split_once('.').unwrap_or_default();
+    matches!(about, "job" | "watch") && !matches!(kind, "processing" | "progress")
 }
 
 /// The event and the URL of a delivery.

@@ -219,7 +219,7 @@ impl Simulation<'_> {
     }
 
     async fn stop(&mut self, watch: String) {
-        self.t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+        self.t.act(&format!("/v1/watches/{watch}/stop")).await.expect(200);
         let written = written(&self.t.file());
         self.answers.push((written, Answered::Stopped(watch)));
     }

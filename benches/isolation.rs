@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 use self::service::{CONNECTIONS, Service, Target, client, median, per_second, post};
 
 #[path = "support/service.rs"]
+#[expect(dead_code, reason = "the other benchmark uses it")]
 mod service;
 
 const ROUNDS: usize = 3;

@@ -159,9 +159,9 @@ impl DestinationQueue {
     /// Removes and returns the next delivery that may be sent. The events of one watch are few, so this is the first one
     /// as a rule.
     fn take_waiting(&mut self) -> Option<Box<PendingDelivery>> {
-        let may_start =
-            |one: &Box<PendingDelivery>| !one.is_first_attempt() || !self.first_attempts.contains(&one.watch);
-        let index = self.waiting.iter().position(may_start)?;
+        let waits =
+            |one: &PendingDelivery| one.is_first_attempt() && self.first_attempts.contains(&one.watch);
+        let index = self.waiting.iter().position(|one| !waits(one))?;
         self.waiting.remove(index)
     }
 

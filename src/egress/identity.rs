@@ -121,7 +121,9 @@ impl Parts {
             hash.update(bytes);
         };
         if let Some((chain, key)) = &self.client {
-            chain.iter().for_each(|certificate| add(0, certificate));
+            for certificate in chain {
+                add(0, certificate);
+            }
             add(1, key.secret_der());
         }
         self.authorities.iter().for_each(|certificate| add(2, certificate));

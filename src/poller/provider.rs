@@ -129,8 +129,8 @@ fn no_response(error: &SendError) -> (Interpretation, Option<&'static str>) {
         SendError::Closed => "closed",
     };
     let failure = match error {
-        SendError::Closed => PollFailure::Closed,
         error if error.is_ours() => PollFailure::NotMade,
+        error if *error == SendError::Closed => PollFailure::Closed,
         _ => PollFailure::Error,
     };
     (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))

@@ -30,7 +30,7 @@ const CHUNK: usize = 200;
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of the row of an event and of the row of a delivery, with their entries in indexes and without the body.
-const ROWS: u64 = 1_024;
+const ROWS: usize = 1_024;
 
 /// A watch for which an event is created.
 pub(super) struct WatchToNotify {
@@ -121,7 +121,7 @@ impl WatchToNotify {
         let is_wanted = self.events.has(event_type);
         let body = body.to_json();
         let webhook_bytes = webhook_body.as_ref().map_or(0, |body| body.len());
-        let bytes = (body.len() + webhook_bytes) as u64 + ROWS;
+        let bytes = (body.len() + webhook_bytes + ROWS) as u64;
         batch.events.push(NewEvent {
             id,
             app: self.app,
@@ -277,7 +277,7 @@ fn take_turns(mut by_app: Vec<Vec<WatchToNotify>>, part: usize, most: usize) -> 
 /// several jobs, or large texts, it is a power of two, so that few statements are prepared.
 pub(super) fn chunk_size(texts: impl IntoIterator<Item = usize>) -> usize {
     let (jobs, largest) = texts.into_iter().fold((0, 0), |(jobs, most), size| (jobs + 1, size.max(most)));
-    let fitting = (CHUNK_BYTES / (largest + ROWS as usize)).min(CHUNK);
+    let fitting = (CHUNK_BYTES / (largest + ROWS)).min(CHUNK);
     if jobs <= 1 && fitting == CHUNK { CHUNK } else { 1 << (fitting / jobs.max(1)).max(1).ilog2() }
 }
 

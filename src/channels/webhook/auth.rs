@@ -238,7 +238,7 @@ impl TokenRequest<'_> {
     /// Returns the origin of the token URL, which errors may show: path and query can hold a secret.
     fn host(&self) -> String {
         let target = self.services.egress.parse(&self.credentials.token_url);
-        target.map(|target| target.origin()).unwrap_or_else(|_| "the token URL".to_owned())
+        target.map_or_else(|_| "the token URL".to_owned(), |target| target.origin())
     }
 
     fn used(&self, reach: Reach, has_failed: bool) -> TokenUse {

@@ -14,7 +14,7 @@ async fn member(t: &Harness, job: &str, group: Value) -> String {
 }
 
 /// Returns a group of this size that notifies the receiver.
-fn group(t: &Harness, size: u32, more: Value) -> Value {
+fn group(t: &Harness, size: u32, more: &Value) -> Value {
     let mut group = json!({ "id": "batch-7", "size": size, "notify": [t.receiver.url("/group")] });
     group.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     group
@@ -55,9 +55,9 @@ fn assert_is(hit: &Hit, event: &Value) {
 #[tokio::test]
 async fn a_group_is_completed_once_when_all_its_watches_have_ended() {
     let t = Harness::start().await;
-    let first = member(&t, "job_1", group(&t, 3, json!({}))).await;
+    let first = member(&t, "job_1", group(&t, 3, &json!({}))).await;
     let second = member(&t, "job_2", json!({ "id": "batch-7" })).await;
-    let third = member(&t, "job_3", group(&t, 3, json!({ "when": "all" }))).await;
+    let third = member(&t, "job_3", group(&t, 3, &json!({ "when": "all" }))).await;
     assert_eq!(t.shown(&first).await["groupId"], "batch-7");
     assert_eq!(t.shown(&first).await["destinations"], json!([]), "none of its own");
     let open = shown(&t).await;
@@ -108,7 +108,7 @@ async fn two_ends_at_once_complete_a_group_once() {
     let items: Vec<Value> = (0..100)
         .map(|n| {
             t.provider.completed(&format!("job_{}", n % 7));
-            json!({ "jobId": format!("job_{}", n % 7), "group": group(&t, 100, json!({ "when": 10 })) })
+            json!({ "jobId": format!("job_{}", n % 7), "group": group(&t, 100, &json!({ "when": 10 })) })
         })
         .collect();
     let made = t.post("/v1/watches/batch", &json!({ "watches": items })).await.expect(200);
@@ -127,7 +127,7 @@ async fn two_ends_at_once_complete_a_group_once() {
 async fn registrations_after_the_event_are_counted_without_another() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
-    t.register(&json!({ "jobId": "job_1", "group": group(&t, 2, json!({ "when": "first" })) })).await;
+    t.register(&json!({ "jobId": "job_1", "group": group(&t, 2, &json!({ "when": "first" })) })).await;
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.next_to("/group").await.json()["data"]["registered"], 1);
     // The same job again is another watch.
@@ -143,7 +143,7 @@ async fn registrations_after_the_event_are_counted_without_another() {
 #[tokio::test]
 async fn a_group_expires_at_its_time_unless_it_is_completed() {
     let mut t = Harness::start().await;
-    let terms = group(&t, 2, json!({ "expiresIn": "90s" }));
+    let terms = group(&t, 2, &json!({ "expiresIn": "90s" }));
     t.provider.completed("job_1");
     t.register(&json!({ "jobId": "job_1", "group": terms })).await;
     let running = member(&t, "job_2", terms.clone()).await;
@@ -175,7 +175,7 @@ async fn the_event_of_a_group_survives_a_crash() {
     let mut t = Harness::start().await;
     t.receiver.script("/group", [Reply::status(500)]);
     t.provider.completed("job_1");
-    t.register(&json!({ "jobId": "job_1", "group": group(&t, 1, json!({})) })).await;
+    t.register(&json!({ "jobId": "job_1", "group": group(&t, 1, &json!({})) })).await;
     t.pass(seconds(5)).await;
     let first = t.receiver.next_to("/group").await;
     t.crash().await;
@@ -192,7 +192,7 @@ async fn a_registration_that_differs_from_its_group_is_refused() {
     let t = Harness::start().await;
     assert_eq!(refused(&t, json!({ "id": "batch-7" })).await, refusal("invalid_request", "/group/size"));
     let secret = json!([{ "type": "webhook", "url": t.receiver.url("/group"), "headers": { "x-a": "b" } }]);
-    member(&t, "job_1", group(&t, 5, json!({ "when": 2, "expiresIn": "1h", "notify": secret }))).await;
+    member(&t, "job_1", group(&t, 5, &json!({ "when": 2, "expiresIn": "1h", "notify": secret }))).await;
     for (field, value) in [
         ("size", json!(6)),
         ("when", json!("all")),
@@ -272,7 +272,7 @@ async fn a_saved_destination_gets_the_event_of_a_group_whatever_its_types() {
 #[tokio::test]
 async fn the_same_id_names_another_group_in_another_app() {
     let t = Harness::start().await;
-    member(&t, "job_1", group(&t, 2, json!({}))).await;
+    member(&t, "job_1", group(&t, 2, &json!({}))).await;
     let other = tenant(&t, "other").await;
     let body = json!({ "jobId": "job_1", "group": { "id": "batch-7", "size": 1 } }).to_string();
     t.as_key(&other.key, "POST", "/v1/watches", &body).await.expect(201);
@@ -291,7 +291,7 @@ async fn groups_are_deleted_with_their_watches_after_the_retention() {
     let t =
         Harness::with(&[("RINGBACK_RETENTION__EVENTS", "2d"), ("RINGBACK_RETENTION__WATCHES", "4d")]).await;
     t.provider.completed("job_1");
-    t.register(&json!({ "jobId": "job_1", "group": group(&t, 1, json!({})) })).await;
+    t.register(&json!({ "jobId": "job_1", "group": group(&t, 1, &json!({})) })).await;
     t.pass(minutes(1)).await;
     t.receiver.next_to("/group").await;
     for (days, events_left, status) in [(1, 1, 200), (2, 0, 200), (3, 0, 404)] {
@@ -308,7 +308,7 @@ async fn groups_are_deleted_with_their_watches_after_the_retention() {
         assert_eq!(t.get("/v1/groups/batch-7").await.status, status, "{days}");
     }
     // The id can be used again.
-    member(&t, "job_2", group(&t, 7, json!({}))).await;
+    member(&t, "job_2", group(&t, 7, &json!({}))).await;
     assert_eq!(shown(&t).await["registered"], 1);
     t.finish().await;
 }

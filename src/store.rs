@@ -281,7 +281,6 @@ commands! {
     write postpone_delivery: PostponeDelivery => (), deliveries::postpone_delivery;
     /// Notes that the process runs.
     write note_running: NoteRunning => (), each(deliveries::note_running);
-    /// Subtracts the time in which no process ran from the waits of deliveries. Returns their number.
     /// Reschedules a chunk of the deliveries whose last attempt lies in the future. If more may remain, the caller
     /// repeats the command from the position of the result.
     write reschedule_retries: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);

@@ -3,3 +3,8 @@
 alter table deliveries add column wait_began_at integer;
 -- 1: noted by a start. Only these shorten waits: a process that stands still counts its waits.
 alter table interruptions add column is_start integer not null default 0;
+
+-- Numbers of apps that were erased. They are not used again.
+create table erased_apps (
+  no integer not null primary key
+);

@@ -16,6 +16,8 @@ use crate::domain::{ChannelKind, EventType, Reason};
 /// is attempted once more, with the same webhook-id.
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "ringback retry [OPTIONS] <ID>\n       \
+        ringback retry [OPTIONS] --status …|--origin …|--since …|--all|…",
     after_help = "\
 Example:
   ringback retry dlv_01m84y…

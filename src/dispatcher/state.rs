@@ -24,7 +24,9 @@ use super::probe_waits::ProbeWaits;
 use super::timers::Timers;
 use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
-use crate::domain::{AppNo, CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
+use crate::domain::{
+    AppNo, CancelScope, DeliveryId, DestinationId, DispatcherMessage, PendingDelivery, Timestamp, WatchId,
+};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 use crate::telemetry::log_window::LogWindow;
 
@@ -104,9 +106,9 @@ struct DestinationQueue {
     origin: Arc<str>,
     waiting: VecDeque<Box<PendingDelivery>>,
     in_flight: HashSet<DeliveryId>,
-    /// Watches with a first attempt in flight. The first attempt of a later event of the watch follows it, so that they
-    /// arrive in their order. Retries neither wait nor are waited for.
-    first_attempts: HashSet<WatchId>,
+    /// Watches and destinations with a first attempt in flight. The first attempt of a later event of the watch follows
+    /// it, so that they arrive in their order. Retries neither wait nor are waited for.
+    first_attempts: HashSet<(WatchId, DestinationId)>,
     /// Number of its deliveries in `Origin::urgent`.
     urgent: usize,
     /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
@@ -159,10 +161,21 @@ impl DestinationQueue {
     /// Removes and returns the next delivery that may be sent. The events of one watch are few, so this is the first one
     /// as a rule.
     fn take_waiting(&mut self) -> Option<Box<PendingDelivery>> {
-        let waits =
-            |one: &PendingDelivery| one.is_first_attempt() && self.first_attempts.contains(&one.watch);
-        let index = self.waiting.iter().position(|one| !waits(one))?;
+        let index = self.waiting.iter().position(|one| !self.must_wait(one))?;
         self.waiting.remove(index)
+    }
+
+    /// Returns whether a delivery waits for the first attempt of an earlier event of its watch.
+    fn must_wait(&self, delivery: &PendingDelivery) -> bool {
+        delivery.is_first_attempt() && self.first_attempts.contains(&delivery.order_key())
+    }
+
+    /// Returns whether so many deliveries can be sent as soon as there are places.
+    fn has_enough(&self, count: usize) -> bool {
+        if self.first_attempts.is_empty() {
+            return self.waiting.len() >= count;
+        }
+        self.waiting.iter().filter(|one| !self.must_wait(one)).take(count).count() == count
     }
 
     fn standing(&self, name: &str) -> Standing {
@@ -521,7 +534,7 @@ impl DispatchState {
         let queue = self.queue(name);
         queue.in_flight.insert(delivery.id);
         if delivery.is_first_attempt() {
-            queue.first_attempts.insert(delivery.watch);
+            queue.first_attempts.insert(delivery.order_key());
         }
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         let is_counted = std::mem::take(&mut queue.is_probing);
@@ -674,7 +687,7 @@ impl DispatchState {
             } else if let Some(until) = closed_until {
                 holds.set(name, until);
             }
-            let has_enough = queue.waiting.len() >= if is_probe { 1 } else { few };
+            let has_enough = queue.has_enough(if is_probe { 1 } else { few });
             let waits = admission == Admission::Probe && !may_probe;
             if waits && queue.has_more {
                 wait(name);

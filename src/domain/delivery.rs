@@ -211,6 +211,11 @@ impl PendingDelivery {
     pub const fn is_first_attempt(&self) -> bool {
         self.attempts == 0 && !self.manual
     }
+
+    /// Returns what its first attempt keeps its order in: the watch and the destination.
+    pub const fn order_key(&self) -> (WatchId, DestinationId) {
+        (self.watch, self.destination.id)
+    }
 }
 
 /// End of a job by its provider's clock. The detection delay is measured from it.

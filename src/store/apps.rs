@@ -251,7 +251,10 @@ fn insert_app(batch: &mut Batch<'_>, new: &CreateApp) -> Result<Option<App>> {
     let sealed = keyring.seal(Column::APP_SECRET, new.id.0, new.signing_secret.reveal())?;
     let sealed_key = keyring.seal(Column::APP_PRIVATE_KEY, new.id.0, new.private_key.reveal())?;
     let made = batch.tx.run(
-        "insert into apps (id, name, signing_secret, signing_key, created_at) values ($1, $2, $3, $4, $5)
+        // No number is used twice: a request of an erased app can still be in progress.
+        "insert into apps (no, id, name, signing_secret, signing_key, created_at) values (
+           (select coalesce(max(no), 0) + 1
+            from (select no from apps union all select no from erased_apps) numbers), $1, $2, $3, $4, $5)
          on conflict (name) do nothing",
         params![new.id, &new.name, &*sealed, &*sealed_key, new.now],
     )?;

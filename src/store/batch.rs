@@ -1,6 +1,6 @@
 //! The open transaction of the writer, and what follows from its commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub(super) struct Batch<'c> {
     pub(super) shared: &'c Shared,
     /// Events that the last statements of the transaction insert.
     pub(super) events: Vec<NewEvent>,
+    /// Watches that are erased in this transaction. Their events are not inserted.
+    pub(super) erased: BTreeSet<WatchId>,
     /// Operational events that are not created yet.
     pub(super) raised: Vec<RaisedEvent>,
     /// Number of the events whose deliveries have been created. They are created when all commands of a kind have
@@ -46,6 +48,7 @@ impl<'c> Batch<'c> {
             tx,
             shared,
             events: Vec::new(),
+            erased: BTreeSet::new(),
             raised: Vec::new(),
             delivered: 0,
             changed_jobs: BTreeMap::new(),

@@ -29,7 +29,9 @@ use super::rows::to_json;
 use super::tenant_cache::TenantChange;
 use super::watches::{self, StopWatch};
 use super::{events, idempotency};
-use crate::domain::{AppNo, DeliveryId, JobNo, KeyId, Observation, Timestamp, WatchId};
+use crate::domain::{
+    AppNo, CancelScope, DeliveryId, DispatcherMessage, JobNo, KeyId, Observation, Timestamp, WatchId,
+};
 
 /// Maximum number of watches of an app that one step erases.
 const WATCHES: u32 = 100;
@@ -57,6 +59,7 @@ pub(super) fn begin(
     let stops: Vec<StopWatch> = ids.iter().map(|watch| StopWatch { app, watch: *watch, now }).collect();
     let exist = watches::stop(batch, &stops.iter().collect::<Vec<_>>())?;
     let ids: Vec<WatchId> = ids.iter().zip(exist).filter(|(_, exists)| *exists).map(|(id, _)| *id).collect();
+    batch.erased.extend(&ids);
     let tx = &batch.tx;
     let found = tx.ones(
         "select job, generation, ended_at, created_at from watches where app = $1 and id = $2",
@@ -82,12 +85,13 @@ pub(super) fn begin(
 /// it. `now`: the ids and positions of the events are kept. Returns how many more rows can be deleted in this
 /// transaction; 0 if rows may be left.
 pub(super) fn rest(
-    tx: &Tx<'_>,
+    batch: &mut Batch<'_>,
     app: AppNo,
     watch: WatchId,
     left: u32,
     now: Option<Timestamp>,
 ) -> Result<u32> {
+    let tx = &batch.tx;
     let mut left = rows_of(tx, app, watch, left, now)?;
     let about = tx.list(
         "select id from operational_events where watch = $1 limit $2",
@@ -98,6 +102,11 @@ pub(super) fn rest(
         if left == 0 {
             break;
         }
+        // The dispatcher drops what it has loaded, as it does for the watch after its stop.
+        batch
+            .effects
+            .dispatcher_messages
+            .push(DispatcherMessage::Skip { watch: event, which: CancelScope::All });
         left = rows_of(tx, app, event, left, now)?;
         if left > 0 {
             tx.run("delete from watch_destinations where watch = $1", params![event])?;
@@ -197,7 +206,7 @@ pub(super) fn app_step(batch: &mut Batch<'_>, app: AppNo, rows: u32, now: Timest
         begin(batch, app, &ids, now)?;
         let mut left = rows;
         for id in &ids {
-            left = rest(&batch.tx, app, *id, left, None)?;
+            left = rest(batch, app, *id, left, None)?;
             if left == 0 {
                 break;
             }
@@ -207,6 +216,7 @@ pub(super) fn app_step(batch: &mut Batch<'_>, app: AppNo, rows: u32, now: Timest
     }
     let is_done = app_rest(batch, app, rows)?;
     if is_done {
+        batch.tx.run("insert into erased_apps (no) values ($1)", params![app])?;
         batch.tx.run("delete from apps where no = $1", params![app])?;
         batch.effects.tenant_changes.push(TenantChange::Erased(app));
     }
@@ -219,6 +229,14 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
     let of_app = |sql, limit: u32| tx.list(sql, params![app, limit], |row| row.id(0));
     let deliveries = of_app("select id from deliveries where app = $1 order by id limit $2", rows)?;
     let deliveries: Vec<DeliveryId> = deliveries.into_iter().map(DeliveryId).collect();
+    let events_of = tx.fetch(
+        "select watch from deliveries where app = $1 and id = $2 and next_attempt_at is not null",
+        deliveries.iter().map(|id| params![app, id]),
+        |row| Ok(WatchId(row.id(0)?)),
+    )?;
+    let events_of: BTreeSet<WatchId> = events_of.into_iter().flatten().collect();
+    let skips = events_of.into_iter().map(|watch| DispatcherMessage::Skip { watch, which: CancelScope::All });
+    batch.effects.dispatcher_messages.extend(skips);
     let left = delete_deliveries(tx, app, &deliveries, rows)?;
     let found = of_app("select id from events where app = $1 order by position limit $2", left)?;
     events::erase(tx, &found, None)?;
@@ -229,16 +247,6 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
     let erased = of_app("select id from erased_events where app = $1 limit $2", left)?;
     tx.each("delete from erased_events where id = $1", erased.iter().map(|id| params![id]))?;
     let responses = idempotency::forget_app(tx, app, left)?;
-    let destinations = tx.list(
-        "select no from destinations where app = $1 limit $2",
-        params![app, left.min(DESTINATIONS)],
-        |row| row.int(0),
-    )?;
-    for sql in
-        ["delete from destination_hours where destination = $1", "delete from destinations where no = $1"]
-    {
-        tx.each(sql, destinations.iter().map(|no| params![*no]))?;
-    }
     let without_watch = [
         of_app("select id from operational_events where app = $1 limit $2", left)?,
         of_app("select id from watch_groups where app = $1 limit $2", left)?,
@@ -251,11 +259,25 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
     ] {
         tx.each(sql, without_watch.iter().map(|id| params![id]))?;
     }
+    // Groups name destinations, and may expire meanwhile.
+    if !without_watch.is_empty() {
+        return Ok(false);
+    }
+    let destinations = tx.list(
+        "select no from destinations where app = $1 limit $2",
+        params![app, left.min(DESTINATIONS)],
+        |row| row.int(0),
+    )?;
+    for sql in
+        ["delete from destination_hours where destination = $1", "delete from destinations where no = $1"]
+    {
+        tx.each(sql, destinations.iter().map(|no| params![*no]))?;
+    }
     let operations = of_app("select id from operations where app = $1 limit $2", left)?;
     tx.each("delete from operations where id = $1", operations.iter().map(|id| params![id]))?;
     // A key can be created while the app is deleted.
     revoke_keys(batch, app)?;
-    let others = [erased.len(), responses, destinations.len(), without_watch.len(), operations.len()];
+    let others = [erased.len(), responses, destinations.len(), operations.len()];
     Ok(others.iter().all(|count| *count == 0))
 }
 

@@ -40,7 +40,7 @@ pub struct Followed {
 /// Appends the batch's events to their apps' feeds.
 pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     let mut by_app: BTreeMap<AppNo, Vec<&NewEvent>> = BTreeMap::new();
-    for event in &batch.events {
+    for event in batch.events.iter().filter(|event| !batch.erased.contains(&event.watch)) {
         by_app.entry(event.app).or_default().push(event);
     }
     let count = |events: &Vec<&NewEvent>| i64::try_from(events.len()).unwrap_or(i64::MAX);

@@ -7,7 +7,7 @@
 //! Every such write is an [`Idempotent`] command, and [`apply()`] is the only function that finds keys and
 //! stores responses.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -250,18 +250,18 @@ pub(super) fn forget_watches(tx: &Tx<'_>, app: AppNo, watches: &[(WatchId, Times
     let below: Vec<String> = below.collect();
     let rows = below.iter().map(|path| params![app, path]);
     tx.each("delete from idempotency where app = $1 and path = $2", rows)?;
+    // The watches of a batch have one time of creation.
+    let times: BTreeSet<Timestamp> = watches.iter().map(|(_, at)| *at).collect();
     let batches = tx.fetch(
         "select key, response from idempotency where created_at = $1 and app = $2 and path = $3",
-        watches.iter().map(|(_, at)| params![*at, app, BATCH_PATH]),
+        times.iter().map(|at| params![*at, app, BATCH_PATH]),
         |row| Ok((row.text(0)?, row.bytes(1)?)),
     )?;
-    let shows = |response: &[u8], watch: WatchId| {
-        String::from_utf8_lossy(response).contains(watch.to_string().as_str())
-    };
-    let of_watches = watches.iter().zip(&batches).flat_map(|((watch, _), batches)| {
-        batches.iter().filter(move |(_, response)| shows(response, *watch)).map(|(key, _)| key.as_str())
+    let of_watches = batches.iter().flatten().filter(|(_, response)| {
+        let response = String::from_utf8_lossy(response);
+        watches.iter().any(|(watch, _)| response.contains(watch.to_string().as_str()))
     });
-    delete(tx, of_watches.map(|key| (app, BATCH_PATH, key)))
+    delete(tx, of_watches.map(|(key, _)| (app, BATCH_PATH, key.as_str())))
 }
 
 /// Deletes the stored responses to retries of deliveries.

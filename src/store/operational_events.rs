@@ -22,9 +22,10 @@ use super::batch::{Batch, NewEvent, RaisedEvent};
 use super::db::{Result, params, row_sql};
 use crate::domain::{AppNo, ChannelKind, DestinationId, EventId, EventSet, SavedNo, WatchId};
 
-/// The saved destinations of app `$1` that name the type of an operational event.
+/// The saved destinations of app `$1` that name the type of an operational event. They are as many as the destinations of
+/// a watch at most: one transaction can create hundreds of these events.
 const RECEIVERS: &str = "select no, id, channel, events from destinations
-    where app = $1 and deleted_at is null and events & 1792 <> 0 order by id";
+    where app = $1 and deleted_at is null and events & 1792 <> 0 order by id limit 20";
 
 /// A saved destination that receives operational events.
 struct Receiver {

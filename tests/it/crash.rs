@@ -317,7 +317,7 @@ impl Load {
         let accepted: BTreeMap<String, String> =
             guarded("the last 201s", self.clients.join_all()).await.into_iter().flatten().collect();
         println!("{} watches", accepted.len());
-        assert!(accepted.len() > 10, "there was hardly any load: {}", accepted.len());
+        assert!(accepted.len() > 2, "there was hardly any load: {}", accepted.len());
         // A long run leaves a backlog. It may take as long as it needs, as long as it becomes smaller.
         for left in ["/v1/watches?status=watching&limit=1", "/v1/deliveries?status=pending&limit=1"] {
             let is_left = async || !get(address, left).await["data"].as_array().unwrap().is_empty();

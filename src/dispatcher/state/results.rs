@@ -185,7 +185,7 @@ impl DispatchState {
         queue.in_flight.remove(&delivery.id);
         queue.awaiting_reply.insert(delivery.id);
         if delivery.is_first_attempt() {
-            queue.first_attempts.remove(&delivery.watch);
+            queue.first_attempts.remove(&delivery.order_key());
         }
         self.free_places(&name, delivery);
         self.mark_loadable(&name);
@@ -239,7 +239,7 @@ impl DispatchState {
         queue.in_flight.remove(&delivery.id);
         let is_late = queue.awaiting_reply.remove(&delivery.id);
         if delivery.is_first_attempt() && !is_late {
-            queue.first_attempts.remove(&delivery.watch);
+            queue.first_attempts.remove(&delivery.order_key());
         }
         if is_late {
             self.shares.end_late(delivery.app);

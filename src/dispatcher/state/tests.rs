@@ -159,7 +159,11 @@ impl Fixture {
 /// Returns deliveries of one watch to one URL, with these numbers.
 fn of_one_watch<const N: usize>(numbers: [u32; N]) -> [PendingDelivery; N] {
     let watch = WatchId(Id::from_bytes([9; 16]));
-    numbers.map(|number| PendingDelivery { watch, ..delivery(number, "url") })
+    numbers.map(|number| {
+        let mut delivery = PendingDelivery { watch, ..delivery(number, "url") };
+        delivery.destination.id = DestinationId(Id::from_bytes([9; 16]));
+        delivery
+    })
 }
 
 fn ids(deliveries: &[PendingDelivery]) -> Vec<DeliveryId> {
@@ -170,11 +174,13 @@ fn ids(deliveries: &[PendingDelivery]) -> Vec<DeliveryId> {
 fn first_attempts_of_a_watch_keep_their_order() {
     let mut f = Fixture::new();
     let [one, two, three] = of_one_watch([1, 2, 3]);
-    let other = delivery(4, "url");
+    let mut other = delivery(4, "url");
+    // Another destination of the watch with the same URL, but for its query.
+    other.watch = one.watch;
     for delivery in [&one, &two, &three, &other] {
         f.dispatch(delivery.clone(), at(0));
     }
-    assert_eq!(ids(&f.step(at(0))), [one.id, other.id], "another watch does not wait");
+    assert_eq!(ids(&f.step(at(0))), [one.id, other.id], "another destination does not wait");
     f.end(&one, &result(RETRY, Reach::Answered), (0, 1));
     assert_eq!(ids(&f.step(at(1))), [two.id], "the retry is not waited for");
     f.end(&two, &result(Outcome::Ok, Reach::Answered), (1, 2));

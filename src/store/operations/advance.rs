@@ -248,7 +248,7 @@ pub fn advance_operation(batch: &mut Batch<'_>, command: &AdvanceOperation) -> R
     let app = operation.app;
     let (done, next) = match (&operation.subject, page) {
         (Subject::EraseWatch(watch), _) => {
-            if erase::rest(&batch.tx, app, *watch, *rows, Some(*now))? > 0 {
+            if erase::rest(batch, app, *watch, *rows, Some(*now))? > 0 {
                 batch.tx.run("delete from operations where no = $1", params![*no])?;
                 return Ok(false);
             }
@@ -293,7 +293,7 @@ pub fn erase_watch(batch: &mut Batch<'_>, command: &EraseWatch) -> Result<WatchE
     if erase::begin(batch, app, &[watch], now)?.is_empty() {
         return Ok(WatchErasure::NotFound);
     }
-    if erase::rest(&batch.tx, app, watch, rows, Some(now))? > 0 {
+    if erase::rest(batch, app, watch, rows, Some(now))? > 0 {
         return Ok(WatchErasure::Done);
     }
     let subject = Subject::EraseWatch(watch);

@@ -1,7 +1,7 @@
 //! Operations: steps, positions and limits.
 
 use ringback::domain::{
-    DeliveryStatus, NextStep, OperationId, OperationNo, OperationStatus, Reason, WatchStatus,
+    DeliveryStatus, EndingKind, NextStep, OperationId, OperationNo, OperationStatus, Reason, WatchStatus,
 };
 use ringback::store::{
     AdvanceOperation, CreateOperation, DeleteApp, DeliveryFilter, EraseWatch, Idempotent, Register,
@@ -189,7 +189,27 @@ async fn a_registration_after_the_deletion_of_its_app_is_refused() {
     let refused = fixture.store.register(register()).await.expect("taken").expect("no key");
     assert!(matches!(refused, Err(RegisterRefusal::AppDeleted)), "{refused:?}");
     assert!(!fixture.store.delete_app(delete).await.expect("taken"));
+    // What a late request writes must not belong to another app.
+    assert!(app(&fixture.store, "next").await > gone);
     fixture.register(fixture.watch("job_1")).await;
+}
+
+#[tokio::test]
+async fn no_event_outlives_the_erasure_of_its_watch() {
+    let fixture = StoreFixture::new().await;
+    for n in 0..10 {
+        let watch = fixture.register(fixture.watch(&format!("job_{n}"))).await;
+        let operation = OperationId(fixture.store.ids().draw(at(50)));
+        let erase = EraseWatch { operation, app: fixture.app, watch: watch.id, rows: 100, now: at(50) };
+        // Both are in one transaction as a rule.
+        let end = fixture.store.end_job(ended(watch.job_no, 0, EndingKind::Completed, at(50)));
+        let (end, erased) = tokio::join!(end, fixture.store.erase_watch(erase));
+        end.expect("ended");
+        assert_eq!(erased.expect("erased"), WatchErasure::Done);
+    }
+    for table in ["events", "deliveries", "watches"] {
+        assert_eq!(fixture.count(table), 0, "{table}");
+    }
 }
 
 crate::postgres::on_postgres_too! {
@@ -201,4 +221,5 @@ crate::postgres::on_postgres_too! {
     an_erasure_continues_after_a_restart,
     late_results_of_an_erased_job_are_harmless,
     a_registration_after_the_deletion_of_its_app_is_refused,
+    no_event_outlives_the_erasure_of_its_watch,
 }

@@ -59,6 +59,9 @@ const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Maximum pause between two probes, from the end of the first one.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
+/// Shortest time between a failed attempt and a probe that a client requests.
+const REQUESTED_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Pause of an origin after an attempt that could not be made for want of a resource of our own.
 const OWN_FAULT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -140,6 +143,17 @@ impl Breakers {
     /// Returns since when a probe has been due; `None` if the breaker is closed.
     pub(super) fn probe_due_at(&self, name: &str) -> Option<Timestamp> {
         self.failing.get(name).and_then(|breaker| breaker.probes.as_ref()).map(|probes| probes.at)
+    }
+
+    /// Makes the next probe due at once, because a client has requested attempts. The steps of one request can be many,
+    /// so a second passes between two probes.
+    pub(super) fn probe_now(&mut self, name: &str, now: Timestamp) {
+        let Some(breaker) = self.failing.get_mut(name) else { return };
+        if let Some(probes) =
+            breaker.probes.as_mut().filter(|_| now >= breaker.last.plus(REQUESTED_PROBE_INTERVAL))
+        {
+            probes.at = probes.at.min(now);
+        }
     }
 
     /// Records that an attempt starts. If the breaker is open, it is the probe.

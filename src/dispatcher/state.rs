@@ -248,7 +248,9 @@ impl DispatchState {
                 let loaded: Vec<DeliveryId> =
                     requested.into_iter().filter(|id| self.loaded.contains(id)).collect();
                 self.retry_requested.extend(loaded);
-                self.mark_has_more(&queue.into());
+                let queue = queue.into();
+                self.probe_now(&queue, now);
+                self.mark_has_more(&queue);
             }
             DispatcherMessage::Skip { watch, which } => self.skip(watch, which),
             DispatcherMessage::DestinationChanged { queue, disabled } => {
@@ -258,6 +260,16 @@ impl DispatchState {
                 self.reload(&queue.into());
             }
             DispatcherMessage::SweepDue => self.sweep.request(),
+        }
+    }
+
+    /// Makes the probes of a queue due at once: a client who requests many attempts knows perhaps that the receiver works
+    /// again.
+    fn probe_now(&mut self, name: &Arc<str>, now: Timestamp) {
+        let target = self.queues.get(name).and_then(|queue| queue.target.clone());
+        let host = target.as_deref().unwrap_or(name);
+        for name in [origin_of(host), name] {
+            self.breakers.probe_now(name, now);
         }
     }
 

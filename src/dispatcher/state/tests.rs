@@ -256,6 +256,39 @@ fn a_manual_retry_does_not_wait_for_silent_urls_of_its_host() {
 }
 
 #[test]
+fn a_retry_of_many_deliveries_probes_at_once() {
+    let mut f = Fixture::new();
+    for n in 0..5 {
+        f.commit("down", at(n));
+        let [sent] = &f.step(at(n))[..] else { panic!("one is sent") };
+        f.end(sent, &result(RETRY, Reach::NotConnected), (n * 2 + 1, n * 2 + 2));
+    }
+    // Probes follow after 1, 2, 4, 8 and every 10 s.
+    for _ in 0..30 {
+        f.commit("down", at(10));
+    }
+    let mut now = 11;
+    for _ in 0..5 {
+        let [probe] = &f.step(at(now))[..] else { panic!("one probe at {now}") };
+        f.end(probe, &result(RETRY, Reach::NotConnected), (now, now));
+        now += 10;
+    }
+    now -= 8;
+    assert!(f.step(at(now)).is_empty(), "the next probe is not due");
+    let queue = delivery(0, "down").destination.queue;
+    let requested = || DispatcherMessage::QueueChanged { queue: queue.clone(), requested: Vec::new() };
+    f.state.apply(requested(), at(now));
+    let [probe] = &f.step(at(now))[..] else { panic!("one probe") };
+    f.end(probe, &result(RETRY, Reach::NotConnected), (now, now));
+    f.state.apply(requested(), at(now));
+    assert!(f.step(at(now)).is_empty(), "further steps of the request cause no further probes");
+    f.state.apply(requested(), at(now + 1));
+    let [probe] = &f.step(at(now + 1))[..] else { panic!("one probe") };
+    assert!(f.end(probe, &result(Outcome::Ok, Reach::Answered), (now + 1, now + 1)).closed);
+    assert!(f.step(at(now + 1)).len() > 1, "the others follow at once");
+}
+
+#[test]
 fn a_closed_breaker_makes_everything_due_at_once() {
     let mut f = Fixture::new();
     for n in 0..5 {

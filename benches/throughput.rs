@@ -30,12 +30,11 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use self::server::Server;
-use self::service::{CONNECTIONS, Service, Target, client, median, per_second, post};
+use self::service::{CONNECTIONS, Service, Target, client, median, per_second, post, serve};
 
 #[path = "support/service.rs"]
 mod service;
@@ -99,18 +98,7 @@ impl Local {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Arc::clone(&local);
-        tokio::spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
-                let _ = stream.set_nodelay(true);
-                let server = Arc::clone(&server);
-                let service = hyper::service::service_fn(move |request| Arc::clone(&server).answer(request));
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
-            }
-        });
+        serve(listener, move |request| Arc::clone(&server).answer(request));
         (local, address)
     }
 }

@@ -18,6 +18,7 @@ const WAIT: Duration = Duration::from_secs(75);
 /// 0 if the receiver accepted the event, else 1.
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "ringback test [OPTIONS] --webhook …|--email …|--slack …|--destination …",
     after_help = "\
 Example:
   ringback test --webhook https://app.example.com/hooks/muvi

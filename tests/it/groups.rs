@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::destinations::save;
-use crate::fakes::{Hit, Reply};
+use crate::fakes::Reply;
 use crate::harness::{Harness, id, minutes, seconds};
+use crate::operational_events::assert_is;
 use crate::tenants::tenant;
 
 /// Registers a watch in a group on a job that runs.
@@ -42,14 +43,6 @@ async fn refused(t: &Harness, group: Value) -> (String, String, String) {
 fn refusal(code: &str, pointer: &str) -> (String, String, String) {
     let error = if code == "group_mismatch" { code } else { "required" };
     (code.to_owned(), pointer.to_owned(), error.to_owned())
-}
-
-fn assert_is(hit: &Hit, event: &Value) {
-    let mut body = hit.json();
-    body["id"] = json!(hit.id());
-    assert_eq!(body, *event);
-    assert_eq!(hit.event(), event["type"]);
-    assert!(hit.headers.iter().all(|(name, _)| name != "ringback-watch"), "it is about no watch");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 /// Compares a webhook with the event of the feed.
-fn assert_is(hit: &Hit, event: &Value) {
+pub fn assert_is(hit: &Hit, event: &Value) {
     let mut body = hit.json();
     body["id"] = json!(hit.id());
     assert_eq!(body, *event);

@@ -150,7 +150,7 @@ struct SecurityFlags {
     /// Keys of the standard form: hmac, ed25519
     #[arg(long, value_name = "KEYS", value_delimiter = ',')]
     keys: Vec<String>,
-    /// File with the JSON object of `auth` (basic, oauth2)
+    /// File with the JSON object of auth (basic, oauth2)
     #[arg(long, value_name = "FILE", value_parser = json_file)]
     auth_file: Option<Masked>,
     /// File with the client certificate in PEM

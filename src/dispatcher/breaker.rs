@@ -145,14 +145,13 @@ impl Breakers {
         self.failing.get(name).and_then(|breaker| breaker.probes.as_ref()).map(|probes| probes.at)
     }
 
-    /// Makes the next probe due at once, because a client has requested attempts. The steps of one request can be many,
-    /// so a second passes between two probes.
+    /// Makes the next probe due at once, because a client has requested attempts, or a second after the last one: the
+    /// steps of one request can be many.
     pub(super) fn probe_now(&mut self, name: &str, now: Timestamp) {
         let Some(breaker) = self.failing.get_mut(name) else { return };
-        if let Some(probes) =
-            breaker.probes.as_mut().filter(|_| now >= breaker.last.plus(REQUESTED_PROBE_INTERVAL))
-        {
-            probes.at = probes.at.min(now);
+        let soonest = breaker.last.plus(REQUESTED_PROBE_INTERVAL).max(now);
+        if let Some(probes) = &mut breaker.probes {
+            probes.at = probes.at.min(soonest);
         }
     }
 

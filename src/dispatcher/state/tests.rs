@@ -281,8 +281,7 @@ fn a_retry_of_many_deliveries_probes_at_once() {
     let [probe] = &f.step(at(now))[..] else { panic!("one probe") };
     f.end(probe, &result(RETRY, Reach::NotConnected), (now, now));
     f.state.apply(requested(), at(now));
-    assert!(f.step(at(now)).is_empty(), "further steps of the request cause no further probes");
-    f.state.apply(requested(), at(now + 1));
+    assert!(f.step(at(now)).is_empty(), "a further step of the request waits for a second");
     let [probe] = &f.step(at(now + 1))[..] else { panic!("one probe") };
     assert!(f.end(probe, &result(Outcome::Ok, Reach::Answered), (now + 1, now + 1)).closed);
     assert!(f.step(at(now + 1)).len() > 1, "the others follow at once");

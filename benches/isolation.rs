@@ -15,7 +15,6 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark stops at an error")]
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,11 +22,13 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use self::service::{CONNECTIONS, Service, Target, client, median, per_second, post, serve};
+use self::service::{
+    CONNECTIONS, Service, Target, client, json_answer, median, no_content, per_second, post, serve,
+};
 
 #[path = "support/service.rs"]
 #[expect(dead_code, reason = "the other benchmark uses it")]
@@ -58,10 +59,7 @@ struct Local {
 }
 
 impl Local {
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         if request.method() == Method::POST {
             let start = Instant::now();
@@ -75,26 +73,20 @@ impl Local {
             let job = event["data"]["jobId"].as_str().unwrap().to_owned();
             self.arrived.lock().unwrap().entry(job).or_insert_with(Instant::now);
             self.posts.fetch_add(1, Ordering::Relaxed);
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
+            return no_content();
         }
         let id = path.rsplit('/').next().unwrap_or("");
         let body = json!({
             "jobId": id, "status": "completed", "progress": 100, "output": "https://cdn.muvi.video/output_0.mp4",
             "outputs": null, "error": null, "createdAt": "2026-02-18T15:00:00Z", "completedAt": null,
         });
-        let mut response = Response::new(Full::from(body.to_string()));
-        response.headers_mut().insert("content-type", "application/json".parse().unwrap());
-        Ok(response)
+        json_answer(body.to_string())
     }
 
     async fn start() -> (Arc<Self>, SocketAddr) {
         let local = Arc::new(Self::default());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let server = Arc::clone(&local);
-        serve(listener, move |request| Arc::clone(&server).answer(request));
+        let address = serve(move |request| Arc::clone(&server).answer(request)).await;
         (local, address)
     }
 

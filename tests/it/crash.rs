@@ -29,6 +29,9 @@ use crate::wire::{self, Answer};
 /// Number of clients that register at the same time.
 const CLIENTS: u32 = 4;
 
+/// Least number of watches that are a load.
+const LOAD_MIN: usize = 10;
+
 /// Real time: a test cannot move the clock of another process.
 #[expect(clippy::disallowed_methods, reason = "the real program runs on the real clock")]
 pub async fn nap(millis: u64) {
@@ -249,8 +252,13 @@ async fn register(
         }
         let job = format!("job_{client}_{n}");
         ground.provider.completed(&job);
-        let going = json!({ "jobId": job, "status": "processing", "progress": 10 });
-        ground.provider.script(&job, [Reply::json(200, &going), Reply::status(503)]);
+        let mut script =
+            vec![Reply::json(200, &json!({ "jobId": job, "status": "processing", "progress": 10 }))];
+        // Not of every job: after an error of each job in turn, the provider counts as down, with one poll a second.
+        if n % 4 == 0 {
+            script.push(Reply::status(503));
+        }
+        ground.provider.script(&job, script);
         let body = json!({ "jobId": job, "callbackUrl": ground.receiver.url("/hook") }).to_string();
         let headers = [AUTH, JSON, ("idempotency-key", job.as_str())];
         let bytes = wire::request("POST", "/v1/watches", &headers, body.as_bytes());
@@ -309,6 +317,16 @@ impl Load {
         self.moved.send_replace(Some(address));
     }
 
+    /// Waits until watches are accepted and delivered. A refused webhook arrives twice.
+    pub async fn has_begun(&self) {
+        guarded("the load", async {
+            while self.ground.receiver.count() <= 2 * LOAD_MIN {
+                nap(10).await;
+            }
+        })
+        .await;
+    }
+
     /// Waits until every accepted watch is delivered, and compares what the clients, the receiver and the process
     /// know.
     pub async fn check(self, address: SocketAddr) -> Verdict {
@@ -317,7 +335,7 @@ impl Load {
         let accepted: BTreeMap<String, String> =
             guarded("the last 201s", self.clients.join_all()).await.into_iter().flatten().collect();
         println!("{} watches", accepted.len());
-        assert!(accepted.len() > 2, "there was hardly any load: {}", accepted.len());
+        assert!(accepted.len() > LOAD_MIN, "there was hardly any load: {}", accepted.len());
         // A long run leaves a backlog. It may take as long as it needs, as long as it becomes smaller.
         for left in ["/v1/watches?status=watching&limit=1", "/v1/deliveries?status=pending&limit=1"] {
             let is_left = async || !get(address, left).await["data"].as_array().unwrap().is_empty();
@@ -350,6 +368,9 @@ pub async fn killed(ground: &Arc<Ground>, kills: u64) -> Verdict {
         } else {
             load.moved_to(process.address().await);
             started += 1;
+            if kill == kills {
+                load.has_begun().await;
+            }
             nap(100 + draw.below(700)).await;
         }
         peak = peak.max(peak_of(&process));
@@ -385,6 +406,7 @@ pub async fn database_killed(kills: u64) -> Option<Verdict> {
     let process = ground.start_with_changes();
     let address = process.address().await;
     load.moved_to(address);
+    load.has_begun().await;
     for _ in 0..kills {
         nap(300 + draw.below(500)).await;
         let away = draw.below(1_500);

@@ -79,24 +79,41 @@ fn lists_of_tests_for_both_databases_are_complete() {
 
 #[test]
 fn every_guarantee_names_a_test_that_exists() {
-    let page = read(Path::new("docs/GUARANTEES.md"));
-    let rows = rows_under(&page, &["guarantee", "test"]);
-    assert!(!rows.is_empty(), "docs/GUARANTEES.md has no table `Guarantee | Test`");
+    tested_rows("docs/GUARANTEES.md", "guarantee");
+}
+
+#[test]
+fn every_cell_of_the_comparison_names_a_test_that_exists() {
+    let tested = tested_rows("docs/COMPARISON.md", "row");
+    let page = read(Path::new("docs/COMPARISON.md"));
+    let compared = rows_under(&page, &["", "ringback"]);
+    assert!(compared.len() > 20, "{compared:?}");
+    // A licence is not tested.
+    let claimed: Vec<&str> =
+        compared.iter().map(|row| row[0].as_str()).filter(|row| *row != "Licence").collect();
+    assert_eq!(tested, claimed);
+}
+
+/// Returns the first cells of the table `first | Test` of a page. Fails if a row names no test, or one that is missing.
+fn tested_rows(page: &str, first: &str) -> Vec<String> {
+    let rows = rows_under(&read(Path::new(page)), &[first, "test"]);
+    assert!(!rows.is_empty(), "{page} has no table `{first} | Test`");
     let tests = test_names();
     let mut wrong = String::new();
     for row in &rows {
-        let (guarantee, named) = (row[0].as_str(), quoted(&row[1]));
+        let (what, named) = (row[0].as_str(), quoted(&row[1]));
         if named.is_empty() {
-            let _ = writeln!(wrong, "no `test` is named: {guarantee}");
+            let _ = writeln!(wrong, "no `test` is named: {what}");
         }
         for path in named {
             let name = path.rsplit("::").next().unwrap_or(&path);
             if !tests.contains(name) {
-                let _ = writeln!(wrong, "there is no test `{name}`: {guarantee}");
+                let _ = writeln!(wrong, "there is no test `{name}`: {what}");
             }
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
+    rows.into_iter().map(|row| row[0].clone()).collect()
 }
 
 #[test]
@@ -288,6 +305,12 @@ pub fn test_names() -> BTreeSet<String> {
                 && std::mem::take(&mut marked)
             {
                 names.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            } else if let Some((name, rest)) = line.split_once(": \"")
+                && rest.contains("\" => ")
+                && file.ends_with("tests/it/faults.rs")
+            {
+                // A scenario of the fault suite: `name: "fault" => …`.
+                names.insert(name.to_owned());
             }
         }
     }

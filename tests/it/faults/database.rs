@@ -26,6 +26,7 @@ impl UnderLoad {
         let load = Load::start(&ground);
         let process = ground.start();
         load.moved_to(process.address().await);
+        load.has_begun().await;
         Self { ground, ended, load, process }
     }
 

@@ -37,6 +37,7 @@ pub async fn full(test: &str, rounds: u64) -> Survived {
         let process = ground.start();
         let address = process.address().await;
         load.moved_to(address);
+        load.has_begun().await;
         for _ in 0..rounds {
             nap(400).await;
             let ballast = disk.join("ballast");
@@ -86,6 +87,7 @@ pub async fn read_only(test: &str, rounds: u64) -> Survived {
         let mut peak = 0;
         for _ in 0..rounds {
             load.moved_to(process.address().await);
+            load.has_begun().await;
             nap(500).await;
             peak = peak.max(peak_of(&process));
             process.kill().await;
@@ -131,6 +133,7 @@ pub async fn torn_log(rounds: u64, tail: Tail) -> Survived {
     for _ in 0..rounds {
         let process = ground.start();
         load.moved_to(process.address().await);
+        load.has_begun().await;
         nap(200 + draw.below(300)).await;
         peak = peak.max(peak_of(&process));
         process.kill().await;

@@ -73,7 +73,7 @@ use tracing::field::display;
 use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
 use crate::clock::{Clock, Stopwatch};
 use crate::domain::{
-    Activity, Attempt, AttemptKind, DisabledReason, DispatchPolicy, DispatcherMessage, NextStep, Outcome,
+    Activity, AttemptKind, DisabledReason, DispatchPolicy, DispatcherMessage, NextStep, Outcome,
     PendingDelivery, Postponement, Timestamp, during_outage, next_attempt, while_unclear,
 };
 use crate::store::{
@@ -382,6 +382,7 @@ impl Dispatcher {
                     Err(error) => {
                         tracing::warn!(%error, "the clock was set back, and retries could not be rescheduled yet");
                         dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                        step.now = dispatcher.clock.now();
                     }
                 }
             }
@@ -574,19 +575,13 @@ impl Dispatcher {
     }
 }
 
-/// Returns the error of an attempt, or else its HTTP status.
-fn error_text(result: &AttemptResult) -> Option<String> {
-    let Attempt { error, status_code, .. } = &result.attempt;
-    error.clone().or_else(|| status_code.map(|status| format!("HTTP {status}")))
-}
-
 /// Returns the span of an attempt, for the trace of its watch. An event about no watch has no trace.
 fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult) -> Option<Span> {
     if !delivery.event_type.is_of_watch() {
         return None;
     }
     let context = Context::of(delivery.watch, delivery.traceparent.as_deref())?;
-    let error = error_text(result).filter(|_| result.outcome != Outcome::Ok);
+    let error = result.attempt.error.clone().filter(|_| result.outcome != Outcome::Ok);
     let provider = delivery.finished.as_ref().map(|finished| finished.provider.clone());
     let span = context
         .span("deliver", SpanKind::Client, result.attempt.at, result.duration)
@@ -606,7 +601,7 @@ fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult) -> Option<Sp
 /// Logs what an attempt changed for the other deliveries of its destination.
 fn log_changes(delivery: &PendingDelivery, changes: Changes, result: &AttemptResult) {
     let queue = delivery.destination.queue.as_str();
-    let (delivery, error) = (delivery.id, error_text(result));
+    let (delivery, error) = (delivery.id, result.attempt.error.as_deref());
     if changes.opened == Some(Opened::Origin) {
         tracing::warn!(
             %delivery, queue, error,
@@ -633,7 +628,7 @@ fn log_changes(delivery: &PendingDelivery, changes: Changes, result: &AttemptRes
 /// Logs an attempt: at level info if it delivers an ending, or if a retry follows; as a warning if it was the last one.
 fn log_attempt(delivery: &PendingDelivery, result: &AttemptResult, next: NextStep, trace_id: Option<&str>) {
     let (queue, status) = (delivery.destination.queue.as_str(), result.attempt.status_code);
-    let (channel, error) = (delivery.destination.channel, error_text(result));
+    let (channel, error) = (delivery.destination.channel, result.attempt.error.as_deref());
     let PendingDelivery { id: delivery, watch, event_type: event, manual: is_manual, .. } = delivery;
     let watch = event.is_of_watch().then(|| display(watch));
     match next {

@@ -340,8 +340,7 @@ pub struct AttemptResult {
     pub duration: Duration,
     /// How a request for a token ended that was made for this attempt.
     pub token: Option<Box<TokenUse>>,
-    /// Entry for the attempt log. The dispatcher sets its times. Its error is `None` if the attempt succeeded or the
-    /// status is sufficient.
+    /// Entry for the attempt log. The dispatcher sets its times.
     pub attempt: Attempt,
 }
 
@@ -370,6 +369,8 @@ impl AttemptResult {
             }
         };
         let (outcome, error) = classify(&received);
+        let failed = outcome != Outcome::Ok;
+        let error = error.or_else(|| failed.then(|| format!("HTTP {}", received.status)));
         let reach = Reach::of_status(received.status);
         let attempt = Attempt {
             status_code: Some(received.status),

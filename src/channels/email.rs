@@ -14,6 +14,8 @@ mod smtp;
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use lettre::Address;
 use lettre::message::header::{
     ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0,
@@ -218,7 +220,7 @@ impl Mailer {
             .date(UNIX_EPOCH + seconds)
             .from(LettreMailbox::new(self.from.name.clone(), address(from)?))
             .to(LettreMailbox::new(None, address(to)?))
-            .subject(subject.as_str())
+            .raw_header(subject_header(&subject))
             .message_id(Some(id.clone()))
             // RFC 3834, and a header that Exchange evaluates: no automatic replies.
             .raw_header(header("Auto-Submitted", "auto-generated"))
@@ -243,6 +245,28 @@ fn part(kind: ContentType, text: String) -> Result<SinglePart, String> {
 
 fn header(name: &'static str, value: &str) -> HeaderValue {
     HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned())
+}
+
+/// Returns the header `Subject`. If its text contains the start of an encoded word (RFC 2047), all of it is encoded:
+/// lettre encodes only words with other characters than ASCII, and a mail reader would decode what a client has written.
+fn subject_header(text: &str) -> HeaderValue {
+    /// Size of the longest encoded word that has a multiple of three bytes: 60 of 75 characters are its text.
+    const CHUNK: usize = 45;
+
+    let name = HeaderName::new_from_ascii_str("Subject");
+    if !text.contains("=?") {
+        return HeaderValue::new(name, text.to_owned());
+    }
+    let mut words = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end =
+            (0..=CHUNK.min(rest.len())).rev().find(|end| rest.is_char_boundary(*end)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        words.push(format!("=?utf-8?b?{}?=", BASE64.encode(word)));
+        rest = after;
+    }
+    HeaderValue::dangerous_new_pre_encoded(name, text.to_owned(), words.join("\r\n "))
 }
 
 /// Returns the outcome of a failed exchange, its error, and the server's reply.

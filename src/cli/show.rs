@@ -196,17 +196,18 @@ fn undelivered(watch: &Value, terminal: Terminal) -> String {
 fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
     /// Width of the columns before the details.
     const BEFORE: usize = 33;
+    const ERROR: &str = "/error";
 
     let fields: &[&str] = match text(one, "/kind").as_str() {
         "observed" => &["/status", "/rawStatus", "/progress"],
         "event" => &["/eventType", "/eventId"],
         "delivery" => &["/status", "/deliveryId", "/reason"],
-        "attempt" => &["/statusCode", "/deliveryId", "/error"],
+        "attempt" => &["/statusCode", "/deliveryId", ERROR],
         _ => &[],
     };
     let mut words: Vec<String> = Vec::new();
     for field in fields {
-        let word = text(one, field);
+        let word = if *field == ERROR { error_beside_status(one) } else { text(one, field) };
         if !word.is_empty() && !words.contains(&word) {
             words.push(if *field == "/progress" { format!("{word} %") } else { word });
         }
@@ -222,6 +223,12 @@ fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
         Some(all) if terminal.fits(&format!("{:BEFORE$}{all}", "")) => all,
         _ => words,
     }
+}
+
+/// Returns the error of an attempt whose status is shown beside it: empty if it only repeats the status.
+fn error_beside_status(attempt: &Value) -> String {
+    let error = text(attempt, "/error");
+    if error == format!("HTTP {}", text(attempt, "/statusCode")) { String::new() } else { error }
 }
 
 /// Returns the reason of a delivery. It may have ended without an attempt, and then no error explains it.
@@ -253,8 +260,8 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
     }
     let attempts = list(delivery, "/attempts").map(|one| {
         let duration = format!("{} ms", text(one, "/durationMs"));
-        let [at, status, error, response] = texts(one, ["/at", "/statusCode", "/error", "/responseBody"]);
-        [seconds(&at), status, duration, error, response]
+        let [at, status, response] = texts(one, ["/at", "/statusCode", "/responseBody"]);
+        [seconds(&at), status, duration, error_beside_status(one), response]
     });
     let columns = [
         Column::new("TIME (UTC)"),

@@ -101,7 +101,7 @@ fn outcome(result: &Value) -> String {
 fn failure(result: &Value) -> String {
     let mut lines = vec![format!("The test failed: {}.", outcome(result))];
     let (error, hint, body) = (text(result, "/error"), text(result, "/hint"), text(result, "/responseBody"));
-    if !error.is_empty() {
+    if !error.is_empty() && !outcome(result).starts_with(&error) {
         lines.push(format!("  error: {}", clean(&error)));
     }
     if let Some(first) = body.lines().find(|line| !line.trim().is_empty()) {

@@ -143,21 +143,27 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
     let reason = row.opt_text(6)?;
     let is_saved = row.opt_int(12)?.is_some();
     let address = if is_saved { Column::SAVED_ADDRESS } else { Column::DESTINATION_ADDRESS };
+    let status = row.word(5, DeliveryStatus::parse)?;
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
         event_type,
         watch: event_type.is_of_watch().then_some(watch),
         destination: DestinationId(destination),
-        status: row.word(5, DeliveryStatus::parse)?,
+        status,
         reason: reason.as_deref().and_then(Reason::parse),
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         attempt_count: row.count(11)?,
-        last_error: row.opt_text(13)?,
+        last_error: unless_succeeded(status, row.opt_text(13)?),
         channel: row.word(9, ChannelKind::parse)?,
         address: keyring.open(address, destination, row.text(10)?)?,
     })
+}
+
+/// Returns the error of the last attempt. A message that a chat accepted only as plain text was delivered.
+pub(super) fn unless_succeeded(status: DeliveryStatus, error: Option<String>) -> Option<String> {
+    error.filter(|_| status != DeliveryStatus::Succeeded)
 }
 
 /// Returns the attempts of a delivery with a number below `before` that fit, newest first.

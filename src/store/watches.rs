@@ -195,13 +195,14 @@ fn read_latest(row: &Row<'_>, first: usize) -> Result<Option<LatestDelivery>> {
     if row.opt_bytes(first)?.is_none() {
         return Ok(None);
     }
+    let status = row.word(first + 1, DeliveryStatus::parse)?;
     Ok(Some(LatestDelivery {
         id: DeliveryId(row.id(first)?),
-        status: row.word(first + 1, DeliveryStatus::parse)?,
+        status,
         reason: row.opt_text(first + 2)?.as_deref().and_then(Reason::parse),
         attempt_count: row.count(first + 3)?,
         next_attempt_at: row.opt_time(first + 4)?,
-        last_error: row.opt_text(first + 5)?,
+        last_error: deliveries::unless_succeeded(status, row.opt_text(first + 5)?),
     }))
 }
 

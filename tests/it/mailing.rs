@@ -1,5 +1,7 @@
 //! Deliveries by mail: content, TLS, refusals, retries, and permitted recipients.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::fakes::Reply;
@@ -493,6 +495,26 @@ async fn no_text_of_a_job_becomes_a_header_or_markup_of_a_mail() {
     }
     // A text of several lines is indented, to distinguish it from the rest of the mail.
     assert!(text.lines().all(|line| !line.starts_with("Bcc:") && !line.starts_with("MAIL")), "{text}");
+    t.finish().await;
+    server.finish();
+}
+
+// Once: the store is not involved.
+#[tokio::test]
+async fn an_encoded_word_in_a_name_is_not_decoded() {
+    let (t, server) = start(OPEN, &[]).await;
+    t.provider.completed("job_1");
+    let name = format!("=?utf-8?q?paid=E2=80=AE=0AX?= {} =?x", "\u{e9}".repeat(40));
+    t.register(&json!({ "jobId": "job_1", "email": "me@example.com", "name": name })).await;
+    t.pass(seconds(5)).await;
+    let mail = server.next().await;
+    let decoded = mail.header("Subject").split(' ').fold(Vec::new(), |mut bytes, word| {
+        assert!(word.len() <= 75, "{word}");
+        let text = word.strip_prefix("=?utf-8?b?").and_then(|rest| rest.strip_suffix("?="));
+        bytes.extend(BASE64_STANDARD.decode(text.unwrap_or_else(|| panic!("not encoded: {word}"))).unwrap());
+        bytes
+    });
+    assert_eq!(String::from_utf8(decoded).unwrap(), format!("Completed: {name} (muvi)"));
     t.finish().await;
     server.finish();
 }

@@ -56,6 +56,10 @@ pub struct DestinationQueues {
     pub others_at: Option<Timestamp>,
 }
 
+/// Time by which a delivery may lie in the future without a clock that was set back: a command waits for its turn, and
+/// meanwhile others are committed.
+const TURN_MAX: Duration = Duration::from_secs(5);
+
 /// Reschedules the next waiting deliveries after the clock was set back.
 #[derive(Clone, Debug)]
 pub struct RescheduleRetries {
@@ -257,6 +261,7 @@ const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
 /// back. A delivery that moves to a later position by that is examined twice, with the same result.
 pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) -> Result<Rescheduled> {
     let (tx, now) = (&batch.tx, command.now);
+    let is_future = |at: Timestamp| at > now.plus(TURN_MAX);
     let (queue, is_retry, at, app, id) = &command.after;
     let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
         Ok(Waiting {
@@ -269,7 +274,7 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
     let is_retry = |one: &&Waiting| one.position.1 == 1;
     // Step 1 follows the first pause. A wait that an outage has shortened keeps step 0.
     let due_at = |step: usize| Some(now.plus(*command.schedule.get(step.saturating_sub(1))?));
-    let attempted_later = |one: &&Waiting| one.last_attempt_at.is_some_and(|at| at > now);
+    let attempted_later = |one: &&Waiting| one.last_attempt_at.is_some_and(is_future);
     let retries = tx.update_each(
         row_sql!(
             "update deliveries set scheduled_at = $1, next_attempt_at = $1"
@@ -288,7 +293,7 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
         ),
         found
             .iter()
-            .filter(|one| !is_retry(one) || one.is_manual)
+            .filter(|one| (!is_retry(one) || one.is_manual) && is_future(one.position.2))
             .map(|one| params![now, one.position.3, one.position.4]),
     )?;
     let count = retries.into_iter().chain(at_once).sum();

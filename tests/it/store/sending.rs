@@ -174,6 +174,16 @@ async fn a_first_attempt_is_due_after_the_clock_was_set_back() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_was_committed_meanwhile_is_not_rescheduled() {
+    let fixture = StoreFixture::new().await;
+    let send = fixture.delivery("job_1").await;
+    assert_eq!(rescheduled(&fixture, at(57)).await, (0, 1), "a first attempt that is due at 60");
+    fixture.record(&send, NextStep::Retry { step: 1, due_at: at(100_000), waited: Duration::ZERO }).await;
+    let tried_at = super::attempt().at;
+    assert_eq!(rescheduled(&fixture, tried_at.minus(Duration::from_secs(3))).await, (0, 1), "a retry");
+}
+
+#[tokio::test]
 async fn many_waiting_deliveries_are_rescheduled_in_steps() {
     let fixture = StoreFixture::new().await;
     let watches = (0..1_000).map(|_| fixture.watch("job_1")).collect();
@@ -480,6 +490,7 @@ crate::postgres::on_postgres_too! {
     first_attempts_precede_retries_without_loaded_ones,
     a_retry_is_rescheduled_after_the_clock_was_set_back,
     a_first_attempt_is_due_after_the_clock_was_set_back,
+    a_delivery_that_was_committed_meanwhile_is_not_rescheduled,
     many_waiting_deliveries_are_rescheduled_in_steps,
     a_failed_delivery_has_a_reason,
     later_deliveries_to_a_gone_destination_are_skipped,

@@ -61,6 +61,7 @@ pub(super) use self::results::{
     GoneResult, QueueState, SavedResult, disable_gone, error_of, prune_hours, queue_states, record_results,
 };
 pub(super) use self::sweep::sweep_destinations;
+pub(super) use self::transitions::note_exhausted;
 
 /// Maximum number of destinations of an app. Each is a queue of its own in the dispatcher.
 const DESTINATIONS_MAX: i64 = 1_000;

@@ -163,13 +163,13 @@ fn note_successes(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'
 }
 
 /// Returns the destinations with deliveries of watches that failed for good, before (0) or after (1) the last success.
-fn exhausted<'a>(
-    summaries: &BTreeMap<SavedNo, Summary<'a>>,
+fn exhausted(
+    summaries: &BTreeMap<SavedNo, Summary<'_>>,
     place: usize,
-) -> Vec<(SavedNo, &'a Attempt, String)> {
-    let of_summary = |(no, summary): (&SavedNo, &Summary<'a>)| {
+) -> Vec<(SavedNo, Timestamp, Option<String>)> {
+    let of_summary = |(no, summary): (&SavedNo, &Summary<'_>)| {
         let attempt = summary.exhausted[place]?;
-        Some((*no, attempt, error_of(attempt)))
+        Some((*no, attempt.at, Some(error_of(attempt))))
     };
     summaries.iter().filter_map(of_summary).collect()
 }

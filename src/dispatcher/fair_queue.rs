@@ -322,8 +322,16 @@ impl AppShares {
     }
 
     /// Returns whether an app may take one more of the half that the queues share that are not quick.
+    ///
+    /// The part of an app is rounded down: also of a small half, one place is left for an untried destination of
+    /// another app.
     fn may_take_of_half(&self, app: AppNo, used: impl Fn(&Share) -> usize, most: usize) -> bool {
-        used(&self.total) < half_of(most) && self.may_take(app, used, half_of(most))
+        let (half, total) = (half_of(most), used(&self.total));
+        let is_below = |own: usize| {
+            let left = half.saturating_sub(total - own);
+            own == 0 || own < (left - left.div_ceil(8)).max(1)
+        };
+        total < half && self.apps.get(&app).is_none_or(|own| is_below(used(own)))
     }
 
     /// Returns whether an app uses less than it may of what the others leave. An app that uses nothing may
@@ -476,7 +484,7 @@ mod tests {
             (224, 28),
             "seven eighths of the half, and of what is left"
         );
-        assert_eq!(fill(one, true), 199, "seven eighths of everything");
+        assert_eq!(fill(one, true), 200, "seven eighths of what is left of everything");
         assert!(
             !shares.may_load(one, (100_000, 51_200), false)
                 && !shares.may_load(one, (512, 10_000_000), false)

@@ -29,7 +29,6 @@ use crate::domain::{
     AppNo, CancelScope, DeliveryId, DestinationId, DispatcherMessage, PendingDelivery, Timestamp, WatchId,
 };
 use crate::telemetry::log_window::LogWindow;
-use pages::PageInFlight;
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
 /// wait on disk, not in memory.
@@ -129,6 +128,22 @@ struct DestinationQueue {
     /// Queue of an inline destination with the address of a saved one, as its last loaded delivery had it. `None` for
     /// the queue of inline destinations.
     target: Option<Arc<str>>,
+}
+
+/// A page that is being read.
+#[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "the boxes come from messages and go to the queue")]
+struct PageInFlight {
+    /// Maximum number of deliveries on it.
+    limit: usize,
+    /// Whether a delivery became due meanwhile, and may be missing from the page.
+    became_due: bool,
+    /// Whether its saved destination has changed meanwhile: the page is read again.
+    is_stale: bool,
+    /// Deliveries that were skipped meanwhile, and may be on the page.
+    skipped: Vec<(WatchId, CancelScope)>,
+    /// Manual retries that were requested meanwhile, and may be on the page.
+    urgent: Vec<Box<PendingDelivery>>,
 }
 
 impl DestinationQueue {

@@ -65,6 +65,15 @@ impl<'c> Batch<'c> {
     }
 }
 
+impl Batch<'_> {
+    /// Keeps the log of the database short after this transaction, because the next ones change very many pages as well.
+    pub(super) fn checkpoint_early(&self) {
+        if let Some(files) = &self.shared.files {
+            files.checkpoint_early();
+        }
+    }
+}
+
 /// Applies commands one by one.
 pub(super) fn each<C, T>(
     apply: impl Fn(&mut Batch<'_>, &C) -> Result<T>,

@@ -61,10 +61,12 @@ pub(super) use self::attempts::{postpone_delivery, record_attempt};
 pub(super) use self::downtime::{created_before, note_running};
 pub(super) use self::overdue::end_overdue;
 #[cfg(test)]
-pub(super) use self::queues::WAITING;
+pub(super) use self::queues::{DUE_IN_ORDER, WAITING};
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::retry_delivery;
 pub(super) use self::retry_many::{retried_page, retry_now};
+#[cfg(test)]
+pub(super) use self::skipping::EXAMINE;
 pub(super) use self::skipping::{EXAMINED, Skip, skip, skip_next};
 
 /// Columns of a delivery that is shown.
@@ -347,6 +349,11 @@ impl NewDelivery {
     }
 }
 
+/// An earlier pending delivery of a watch to the saved destination `$2`. The partial index of these applies only to exactly
+/// these expressions. A watch can have had a million other deliveries.
+pub(super) const EARLIER: &str = "select 1 from deliveries
+    where watch = $1 and n = $2 and status || '' = 'pending' and queue like '% dst_%' and id < $3 limit 1";
+
 /// Removes the deliveries to ordered destinations for which an earlier one of the same watch is pending. They stay in
 /// the store, where they are due when the earlier one has ended.
 fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Result<()> {
@@ -354,7 +361,7 @@ fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Re
         return Ok(());
     }
     let earlier = tx.fetch(
-        "select 1 from deliveries where watch = $1 and n = $2 and status = 'pending' and id < $3 limit 1",
+        EARLIER,
         created
             .iter()
             .filter(|new| new.is_ordered())

@@ -123,6 +123,7 @@ pub struct Pruned {
 }
 
 pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
+    batch.checkpoint_early();
     let tx = &batch.tx;
     let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR), command.rows)?;
     let requested_before = created_before(tx, command.pending_max, command.now)?;

@@ -5,29 +5,13 @@ use std::sync::Arc;
 use super::super::breaker::Admission;
 use super::super::fair_queue::app_of;
 use super::super::origin::{Turn, half_of, host_of, probes_max};
-use super::{DispatchState, LOADED_MAX, is_skipped};
-use crate::domain::{AppNo, CancelScope, PendingDelivery, Timestamp, WatchId};
+use super::{DispatchState, LOADED_MAX, PageInFlight, is_skipped};
+use crate::domain::{AppNo, Timestamp};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 
 /// Maximum number of pages that are read at the same time. The size of the bodies on a page is known only after
 /// the page has arrived, so this also limits by how much [`LOADED_MAX`] can be exceeded.
 const PAGES_MAX: usize = 16;
-
-/// A page that is being read.
-#[derive(Debug, Default)]
-#[expect(clippy::vec_box, reason = "the boxes come from messages and go to the queue")]
-pub(super) struct PageInFlight {
-    /// Maximum number of deliveries on it.
-    pub(super) limit: usize,
-    /// Whether a delivery became due meanwhile, and may be missing from the page.
-    pub(super) became_due: bool,
-    /// Whether its saved destination has changed meanwhile: the page is read again.
-    pub(super) is_stale: bool,
-    /// Deliveries that were skipped meanwhile, and may be on the page.
-    pub(super) skipped: Vec<(WatchId, CancelScope)>,
-    /// Manual retries that were requested meanwhile, and may be on the page.
-    pub(super) urgent: Vec<Box<PendingDelivery>>,
-}
 
 impl DispatchState {
     /// Returns whether a page can be read now.

@@ -254,10 +254,12 @@ const DUE: &str =
     "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
          order by next_attempt_at, app, id limit $4";
 
-/// The same for an ordered destination: a delivery is due only when no earlier one of its watch is pending.
-const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
+/// The same for an ordered destination: a delivery is due only when no earlier one of its watch is pending
+/// ([`EARLIER`](super::EARLIER)).
+pub(in crate::store) const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
          where d.queue = $1 and d.is_retry = $2 and d.next_attempt_at <= $3 and not exists (
-           select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status = 'pending' and e.id < d.id)
+           select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status || '' = 'pending'
+             and e.queue like '% dst_%' and e.id < d.id)
          order by d.next_attempt_at, d.app, d.id limit $4";
 
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits

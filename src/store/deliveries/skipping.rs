@@ -34,6 +34,12 @@ pub const IS_LEFT_OUT: &str = "case when w.status = 'stopped'
     or d.status = 'pending' and d.type in ('job.processing', 'job.progress') and w.status <> 'watching'
   then 1 else 0 end";
 
+/// The newest deliveries of a watch before an id. The second condition lets PostgreSQL, which plans while the tables are
+/// empty, prefer the index by watch to the primary key, in which it would read all deliveries of the app.
+pub const EXAMINE: &str =
+    "select id, status, reason, type, n, case when next_attempt_at is null then 0 else 1 end
+    from deliveries where watch = $1 and watch <= $1 and app = $2 and id < $3 order by id desc limit $4";
+
 /// Deliveries that are skipped.
 #[derive(Clone, Copy, Debug)]
 pub struct Skip {
@@ -161,11 +167,8 @@ fn examine(
     most: usize,
 ) -> Result<Vec<Vec<Examined>>> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
-    // The second condition lets PostgreSQL, which plans while the tables are empty, prefer the index by watch to the
-    // primary key, in which it would read all deliveries of the app.
     tx.fetch(
-        "select id, status, reason, type, n, case when next_attempt_at is null then 0 else 1 end from deliveries
-         where watch = $1 and watch <= $1 and app = $2 and id < $3 order by id desc limit $4",
+        EXAMINE,
         skips.iter().map(|(app, watch, _, before)| params![*watch, *app, *before, limit]),
         |row| {
             Ok(Examined {

@@ -265,6 +265,7 @@ pub fn create_skips(batch: &mut Batch<'_>) -> Result<()> {
 
 pub fn advance_operation(batch: &mut Batch<'_>, command: &AdvanceOperation) -> Result<bool> {
     let AdvanceOperation { no, page, rows, now } = command;
+    batch.checkpoint_early();
     let sql = format!("{RUNNING} and no = $1");
     let Some(operation) = batch.tx.find(&sql, params![*no], read_running)? else { return Ok(false) };
     let app = operation.app;

@@ -6,11 +6,11 @@
 //! for another app also if several apps take all they may, and an app that is alone loses little. The probes of an app
 //! use at most a quarter of its share, so that its healthy receivers do not wait for those that do not answer.
 //!
-//! **The queues that are not quick** ([`super::origin`]) use at most half of each of these limits together, and the rule
-//! of seven eighths holds within that half as well. Each queue of a saved destination is an origin of its own, and so is
-//! each host: a thousand of them that never answer would otherwise occupy every place for a whole timeout, and the next
-//! event to a healthy receiver of the same app would wait as long. The origins with quick queues and those with others
-//! therefore have turns of their own ([`KindTurns`]), and the two kinds alternate.
+//! **The queues that are not quick** ([`super::origin`]) use at most half of each of these limits together, and the
+//! rule of seven eighths holds within that half as well. Each queue of a saved destination is an origin of its own, and
+//! so is each host: a thousand of them that never answer would otherwise occupy every place for a whole timeout, and
+//! the next event to a healthy receiver of the same app would wait as long. The origins with quick queues and those
+//! with others therefore have turns of their own ([`KindTurns`]), and the two kinds alternate.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -304,15 +304,15 @@ impl AppShares {
             && (is_quick || self.may_take_of_half(app, |share| share.other.in_flight, most))
     }
 
-    /// Returns whether an app may have one more manual retry in flight that does not wait for the half of the queues that
-    /// are not quick: until they use three quarters of the places.
+    /// Returns whether an app may have one more manual retry in flight that does not wait for the half of the queues
+    /// that are not quick: until they use three quarters of the places.
     pub(super) fn may_send_urgent(&self, app: AppNo, most: usize) -> bool {
         let (half, quarter) = (half_of(most), most / 4);
         self.may_send(app, most, true) && self.total.other.in_flight < half + quarter
     }
 
-    /// Returns whether an app may have one more loaded delivery of a queue of this kind. The pair is the common maximum:
-    /// the number of loaded deliveries, and the bytes of their bodies.
+    /// Returns whether an app may have one more loaded delivery of a queue of this kind. The pair is the common
+    /// maximum: the number of loaded deliveries, and the bytes of their bodies.
     pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize), is_quick: bool) -> bool {
         self.may_take(app, |share| share.loaded, most)
             && self.may_take(app, |share| share.bytes, bytes)

@@ -17,8 +17,8 @@
 //!   whole timeout, and with many such URLs they would otherwise use the half of the untried ones without end.
 //!
 //! The quick queues and the others take turns; within each kind, the queues take turns. Mail, chats and saved
-//! destinations have queues that are alone in their origin, and these rules do not apply to them. The half of all places
-//! that the queues share that are not quick applies to every queue ([`super::fair_queue`]).
+//! destinations have queues that are alone in their origin, and these rules do not apply to them. The half of all
+//! places that the queues share that are not quick applies to every queue ([`super::fair_queue`]).
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -178,8 +178,8 @@ pub(super) enum Standing {
     Other,
 }
 
-/// Queues of an origin that take turns, the quick ones and the others. An origin may list a hundred thousand queues, so a
-/// queue is found by its position.
+/// Queues of an origin that take turns, the quick ones and the others. An origin may list a hundred thousand queues, so
+/// a queue is found by its position.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     quick: BTreeMap<Ticket, Arc<str>>,
@@ -232,8 +232,8 @@ impl Turns {
         }
     }
 
-    /// Removes the next queue of a kind for which `check` returns [`Turn::Take`] or [`Turn::Drop`], and returns it if it
-    /// is taken. At most as many queues are kept as use a place, so the search is short.
+    /// Removes the next queue of a kind for which `check` returns [`Turn::Take`] or [`Turn::Drop`], and returns it if
+    /// it is taken. At most as many queues are kept as use a place, so the search is short.
     pub(super) fn pop(
         &mut self,
         is_quick: bool,

@@ -66,7 +66,8 @@ impl<'c> Batch<'c> {
 }
 
 impl Batch<'_> {
-    /// Keeps the log of the database short after this transaction, because the next ones change very many pages as well.
+    /// Keeps the log of the database short after this transaction, because the next ones change very many pages as
+    /// well.
     pub(super) fn checkpoint_early(&self) {
         if let Some(files) = &self.shared.files {
             files.checkpoint_early();

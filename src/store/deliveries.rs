@@ -349,8 +349,8 @@ impl NewDelivery {
     }
 }
 
-/// An earlier pending delivery of a watch to the saved destination `$2`. The partial index of these applies only to exactly
-/// these expressions. A watch can have had a million other deliveries.
+/// An earlier pending delivery of a watch to the saved destination `$2`. The partial index of these applies only to
+/// exactly these expressions. A watch can have had a million other deliveries.
 pub(super) const EARLIER: &str = "select 1 from deliveries
     where watch = $1 and n = $2 and status || '' = 'pending' and queue like '% dst_%' and id < $3 limit 1";
 
@@ -396,8 +396,8 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Loads pending deliveries by app and id: one result for each row of values, `None` if the delivery does not exist or is
-/// to be skipped.
+/// Loads pending deliveries by app and id: one result for each row of values, `None` if the delivery does not exist or
+/// is to be skipped.
 fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<Option<PendingDelivery>>> {
     let keyring = &batch.shared.keyring;
     let read = |row: &Row<'_>| match row.flag(15)? {

@@ -31,10 +31,10 @@
 //! **The expiry** of the next open group is found by an index. The app has a timer for it; a commit with a new group
 //! notifies the timer.
 //!
-//! **Many groups at once.** One transaction can end watches of a thousand groups. It adds their ends, completes the first
-//! [`CHUNK`] of the groups, and makes the others due: `expires_at` becomes [`DUE`], so that the timer finds them first,
-//! also after a crash. Such a group is completed and does not expire, because enough of its watches have ended. Clients
-//! see its expiry, which is computed from the time of its creation.
+//! **Many groups at once.** One transaction can end watches of a thousand groups. It adds their ends, completes the
+//! first [`CHUNK`] of the groups, and makes the others due: `expires_at` becomes [`DUE`], so that the timer finds them
+//! first, also after a crash. Such a group is completed and does not expire, because enough of its watches have ended.
+//! Clients see its expiry, which is computed from the time of its creation.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,8 +54,8 @@ use crate::events::GroupBody;
 /// Maximum number of ids of watches in the event of a group.
 const SHOWN_WATCHES: u32 = 1_000;
 
-/// Maximum number of groups that are completed, and that expire, in one transaction. Each event has up to 32 KiB of ids,
-/// and up to 20 deliveries: together less than 2 MiB and 1,000 rows.
+/// Maximum number of groups that are completed, and that expire, in one transaction. Each event has up to 32 KiB of
+/// ids, and up to 20 deliveries: together less than 2 MiB and 1,000 rows.
 const CHUNK: usize = 50;
 
 /// The expiry of a group of which enough watches have ended, until its event is created.

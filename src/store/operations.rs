@@ -23,8 +23,8 @@
 //!
 //! **A stop while a watch ends** between the two parts changes nothing: the ending is delivered.
 //!
-//! **Operations that no client sees** delete what is left of an erased watch (`erase`), and skip deliveries of a watch that
-//! are too many for the transaction that stops or ends it (`deliveries/skipping`).
+//! **Operations that no client sees** delete what is left of an erased watch (`erase`), and skip deliveries of a watch
+//! that are too many for the transaction that stops or ends it (`deliveries/skipping`).
 //!
 //! **Counts.** `total` is counted by readers before the operation begins, for at most 10 s and [`COUNTED_MAX`] rows. It grows
 //! with `done` if more rows are found. `done` can stay below it, because rows change meanwhile.

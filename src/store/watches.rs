@@ -77,8 +77,8 @@ pub enum AmendRefusal {
     DestinationDeleted,
 }
 
-/// Stops a watch: its job is not polled for it any more, and its pending deliveries are skipped, the oldest of very many
-/// by an operation (`deliveries/skipping`). Attempts in flight are recorded.
+/// Stops a watch: its job is not polled for it any more, and its pending deliveries are skipped, the oldest of very
+/// many by an operation (`deliveries/skipping`). Attempts in flight are recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct StopWatch {
     /// The app.

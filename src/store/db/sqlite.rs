@@ -25,8 +25,8 @@
 //! that is copied slowly, does not, and the log grows until the disk is full. This program cannot end another process,
 //! so it warns when the log is larger than [`LOG_SIZE_MAX`], and exports its size.
 //!
-//! **Checkpoints** run in the commit that finds the log long, and every other write waits for them. Background work that
-//! deletes or changes very many rows requests a checkpoint of a shorter log with each of its transactions
+//! **Checkpoints** run in the commit that finds the log long, and every other write waits for them. Background work
+//! that deletes or changes very many rows requests a checkpoint of a shorter log with each of its transactions
 //! ([`Files::checkpoint_early`]), so that none takes long.
 //!
 //! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so answered requests survive a loss

@@ -3,15 +3,15 @@
 //! Deliveries of a watch are skipped when it is stopped, when it ends before its progress is delivered, and when one of
 //! its destinations accepts nothing more. A watch can have a million deliveries, and every other write waits for a
 //! transaction. So the transaction examines only the newest ones of each watch ([`EXAMINED`] in all). If others remain,
-//! it also creates an operation that no client sees, and that examines them step by step (`operations`). The position is
-//! in the row of the operation, so the next start continues after a crash.
+//! it also creates an operation that no client sees, and that examines them step by step (`operations`). The position
+//! is in the row of the operation, so the next start continues after a crash.
 //!
 //! **What is not examined yet is not sent.** The transaction removes all of it from the memory of the dispatcher, and
-//! pages leave it out ([`IS_LEFT_OUT`]): it follows from the rows of the watch and of the destination. Only its status is
-//! written later.
+//! pages leave it out ([`IS_LEFT_OUT`]): it follows from the rows of the watch and of the destination. Only its status
+//! is written later.
 //!
-//! An attempt that is in flight meanwhile is recorded. If it fails before its delivery is examined, the retry is skipped
-//! like the others; after that, the delivery is no longer pending.
+//! An attempt that is in flight meanwhile is recorded. If it fails before its delivery is examined, the retry is
+//! skipped like the others; after that, the delivery is no longer pending.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +34,8 @@ pub const IS_LEFT_OUT: &str = "case when w.status = 'stopped'
     or d.status = 'pending' and d.type in ('job.processing', 'job.progress') and w.status <> 'watching'
   then 1 else 0 end";
 
-/// The newest deliveries of a watch before an id. The second condition lets PostgreSQL, which plans while the tables are
-/// empty, prefer the index by watch to the primary key, in which it would read all deliveries of the app.
+/// The newest deliveries of a watch before an id. The second condition lets PostgreSQL, which plans while the tables
+/// are empty, prefer the index by watch to the primary key, in which it would read all deliveries of the app.
 pub const EXAMINE: &str =
     "select id, status, reason, type, n, case when next_attempt_at is null then 0 else 1 end
     from deliveries where watch = $1 and watch <= $1 and app = $2 and id < $3 order by id desc limit $4";
@@ -96,7 +96,8 @@ pub fn skip(batch: &mut Batch<'_>, skips: &[Skip]) -> Result<()> {
     Ok(())
 }
 
-/// Skips the next deliveries of a watch, before this one. Returns the position of the next part; `None` if nothing is left.
+/// Skips the next deliveries of a watch, before this one. Returns the position of the next part; `None` if nothing is
+/// left.
 pub fn skip_next(
     batch: &mut Batch<'_>,
     LeftToSkip { app, watch, scope, before }: LeftToSkip,

@@ -4,8 +4,8 @@
 //!
 //! - when it is enabled after it was disabled, by a client or by the configuration file;
 //! - when an attempt succeeds after a delivery has failed for good (`delivery.exhausted`), with its last attempt or
-//!   because it was pending for too long, if it was not disabled meanwhile. `failed_since` remembers that. A failed attempt whose retry succeeds is neither: each receiver that is
-//!   restarted would otherwise raise events.
+//!   because it was pending for too long, if it was not disabled meanwhile. `failed_since` remembers that. A failed
+//!   attempt whose retry succeeds is neither: each receiver that is restarted would otherwise raise events.
 //!
 //! So each `destination.recovered` follows a `destination.disabled` or a `delivery.exhausted`. A deletion raises nothing.
 

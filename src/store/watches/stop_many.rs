@@ -26,8 +26,8 @@ pub(in crate::store) fn stopped_page(
 /// Number of watches that are stopped together. They share the deliveries that are examined.
 const TOGETHER: usize = 100;
 
-/// Stops the next of these watches that still have the status of the filter, until their deliveries are too many for one
-/// transaction. Returns their number, and the last watch that was considered if others remain.
+/// Stops the next of these watches that still have the status of the filter, until their deliveries are too many for
+/// one transaction. Returns their number, and the last watch that was considered if others remain.
 pub(in crate::store) fn stop_selected(
     batch: &mut Batch<'_>,
     app: AppNo,

@@ -400,9 +400,9 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
 /// is to be skipped.
 fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<Option<PendingDelivery>>> {
     let keyring = &batch.shared.keyring;
-    let read = |row: &Row<'_>| match row.flag(15)? {
-        true => Ok(None),
-        false => Ok(Some((read_pending(row, keyring)?, read_wait(row)?))),
+    let read = |row: &Row<'_>| {
+        let is_left_out = row.flag(15)?;
+        if is_left_out { Ok(None) } else { Ok(Some((read_pending(row, keyring)?, read_wait(row)?))) }
     };
     let found = batch.tx.fetch(&PENDING, ids, read)?;
     let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop().flatten()).collect();

@@ -60,7 +60,7 @@ pub use job::{
 };
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
-pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
+pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage, SkipScope};
 pub use observe::{Finding, Known, ProgressRound, observe};
 pub use operation::{Operation, OperationNo, OperationStatus};
 pub use postgres_url::{PostgresUrl, Verification};

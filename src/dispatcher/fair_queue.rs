@@ -5,11 +5,17 @@
 //! of what the others leave, of the deliveries in flight and of the loaded deliveries ([`AppShares`]): there is a place
 //! for another app also if several apps take all they may, and an app that is alone loses little. The probes of an app
 //! use at most a quarter of its share, so that its healthy receivers do not wait for those that do not answer.
+//!
+//! **The queues that are not quick** ([`super::origin`]) use at most half of each of these limits together, and the
+//! rule of seven eighths holds within that half as well. Each queue of a saved destination is an origin of its own, and
+//! so is each host: a thousand of them that never answer would otherwise occupy every place for a whole timeout, and
+//! the next event to a healthy receiver of the same app would wait as long. The origins with quick queues and those
+//! with others therefore have turns of their own ([`KindTurns`]), and the two kinds alternate.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::origin::origin_of;
+use super::origin::{half_of, origin_of};
 use crate::domain::{AppNo, per_app_limit};
 
 /// Returns the app of a queue or an origin: the first word of its name.
@@ -92,6 +98,55 @@ impl FairQueue {
     }
 }
 
+/// Origins with queues of two kinds, the quick ones and the others. An origin with both has a turn in each kind.
+#[derive(Debug, Default)]
+pub(super) struct KindTurns {
+    quick: FairQueue,
+    other: FairQueue,
+    was_quick: bool,
+}
+
+impl KindTurns {
+    fn of_kind(&mut self, is_quick: bool) -> &mut FairQueue {
+        if is_quick { &mut self.quick } else { &mut self.other }
+    }
+
+    /// Adds an origin after the others of its app that have queues of this kind.
+    pub(super) fn push(&mut self, origin: Arc<str>, is_quick: bool) {
+        self.of_kind(is_quick).push(origin);
+    }
+
+    /// Removes the next origin of the next app that has a free place for a queue of its kind. Returns it with the kind.
+    pub(super) fn pop(&mut self, has_place: impl Fn(AppNo, bool) -> bool) -> Option<(Arc<str>, bool)> {
+        for is_quick in [!self.was_quick, self.was_quick] {
+            if let Some(origin) = self.of_kind(is_quick).pop(|app| has_place(app, is_quick)) {
+                self.was_quick = is_quick;
+                return Some((origin, is_quick));
+            }
+        }
+        None
+    }
+
+    /// Returns whether [`Self::pop`] would return an origin.
+    pub(super) fn has_any(&self, has_place: impl Fn(AppNo, bool) -> bool) -> bool {
+        self.quick.has_any(|app| has_place(app, true)) || self.other.has_any(|app| has_place(app, false))
+    }
+
+    /// Removes the origins that `has_work` does not confirm for a kind, and returns them.
+    pub(super) fn remove_without(&mut self, has_work: impl Fn(&str, bool) -> bool) -> Vec<(Arc<str>, bool)> {
+        let of_kind = |is_quick: bool| {
+            let has_work = &has_work;
+            (is_quick, move |origin: &str| has_work(origin, is_quick))
+        };
+        let mut removed = Vec::new();
+        for (is_quick, has_work) in [true, false].map(of_kind) {
+            let names = self.of_kind(is_quick).remove_without(has_work);
+            removed.extend(names.into_iter().map(|name| (name, is_quick)));
+        }
+        removed
+    }
+}
+
 /// How much of the common limits each app uses.
 #[derive(Debug, Default)]
 pub(super) struct AppShares {
@@ -113,6 +168,16 @@ pub(super) struct Share {
     pub(super) awaiting_reply: usize,
     /// Number of probes, in flight or loaded.
     pub(super) probes: usize,
+    /// The part of it that queues use that are not quick.
+    pub(super) other: Used,
+}
+
+/// Deliveries of some queues: the loaded ones, the size of their bodies, and those in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) loaded: usize,
+    pub(super) bytes: usize,
+    pub(super) in_flight: usize,
 }
 
 impl Share {
@@ -123,20 +188,42 @@ impl Share {
 
 impl AppShares {
     /// Counts a delivery with a body of this size as loaded.
-    pub(super) fn load(&mut self, app: AppNo, bytes: usize) {
+    pub(super) fn load(&mut self, app: AppNo, bytes: usize, is_quick: bool) {
         for share in [self.apps.entry(app).or_default(), &mut self.total] {
             share.loaded += 1;
             share.bytes += bytes;
+            if !is_quick {
+                share.other.loaded += 1;
+                share.other.bytes += bytes;
+            }
         }
     }
 
     /// Counts a delivery as unloaded.
-    pub(super) fn unload(&mut self, app: AppNo, bytes: usize) {
+    pub(super) fn unload(&mut self, app: AppNo, bytes: usize, is_quick: bool) {
         for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
             share.loaded -= 1;
             share.bytes -= bytes;
+            if !is_quick {
+                share.other.loaded -= 1;
+                share.other.bytes -= bytes;
+            }
         }
         self.remove_if_unused(app);
+    }
+
+    /// Counts what a queue uses as that of its new kind.
+    pub(super) fn change_kind(&mut self, app: AppNo, used: Used, is_quick: bool) {
+        for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
+            let other = &mut share.other;
+            for (count, change) in [
+                (&mut other.loaded, used.loaded),
+                (&mut other.bytes, used.bytes),
+                (&mut other.in_flight, used.in_flight),
+            ] {
+                *count = if is_quick { *count - change } else { *count + change };
+            }
+        }
     }
 
     fn remove_if_unused(&mut self, app: AppNo) {
@@ -175,25 +262,28 @@ impl AppShares {
     }
 
     /// Counts a loaded delivery as in flight.
-    pub(super) fn start(&mut self, app: AppNo) {
-        self.apps.entry(app).or_default().in_flight += 1;
-        self.total.in_flight += 1;
+    pub(super) fn start(&mut self, app: AppNo, is_quick: bool) {
+        for share in [self.apps.entry(app).or_default(), &mut self.total] {
+            share.in_flight += 1;
+            share.other.in_flight += usize::from(!is_quick);
+        }
     }
 
     /// Counts a delivery as no longer in flight, but still loaded.
-    pub(super) fn end(&mut self, app: AppNo) {
+    pub(super) fn end(&mut self, app: AppNo, is_quick: bool) {
         for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
             share.in_flight -= 1;
+            share.other.in_flight -= usize::from(!is_quick);
         }
     }
 
     /// Counts a delivery in flight as one that waits for a late reply, if the app may have one more of them. `most`
     /// is the common maximum. Returns whether it is counted so.
-    pub(super) fn await_reply(&mut self, app: AppNo, most: usize) -> bool {
+    pub(super) fn await_reply(&mut self, app: AppNo, most: usize, is_quick: bool) -> bool {
         if self.total.awaiting_reply >= most || !self.may_take(app, |share| share.awaiting_reply, most) {
             return false;
         }
-        self.end(app);
+        self.end(app, is_quick);
         self.apps.entry(app).or_default().awaiting_reply += 1;
         self.total.awaiting_reply += 1;
         true
@@ -206,15 +296,42 @@ impl AppShares {
         }
     }
 
-    /// Returns whether an app may have one more delivery in flight, if the common maximum is `most`.
-    pub(super) fn may_send(&self, app: AppNo, most: usize) -> bool {
-        self.may_take(app, |share| share.in_flight, most)
+    /// Returns whether an app may have one more delivery of a queue of this kind in flight, if the common maximum is
+    /// `most`.
+    pub(super) fn may_send(&self, app: AppNo, most: usize, is_quick: bool) -> bool {
+        self.total.in_flight < most
+            && self.may_take(app, |share| share.in_flight, most)
+            && (is_quick || self.may_take_of_half(app, |share| share.other.in_flight, most))
     }
 
-    /// Returns whether an app may have one more loaded delivery. The pair is the common maximum: the number
-    /// of loaded deliveries, and the bytes of their bodies.
-    pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
-        self.may_take(app, |share| share.loaded, most) && self.may_take(app, |share| share.bytes, bytes)
+    /// Returns whether an app may have one more manual retry in flight that does not wait for the half of the queues
+    /// that are not quick: until they use three quarters of the places.
+    pub(super) fn may_send_urgent(&self, app: AppNo, most: usize) -> bool {
+        let (half, quarter) = (half_of(most), most / 4);
+        self.may_send(app, most, true) && self.total.other.in_flight < half + quarter
+    }
+
+    /// Returns whether an app may have one more loaded delivery of a queue of this kind. The pair is the common
+    /// maximum: the number of loaded deliveries, and the bytes of their bodies.
+    pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize), is_quick: bool) -> bool {
+        self.may_take(app, |share| share.loaded, most)
+            && self.may_take(app, |share| share.bytes, bytes)
+            && (is_quick
+                || (self.may_take_of_half(app, |share| share.other.loaded, most)
+                    && self.may_take_of_half(app, |share| share.other.bytes, bytes)))
+    }
+
+    /// Returns whether an app may take one more of the half that the queues share that are not quick.
+    ///
+    /// The part of an app is rounded down: also of a small half, one place is left for an untried destination of
+    /// another app.
+    fn may_take_of_half(&self, app: AppNo, used: impl Fn(&Share) -> usize, most: usize) -> bool {
+        let (half, total) = (half_of(most), used(&self.total));
+        let is_below = |own: usize| {
+            let left = half.saturating_sub(total - own);
+            own == 0 || own < (left - left.div_ceil(8)).max(1)
+        };
+        total < half && self.apps.get(&app).is_none_or(|own| is_below(used(own)))
     }
 
     /// Returns whether an app uses less than it may of what the others leave. An app that uses nothing may
@@ -236,17 +353,20 @@ mod tests {
         let mut shares = AppShares::default();
         let mut wait = |app, count| {
             let one = |_: &u32| {
-                shares.load(AppNo(app), 1);
-                shares.start(AppNo(app));
-                shares.await_reply(AppNo(app), 64)
+                shares.load(AppNo(app), 1, true);
+                shares.start(AppNo(app), true);
+                shares.await_reply(AppNo(app), 64, true)
             };
             (0..count).filter(one).count()
         };
         assert_eq!((wait(1, 60), wait(2, 6), wait(3, 6)), (56, 6, 2));
         assert_eq!((shares.total.awaiting_reply, shares.total.in_flight), (64, 8));
         shares.end_late(AppNo(1));
-        assert!(!shares.await_reply(AppNo(1), 64), "it has more than its part of what the others leave");
-        assert!(shares.await_reply(AppNo(3), 64) && !shares.await_reply(AppNo(3), 64));
+        assert!(
+            !shares.await_reply(AppNo(1), 64, true),
+            "it has more than its part of what the others leave"
+        );
+        assert!(shares.await_reply(AppNo(3), 64, true) && !shares.await_reply(AppNo(3), 64, true));
     }
 
     #[test]
@@ -300,9 +420,9 @@ mod tests {
         let mut shares = AppShares::default();
         let mut fill = |app| {
             let start = |_: &usize| {
-                let may = shares.may_send(AppNo(app), 512);
-                shares.load(AppNo(app), 1);
-                may.then(|| shares.start(AppNo(app))).is_some()
+                let may = shares.may_send(AppNo(app), 512, true);
+                shares.load(AppNo(app), 1, true);
+                may.then(|| shares.start(AppNo(app), true)).is_some()
             };
             (0..1_000).take_while(start).count()
         };
@@ -329,18 +449,80 @@ mod tests {
     fn no_app_uses_more_than_seven_eighths() {
         let (mut shares, one, two) = (AppShares::default(), AppNo(1), AppNo(2));
         for _ in 0..7 {
-            assert!(shares.may_send(one, 8) && shares.may_load(one, (8, 80)));
-            shares.load(one, 10);
-            shares.start(one);
+            assert!(shares.may_send(one, 8, true) && shares.may_load(one, (8, 80), true));
+            shares.load(one, 10, true);
+            shares.start(one, true);
         }
-        assert!(!shares.may_send(one, 8) && !shares.may_load(one, (8, 1_000)));
-        assert!(!shares.may_load(one, (1_000, 80)), "bytes count too");
-        assert!(shares.may_send(two, 8) && shares.may_load(two, (8, 80)));
+        assert!(!shares.may_send(one, 8, true) && !shares.may_load(one, (8, 1_000), true));
+        assert!(!shares.may_load(one, (1_000, 80), true), "bytes count too");
+        assert!(shares.may_send(two, 8, true) && shares.may_load(two, (8, 80), true));
         for _ in 0..7 {
-            shares.end(one);
-            shares.unload(one, 10);
+            shares.end(one, true);
+            shares.unload(one, 10, true);
         }
-        assert!(shares.may_send(one, 8) && shares.apps.is_empty());
+        assert!(shares.may_send(one, 8, true) && shares.apps.is_empty());
         assert_eq!((shares.total.loaded, shares.total.bytes, shares.total.in_flight), (0, 0, 0));
+    }
+
+    #[test]
+    fn queues_that_are_not_quick_use_half_of_every_limit() {
+        let (mut shares, one, two) = (AppShares::default(), AppNo(1), AppNo(2));
+        let mut fill = |app, is_quick| {
+            let start = |_: &usize| {
+                let may =
+                    shares.may_send(app, 512, is_quick) && shares.may_load(app, (512, 51_200), is_quick);
+                may.then(|| {
+                    shares.load(app, 100, is_quick);
+                    shares.start(app, is_quick);
+                })
+                .is_some()
+            };
+            (0..1_000).take_while(start).count()
+        };
+        assert_eq!(
+            (fill(one, false), fill(two, false)),
+            (224, 28),
+            "seven eighths of the half, and of what is left"
+        );
+        assert_eq!(fill(one, true), 200, "seven eighths of what is left of everything");
+        assert!(
+            !shares.may_load(one, (100_000, 51_200), false)
+                && !shares.may_load(one, (512, 10_000_000), false)
+        );
+        let used = Used { loaded: 224, bytes: 22_400, in_flight: 224 };
+        shares.change_kind(one, used, true);
+        assert_eq!(shares.total.other, Used { loaded: 28, bytes: 2_800, in_flight: 28 });
+        assert!(shares.may_send(two, 512, false));
+        shares.change_kind(one, used, false);
+        assert!(!shares.may_send(two, 512, false) && shares.may_send_urgent(two, 512));
+        let mut shares = AppShares::default();
+        let urgent = (0..1_000).take_while(|_| {
+            let may = shares.may_send_urgent(one, 512);
+            may.then(|| shares.start(one, false)).is_some()
+        });
+        assert_eq!(urgent.count(), 384, "three quarters");
+    }
+
+    #[test]
+    fn the_only_place_is_for_every_kind() {
+        let shares = AppShares::default();
+        for is_quick in [true, false] {
+            assert!(shares.may_send(AppNo(1), 1, is_quick) && shares.may_send_urgent(AppNo(1), 1));
+        }
+    }
+
+    #[test]
+    fn quick_origins_and_the_others_take_turns() {
+        let mut turns = KindTurns::default();
+        for (name, is_quick) in [("1 a", true), ("1 a", false), ("1 b", false), ("2 c", true), ("1 d", true)]
+        {
+            turns.push(name.into(), is_quick);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| turns.pop(|_, _| true)).collect();
+        let expected = [("1 a", true), ("1 a", false), ("2 c", true), ("1 b", false), ("1 d", true)];
+        assert_eq!(order, expected.map(|(name, is_quick)| (Arc::from(name), is_quick)));
+        turns.push("1 a".into(), false);
+        assert!(!turns.has_any(|_, is_quick| is_quick) && turns.pop(|_, is_quick| is_quick).is_none());
+        assert_eq!(turns.remove_without(|_, is_quick| is_quick), [(Arc::from("1 a"), false)]);
     }
 }

@@ -17,7 +17,8 @@
 //!   whole timeout, and with many such URLs they would otherwise use the half of the untried ones without end.
 //!
 //! The quick queues and the others take turns; within each kind, the queues take turns. Mail, chats and saved
-//! destinations have queues that are alone in their origin, and these rules do not apply to them.
+//! destinations have queues that are alone in their origin, and these rules do not apply to them. The half of all
+//! places that the queues share that are not quick applies to every queue ([`super::fair_queue`]).
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +32,11 @@ pub(super) const QUICK: Duration = Duration::from_secs(5);
 /// Maximum number of quick queues that are remembered, in each of two generations. A forgotten one counts as untried
 /// until its next success.
 const QUICK_MAX: usize = 32_768;
+
+/// Returns the part of a limit that queues share that are not quick.
+pub(super) fn half_of(most: usize) -> usize {
+    (most / 2).max(1)
+}
 
 /// Returns how many probes of URLs may be in flight to an origin with this number of places.
 pub(super) fn probes_max(places: usize) -> usize {
@@ -73,16 +79,17 @@ pub(super) struct Origin {
     pub(super) sendable: Turns,
     /// Queues with more due deliveries in the store.
     pub(super) loadable: Turns,
-    /// Whether it is in `DispatchState::urgent`, `DispatchState::sendable` and `DispatchState::loadable`.
+    /// Whether it is in `DispatchState::urgent`.
     pub(super) is_urgent: bool,
-    pub(super) is_sendable: bool,
-    pub(super) is_loadable: bool,
+    /// Whether it is in `DispatchState::sendable` and `DispatchState::loadable` with its queues of each kind.
+    pub(super) is_sendable: ByKind,
+    pub(super) is_loadable: ByKind,
 }
 
 impl Origin {
     /// Returns whether nothing has to be remembered.
     pub(super) fn is_idle(&self) -> bool {
-        let is_listed = self.is_urgent || self.is_sendable || self.is_loadable;
+        let is_listed = self.is_urgent || self.is_sendable.any() || self.is_loadable.any();
         self.loaded.total() == 0
             && self.probes == 0
             && self.sendable.is_empty()
@@ -98,6 +105,23 @@ impl Origin {
     /// Returns whether a delivery waits, or may wait soon because a page is being read.
     pub(super) fn has_waiting(&self) -> bool {
         self.loaded.total() > self.in_flight.total()
+    }
+}
+
+/// A fact about the quick queues of an origin, and about its others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ByKind {
+    quick: bool,
+    other: bool,
+}
+
+impl ByKind {
+    pub(super) fn of(&mut self, is_quick: bool) -> &mut bool {
+        if is_quick { &mut self.quick } else { &mut self.other }
+    }
+
+    fn any(self) -> bool {
+        self.quick || self.other
     }
 }
 
@@ -135,7 +159,7 @@ impl Places {
             Standing::Alone => left,
             Standing::Quick => left.min(per_app_limit(most).saturating_sub(own)),
             Standing::Other => {
-                let half = (most / 2).max(1);
+                let half = half_of(most);
                 // Each place that it takes is one more of its own and one less that is free.
                 left.min(half.saturating_sub(self.other)).saturating_sub(own).div_ceil(2)
             }
@@ -154,14 +178,13 @@ pub(super) enum Standing {
     Other,
 }
 
-/// Queues of an origin that take turns: the quick ones and the others alternate. An origin may list a hundred thousand
-/// queues, so a queue is found by its position.
+/// Queues of an origin that take turns, the quick ones and the others. An origin may list a hundred thousand queues, so
+/// a queue is found by its position.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     quick: BTreeMap<Ticket, Arc<str>>,
     other: BTreeMap<Ticket, Arc<str>>,
     last: Ticket,
-    was_quick: bool,
 }
 
 /// Position of a queue in [`Turns`]. A smaller one has its turn earlier.
@@ -177,6 +200,11 @@ impl Ticket {
 impl Turns {
     pub(super) fn is_empty(&self) -> bool {
         self.quick.is_empty() && self.other.is_empty()
+    }
+
+    /// Returns whether it has queues of a kind.
+    pub(super) fn has(&self, is_quick: bool) -> bool {
+        !if is_quick { &self.quick } else { &self.other }.is_empty()
     }
 
     /// Returns the queues of a kind.
@@ -204,26 +232,24 @@ impl Turns {
         }
     }
 
-    /// Removes the next queue for which `check` returns [`Turn::Take`] or [`Turn::Drop`], and returns it if it is
-    /// taken. At most as many queues are kept as use a place, so the search is short.
-    pub(super) fn pop(&mut self, mut check: impl FnMut(&Arc<str>) -> Turn) -> Option<Arc<str>> {
-        for is_quick in [!self.was_quick, self.was_quick] {
-            let row = self.of_kind(is_quick);
-            let mut from = Ticket::default();
-            while let Some((&ticket, queue)) = row.range(from..).next() {
-                from = ticket.next();
-                match check(queue) {
-                    Turn::Take => {
-                        let queue = row.remove(&ticket);
-                        self.was_quick = is_quick;
-                        return queue;
-                    }
-                    Turn::Drop => {
-                        row.remove(&ticket);
-                    }
-                    Turn::Keep => {}
-                    Turn::Stop => break,
+    /// Removes the next queue of a kind for which `check` returns [`Turn::Take`] or [`Turn::Drop`], and returns it if
+    /// it is taken. At most as many queues are kept as use a place, so the search is short.
+    pub(super) fn pop(
+        &mut self,
+        is_quick: bool,
+        mut check: impl FnMut(&Arc<str>) -> Turn,
+    ) -> Option<Arc<str>> {
+        let row = self.of_kind(is_quick);
+        let mut from = Ticket::default();
+        while let Some((&ticket, queue)) = row.range(from..).next() {
+            from = ticket.next();
+            match check(queue) {
+                Turn::Take => return row.remove(&ticket),
+                Turn::Drop => {
+                    row.remove(&ticket);
                 }
+                Turn::Keep => {}
+                Turn::Stop => return None,
             }
         }
         None
@@ -339,20 +365,26 @@ mod tests {
     }
 
     #[test]
-    fn quick_urls_and_the_others_take_turns() {
+    fn the_queues_of_a_kind_take_turns() {
         let mut turns = Turns::default();
         for (name, is_quick) in [("q1", true), ("q2", true), ("o1", false), ("o2", false), ("o3", false)] {
             turns.push(name.into(), is_quick);
         }
-        let mut order = Vec::new();
-        while let Some(queue) = turns.pop(|queue| if &**queue == "o2" { Turn::Drop } else { Turn::Take }) {
-            order.push(queue);
+        let take = |queue: &Arc<str>| if &**queue == "o2" { Turn::Drop } else { Turn::Take };
+        for (is_quick, expected) in [(true, ["q1", "q2"]), (false, ["o1", "o3"])] {
+            assert!(turns.has(is_quick));
+            let order: Vec<_> = std::iter::from_fn(|| turns.pop(is_quick, take)).collect();
+            assert_eq!(order, expected.map(Arc::from));
+            assert!(!turns.has(is_quick));
         }
-        assert_eq!(order, ["q1", "o1", "q2", "o3"].map(Arc::from));
         assert!(turns.is_empty());
-        turns.push("a".into(), false);
-        assert_eq!(turns.pop(|_| Turn::Keep), None);
-        assert_eq!(turns.pop(|_| Turn::Stop), None);
+        for name in ["a", "b"] {
+            turns.push(name.into(), false);
+        }
+        assert_eq!(turns.pop(false, |_| Turn::Keep), None);
+        assert_eq!(turns.pop(false, |_| Turn::Stop), None);
+        let second = |queue: &Arc<str>| if &**queue == "b" { Turn::Take } else { Turn::Keep };
+        assert_eq!(turns.pop(false, second), Some("b".into()));
         assert_eq!((turns.quick.len(), turns.other.len()), (0, 1));
     }
 
@@ -366,7 +398,7 @@ mod tests {
         let tickets = ["a", "b"].map(|name| turns.push(name.into(), false));
         turns.remove(tickets[0], false);
         turns.change_kind(tickets[0], true);
-        assert_eq!((turns.pop(|_| Turn::Take), turns.is_empty()), (Some("b".into()), true));
+        assert_eq!((turns.pop(false, |_| Turn::Take), turns.is_empty()), (Some("b".into()), true));
     }
 
     #[test]

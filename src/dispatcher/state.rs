@@ -7,6 +7,7 @@
 //! held back is taken from the lists; a timer or the end of the probe in flight adds it again.
 
 mod forgotten;
+mod pages;
 mod probes;
 pub(super) mod results;
 mod saved;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 
 use super::background_run::BackgroundRun;
 use super::breaker::{Admission, Breakers};
-use super::fair_queue::{AppShares, FairQueue, app_of};
-use super::origin::{Origin, QuickQueues, Standing, Ticket, Turn, host_of, origin_of, probes_max};
+use super::fair_queue::{AppShares, FairQueue, KindTurns, Used, app_of};
+use super::origin::{Origin, Places, QuickQueues, Standing, Ticket, Turn, host_of, origin_of, probes_max};
 use super::pacing::Pacer;
 use super::probe_waits::ProbeWaits;
 use super::timers::Timers;
@@ -27,16 +28,11 @@ use crate::clock::SetBackDetector;
 use crate::domain::{
     AppNo, CancelScope, DeliveryId, DestinationId, DispatcherMessage, PendingDelivery, Timestamp, WatchId,
 };
-use crate::store::{DueDeliveries, LoadDueDeliveries};
 use crate::telemetry::log_window::LogWindow;
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
 /// wait on disk, not in memory.
 pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
-
-/// Maximum number of pages that are read at the same time. The size of the bodies on a page is known only after
-/// the page has arrived, so this also limits by how much [`LOADED_MAX`] can be exceeded.
-const PAGES_MAX: usize = 16;
 
 /// Maximum number of queues with a timer, and of queues that have more in the store. Others are forgotten, and found
 /// again by a search of the store ([`forgotten`]).
@@ -62,14 +58,14 @@ pub(super) struct DispatchState {
     /// at its limit; `finish` adds it again.
     urgent: FairQueue,
     /// Origins with waiting deliveries. `take_sendable` removes an origin at its limit; `finish` adds it again.
-    sendable: FairQueue,
+    sendable: KindTurns,
     /// Origins with more due deliveries in the store. `take_pages` removes an origin that has enough loaded
     /// deliveries; `finish` adds it again.
-    loadable: FairQueue,
+    loadable: KindTurns,
     /// How much of the limits each app uses.
     pub(super) shares: AppShares,
     /// Number of pages being read, and the maximum number of deliveries on them.
-    pages: (usize, usize),
+    pages: (usize, Places),
     /// Timers of queues: the earliest time at which a waiting delivery in the store is due. When a timer expires, a
     /// page is read, and the page returns the next time.
     timers: Timers,
@@ -113,6 +109,8 @@ struct DestinationQueue {
     urgent: usize,
     /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
     awaiting_reply: HashSet<DeliveryId>,
+    /// Size of the bodies of its loaded deliveries.
+    bytes: usize,
     /// Whether its last attempt was a quick success.
     is_quick: bool,
     /// Its position in `Origin::sendable`.
@@ -151,6 +149,12 @@ struct PageInFlight {
 impl DestinationQueue {
     fn loaded(&self) -> usize {
         self.waiting.len() + self.urgent + self.in_flight.len()
+    }
+
+    /// Returns what it uses of the limits of all queues.
+    fn used(&self) -> Used {
+        let loaded = self.loaded() + self.awaiting_reply.len();
+        Used { loaded, bytes: self.bytes, in_flight: self.in_flight.len() }
     }
 
     /// Returns the number of its places among the loaded deliveries of its origin.
@@ -219,14 +223,8 @@ impl DispatchState {
 
     /// Returns whether a delivery can be sent now.
     pub(super) fn can_send(&self) -> bool {
-        let has_place = |app| self.shares.may_send(app, self.in_flight_max);
-        self.shares.total.in_flight < self.in_flight_max
-            && (self.sendable.has_any(has_place) || self.urgent.has_any(has_place))
-    }
-
-    /// Returns whether a page can be read now.
-    pub(super) fn can_load(&self) -> bool {
-        self.loadable.has_any(|app| self.shares.may_load(app, LOADED_MAX))
+        self.sendable.has_any(|app, is_quick| self.shares.may_send(app, self.in_flight_max, is_quick))
+            || self.urgent.has_any(|app| self.shares.may_send_urgent(app, self.in_flight_max))
     }
 
     /// Returns whether a delivery waits, in memory or in the store.
@@ -277,7 +275,6 @@ impl DispatchState {
     fn add_committed(&mut self, delivery: Box<PendingDelivery>, now: Timestamp) {
         let most = self.loaded_per_origin();
         let saved = delivery.destination.saved.as_deref();
-        let is_full = self.is_full() || !self.shares.may_load(delivery.app, LOADED_MAX);
         let is_loaded = self.loaded.contains(&delivery.id);
         if is_loaded {
             self.retry_requested.insert(delivery.id);
@@ -287,6 +284,7 @@ impl DispatchState {
             || saved.is_some_and(|saved| saved.rate.spacing.is_some());
         let queue = self.queue(&name);
         let (origin, own, standing) = (Arc::clone(&queue.origin), queue.reserved(), queue.standing(&name));
+        let is_quick = queue.is_quick;
         let is_behind_others = queue.has_more || queue.page.is_some();
         if let Some(saved) = saved {
             self.set_limits(&name, saved);
@@ -296,12 +294,10 @@ impl DispatchState {
         let target = saved.and_then(|saved| self.pacer.closed_until(&saved.target, now));
         let is_closed = target.or_else(|| self.pacer.closed_until(&name, now)).is_some();
         let places = self.origin(&origin).loaded.free(most, own, standing);
+        let is_full = !self.may_load(delivery.app, is_quick);
         if is_full || is_loaded {
             self.mark_has_more(&name);
-        } else if delivery.manual
-            && !is_paced
-            && (admission != Admission::Free || standing == Standing::Other)
-        {
+        } else if delivery.manual && !is_paced && (admission != Admission::Free || !is_quick) {
             self.load_urgent(&name, delivery);
         } else if is_behind_others || places == 0 || is_closed || admission != Admission::Free {
             self.mark_has_more(&name);
@@ -317,11 +313,6 @@ impl DispatchState {
             Admission::Free => self.breakers.admission(name, now),
             limited @ (Admission::Probe | Admission::Held(_)) => limited,
         }
-    }
-
-    fn is_full(&self) -> bool {
-        let loaded = &self.shares.total;
-        loaded.loaded + self.pages.1 >= LOADED_MAX.0 || loaded.bytes >= LOADED_MAX.1
     }
 
     /// Returns a queue, a new one if it is not known.
@@ -343,13 +334,15 @@ impl DispatchState {
         if !self.loaded.insert(delivery.id) {
             return false;
         }
-        self.shares.load(delivery.app, delivery.body.len());
         self.occupied.insert(Arc::clone(name));
         if let Some(saved) = &delivery.destination.saved {
             self.set_limits(name, saved);
         }
+        let bytes = delivery.body.len();
         let queue = self.queue(name);
+        queue.bytes += bytes;
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        self.shares.load(delivery.app, bytes, is_quick);
         self.origin(&origin).loaded.take(is_quick, 1);
         true
     }
@@ -381,13 +374,14 @@ impl DispatchState {
 
     /// Counts deliveries of a queue as unloaded, before they were sent.
     fn unload(&mut self, name: &Arc<str>, deliveries: &[Box<PendingDelivery>]) {
+        let queue = self.queue(name);
+        queue.bytes -= deliveries.iter().map(|delivery| delivery.body.len()).sum::<usize>();
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         for delivery in deliveries {
             self.loaded.remove(&delivery.id);
             self.retry_requested.remove(&delivery.id);
-            self.shares.unload(delivery.app, delivery.body.len());
+            self.shares.unload(delivery.app, delivery.body.len(), is_quick);
         }
-        let queue = self.queue(name);
-        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         self.origin(&origin).loaded.release(is_quick, deliveries.len());
     }
 
@@ -451,13 +445,14 @@ impl DispatchState {
             origin.is_urgent = true;
             self.urgent.push(Arc::clone(name));
         }
-        if !origin.is_sendable && !origin.sendable.is_empty() {
-            origin.is_sendable = true;
-            self.sendable.push(Arc::clone(name));
-        }
-        if !origin.is_loadable && !origin.loadable.is_empty() {
-            origin.is_loadable = true;
-            self.loadable.push(Arc::clone(name));
+        for is_quick in [true, false] {
+            let Origin { sendable, loadable, is_sendable, is_loadable, .. } = &mut *origin;
+            if sendable.has(is_quick) && !std::mem::replace(is_sendable.of(is_quick), true) {
+                self.sendable.push(Arc::clone(name), is_quick);
+            }
+            if loadable.has(is_quick) && !std::mem::replace(is_loadable.of(is_quick), true) {
+                self.loadable.push(Arc::clone(name), is_quick);
+            }
         }
     }
 
@@ -480,9 +475,9 @@ impl DispatchState {
 
     /// Returns the next manual retry that is sent although its queue is held back.
     fn take_urgent(&mut self) -> Option<Box<PendingDelivery>> {
-        while self.shares.total.in_flight < self.in_flight_max {
+        loop {
             let Self { urgent, shares, in_flight_max, .. } = self;
-            let name = urgent.pop(|app| shares.may_send(app, *in_flight_max))?;
+            let name = urgent.pop(|app| shares.may_send_urgent(app, *in_flight_max))?;
             let Some(origin) = self.origins.get_mut(&name) else { continue };
             origin.is_urgent = false;
             if origin.in_flight.total() >= origin.places(self.per_origin_max) {
@@ -494,7 +489,6 @@ impl DispatchState {
             }
             self.forget_if_idle(&name);
         }
-        None
     }
 
     /// Returns the deliveries to send now, and counts them as in flight.
@@ -508,13 +502,14 @@ impl DispatchState {
             deliveries.push(delivery);
             self.list(&origin_of(&name).into());
         }
-        while self.shares.total.in_flight < self.in_flight_max {
+        loop {
             let Self { sendable, shares, in_flight_max, .. } = self;
-            let Some(origin) = sendable.pop(|app| shares.may_send(app, *in_flight_max)) else { break };
+            let next = sendable.pop(|app, is_quick| shares.may_send(app, *in_flight_max, is_quick));
+            let Some((origin, is_quick)) = next else { break };
             if let Some(origin) = self.origins.get_mut(&origin) {
-                origin.is_sendable = false;
+                *origin.is_sendable.of(is_quick) = false;
             }
-            let Some(name) = self.next_sender(&origin, now) else {
+            let Some(name) = self.next_sender(&origin, is_quick, now) else {
                 self.forget_if_idle(&origin);
                 continue;
             };
@@ -560,14 +555,14 @@ impl DispatchState {
             self.probes.insert(delivery.id);
         }
         self.origin(&origin).in_flight.take(is_quick, 1);
-        self.shares.start(delivery.app);
+        self.shares.start(delivery.app, is_quick);
         for name in [&host, name] {
             self.breakers.started(name, delivery.id, now);
         }
     }
 
-    /// Removes and returns the queue of an origin that sends next.
-    fn next_sender(&mut self, name: &Arc<str>, now: Timestamp) -> Option<Arc<str>> {
+    /// Removes and returns the queue of this kind of an origin that sends next.
+    fn next_sender(&mut self, name: &Arc<str>, is_quick: bool, now: Timestamp) -> Option<Arc<str>> {
         let Self {
             origins, queues, breakers, holds, per_origin_max, shares, in_flight_max, probe_waits, ..
         } = self;
@@ -587,7 +582,7 @@ impl DispatchState {
             return None;
         }
         let (mut dropped, origin_name) = (Vec::new(), name);
-        let found = origin.sendable.pop(|name| {
+        let found = origin.sendable.pop(is_quick, |name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
             let admission = queue.admission(breakers, name, now);
             if let Admission::Held(Some(until)) = admission {
@@ -617,149 +612,6 @@ impl DispatchState {
             self.remove_if_idle(&name);
         }
         found
-    }
-
-    /// Returns the pages to read now, for queues that have few loaded deliveries and more in the store.
-    pub(super) fn take_pages(&mut self, now: Timestamp) -> Vec<LoadDueDeliveries> {
-        let mut pages = Vec::new();
-        while !self.is_full() && self.pages.0 < PAGES_MAX {
-            let Self { loadable, shares, .. } = self;
-            let Some(origin) = loadable.pop(|app| shares.may_load(app, LOADED_MAX)) else { break };
-            if let Some(origin) = self.origins.get_mut(&origin) {
-                origin.is_loadable = false;
-            }
-            let Some((name, limit, is_probe)) = self.next_loader(&origin, now) else {
-                self.forget_if_idle(&origin);
-                continue;
-            };
-            let Some(queue) = self.queues.get_mut(&name) else { continue };
-            queue.loadable = None;
-            self.with_more -= usize::from(std::mem::take(&mut queue.has_more));
-            self.occupied.insert(Arc::clone(&name));
-            queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
-            let (is_quick, retries_first) = (queue.is_quick, is_probe && queue.retries_first);
-            queue.retries_first ^= is_probe;
-            let is_new_probe = is_probe && !std::mem::replace(&mut queue.is_probing, is_probe);
-            let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).copied();
-            let loaded = queue.waiting.iter().map(|delivery| delivery.id).chain(sent);
-            let urgent = self.origins.get(&origin).into_iter().flat_map(|origin| &origin.urgent);
-            let urgent = urgent.filter(|delivery| *delivery.destination.queue == *name);
-            let loaded = loaded.chain(urgent.map(|delivery| delivery.id)).collect();
-            if is_new_probe {
-                self.count_probe(&origin);
-            }
-            self.pages.0 += 1;
-            self.pages.1 += limit;
-            self.origin(&origin).loaded.take(is_quick, limit);
-            self.list(&origin);
-            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-            pages.push(LoadDueDeliveries { queue: name.to_string(), now, limit, loaded, retries_first });
-        }
-        pages
-    }
-
-    /// Removes and returns the queue of an origin whose deliveries are loaded next, the maximum number of them, and
-    /// whether one is loaded as a probe.
-    fn next_loader(&mut self, name: &Arc<str>, now: Timestamp) -> Option<(Arc<str>, usize, bool)> {
-        let (most, few) = (self.loaded_per_origin(), self.per_origin_max.div_ceil(2));
-        let Self { origins, queues, breakers, holds, pacer, shares, probe_waits, .. } = self;
-        let origin = origins.get_mut(name)?;
-        let admission = breakers.admission(name, now);
-        if let Admission::Held(until) = admission {
-            if let Some(until) = until {
-                holds.set(name, until);
-            }
-            return None;
-        }
-        let (used, app) = (origin.loaded, app_of(name));
-        let is_probe = admission == Admission::Probe;
-        let app_may_probe = shares.may_probe(app, self.in_flight_max);
-        let may_probe = app_may_probe && origin.probes < probes_max(self.per_origin_max);
-        let origin_name = name;
-        let mut wait = |name: &Arc<str>| {
-            let due_at = breakers.probe_due_at(name).unwrap_or(now);
-            probe_waits.entry(app).or_default().insert(origin_name, due_at, Arc::clone(name));
-        };
-        if is_probe && !app_may_probe {
-            wait(name);
-            return None;
-        }
-        if used.total() >= most || (is_probe && origin.has_waiting()) {
-            // `finish` and `finish_page` list it again.
-            return None;
-        }
-        let mut chosen = (0, false);
-        let found = origin.loadable.pop(|name| {
-            let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = queue.admission(breakers, name, now);
-            let is_probe = is_probe || admission == Admission::Probe;
-            let closed_until = queue.closed_until(pacer, name, now);
-            if let Admission::Held(Some(until)) = admission {
-                holds.set(name, until);
-            } else if let Some(until) = closed_until {
-                holds.set(name, until);
-            }
-            let has_enough = queue.has_enough(if is_probe { 1 } else { few });
-            let waits = admission == Admission::Probe && !may_probe;
-            if waits && queue.has_more {
-                wait(name);
-            }
-            let is_held = matches!(admission, Admission::Held(_)) || closed_until.is_some() || waits;
-            if !queue.has_more || queue.page.is_some() || has_enough || is_held {
-                // `mark_has_more` adds it again.
-                queue.loadable = None;
-                return Turn::Drop;
-            }
-            let standing = queue.standing(name);
-            let limit = used.free(most, queue.reserved(), standing).min(if is_probe { 1 } else { most });
-            chosen = (limit, is_probe);
-            match limit {
-                0 if used.free(most, 0, standing) == 0 => Turn::Stop,
-                0 => Turn::Keep,
-                _ => Turn::Take,
-            }
-        });
-        found.map(|name| (name, chosen.0, chosen.1))
-    }
-
-    /// Loads the deliveries of a page. `None` if the page could not be read.
-    pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<DueDeliveries>, now: Timestamp) {
-        let Some(queue) = self.queues.get_mut(name) else { return };
-        let Some(PageInFlight { limit, became_due, is_stale, skipped, urgent }) = queue.page.take() else {
-            return;
-        };
-        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
-        let page = page.filter(|_| !is_stale);
-        self.origin(&origin).loaded.release(is_quick, limit);
-        self.pages = (self.pages.0 - 1, self.pages.1 - limit);
-        let failed = page.is_none();
-        let DueDeliveries { deliveries, has_more, next_retry_at } = page.unwrap_or_default();
-        // The breaker may have opened meanwhile.
-        if let Some(saved) = deliveries.first().and_then(|delivery| delivery.destination.saved.as_deref()) {
-            // Also if the host is held back: otherwise the same page would be read again at once.
-            self.set_limits(name, saved);
-        }
-        let host = deliveries.first().map(|delivery| host_of(delivery, &origin));
-        let admission = self.admission(host.as_ref().unwrap_or(&origin), name, now);
-        let is_held = matches!(admission, Admission::Held(_));
-        let is_left = is_held && !deliveries.is_empty();
-        for delivery in deliveries.into_iter().filter(|_| !is_held) {
-            if !skipped.iter().any(|(watch, scope)| is_skipped(&delivery, *watch, *scope)) {
-                self.load(name, Box::new(delivery));
-            }
-        }
-        for delivery in urgent {
-            self.load_urgent(name, delivery);
-        }
-        if failed || has_more || became_due || is_left {
-            self.mark_has_more(name);
-        }
-        if let Some(next_retry_at) = next_retry_at {
-            self.set_timer(name, next_retry_at);
-        }
-        self.end_unused_probe(name);
-        self.list(&origin);
-        self.remove_if_idle(name);
     }
 
     /// Removes a queue that has neither deliveries nor marks, and its origin.

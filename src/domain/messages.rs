@@ -93,6 +93,17 @@ pub enum CancelScope {
     To(DestinationId),
 }
 
+/// Why deliveries of a watch are skipped, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SkipScope {
+    /// All: the watch was stopped.
+    Stopped,
+    /// Those of progress events: the watch ended before they were delivered.
+    Superseded,
+    /// Those to the destination with this number among those of the watch: it accepts nothing more.
+    Gone(i64),
+}
+
 /// How busy a component is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {

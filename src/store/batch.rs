@@ -9,8 +9,8 @@ use super::db::{Result, Tx};
 use super::reads::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
-    AppNo, DestinationId, DispatcherMessage, EventId, EventType, Finished, GroupCounts, GroupNo, JobNo,
-    Payload, PollerMessage, Timestamp, WatchId,
+    AppNo, DestinationId, DispatcherMessage, EventId, EventType, Finished, GroupCounts, GroupNo, Id, JobNo,
+    Payload, PollerMessage, SkipScope, Timestamp, WatchId,
 };
 use crate::telemetry::metrics::Tally;
 
@@ -37,6 +37,10 @@ pub(super) struct Batch<'c> {
     pub(super) requested_polls: BTreeMap<JobNo, (AppNo, Timestamp)>,
     /// Ends of watches of groups, which are added to their groups at the end of the transaction.
     pub(super) group_ends: BTreeMap<GroupNo, GroupEnds>,
+    /// Number of deliveries that were examined to be skipped.
+    pub(super) examined: usize,
+    /// What is left to skip. The last statements of the transaction create an operation for each.
+    pub(super) left_to_skip: Vec<LeftToSkip>,
     /// Effects of the commit.
     pub(super) effects: CommitEffects,
 }
@@ -54,7 +58,19 @@ impl<'c> Batch<'c> {
             changed_jobs: BTreeMap::new(),
             requested_polls: BTreeMap::new(),
             group_ends: BTreeMap::new(),
+            examined: 0,
+            left_to_skip: Vec::new(),
             effects: CommitEffects::default(),
+        }
+    }
+}
+
+impl Batch<'_> {
+    /// Keeps the log of the database short after this transaction, because the next ones change very many pages as
+    /// well.
+    pub(super) fn checkpoint_early(&self) {
+        if let Some(files) = &self.shared.files {
+            files.checkpoint_early();
         }
     }
 }
@@ -124,6 +140,16 @@ pub(super) struct NewEvent {
     pub(super) finished: Option<Finished>,
     /// `traceparent` and shard of the deliveries. `None`: the watch does not want the event.
     pub(super) delivery: Option<(Option<String>, u16)>,
+}
+
+/// Deliveries of a watch that are left to be skipped (`deliveries/skipping`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeftToSkip {
+    pub(super) app: AppNo,
+    pub(super) watch: WatchId,
+    pub(super) scope: SkipScope,
+    /// Deliveries with smaller ids are left.
+    pub(super) before: Id,
 }
 
 /// Ends of watches of a group in one transaction.

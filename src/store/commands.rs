@@ -88,6 +88,7 @@ macro_rules! commands {
                 })*
                 $crate::store::groups::settle(batch)?;
                 $crate::store::deliveries::create_deliveries(batch)?;
+                $crate::store::operations::create_skips(batch)?;
                 $crate::store::jobs::notify_poller(batch)?;
                 $crate::store::events::append(batch)
             }

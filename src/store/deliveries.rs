@@ -28,22 +28,23 @@ mod overdue;
 mod queues;
 mod retry;
 mod retry_many;
+mod skipping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{ManyParams, Result, Row, RowSql, Tx, Value, Where, params, row_sql};
+use super::db::{ManyParams, Result, Row, Tx, Value, Where, params, row_sql};
 use super::destinations::{self, UsedDestination};
 use super::lists::{Fitting, ListPage, Remaining};
 use super::reads::ReadStore;
 use super::rows::{DESTINATION, SAVED_JOIN, read_destination, read_inline};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
-    AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination,
-    DestinationId, DispatcherMessage, EventId, EventType, NumberedAttempt, Payload, PendingDelivery, Reason,
-    SavedNo, Timestamp, WatchId,
+    AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId,
+    DispatcherMessage, EventId, EventType, NumberedAttempt, Payload, PendingDelivery, Reason, SavedNo,
+    Timestamp, WatchId,
 };
 use crate::events;
 
@@ -54,15 +55,19 @@ pub use self::filter::DeliveryFilter;
 pub use self::overdue::{EndOverdue, EndedOverdue};
 pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
 pub use self::retry::{RetryDelivery, RetryRefusal};
+use self::skipping::IS_LEFT_OUT;
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};
 pub(super) use self::downtime::{created_before, note_running};
 pub(super) use self::overdue::end_overdue;
 #[cfg(test)]
-pub(super) use self::queues::WAITING;
+pub(super) use self::queues::{DUE_IN_ORDER, WAITING};
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::retry_delivery;
 pub(super) use self::retry_many::{retried_page, retry_now};
+#[cfg(test)]
+pub(super) use self::skipping::EXAMINE;
+pub(super) use self::skipping::{EXAMINED, Skip, skip, skip_next};
 
 /// Columns of a delivery that is shown.
 const SHOWN: &str =
@@ -350,6 +355,11 @@ impl NewDelivery {
     }
 }
 
+/// An earlier pending delivery of a watch to the saved destination `$2`. The partial index of these applies only to
+/// exactly these expressions. A watch can have had a million other deliveries.
+pub(super) const EARLIER: &str = "select 1 from deliveries
+    where watch = $1 and n = $2 and status || '' = 'pending' and queue like '% dst_%' and id < $3 limit 1";
+
 /// Removes the deliveries to ordered destinations for which an earlier one of the same watch is pending. They stay in
 /// the store, where they are due when the earlier one has ended.
 fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Result<()> {
@@ -357,7 +367,7 @@ fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Re
         return Ok(());
     }
     let earlier = tx.fetch(
-        "select 1 from deliveries where watch = $1 and n = $2 and status = 'pending' and id < $3 limit 1",
+        EARLIER,
         created
             .iter()
             .filter(|new| new.is_ordered())
@@ -381,7 +391,7 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
            case when n.raw is not null then 'raw'
              when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
            case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms,
-           d.wait_began_at, d.scheduled_at, {DESTINATION}
+           d.wait_began_at, d.scheduled_at, {IS_LEFT_OUT}, {DESTINATION}
          from deliveries d
          join events e on e.id = d.event
          join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
@@ -392,12 +402,16 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Loads pending deliveries by app and id: one result for each row of values, `None` if the delivery does not exist.
+/// Loads pending deliveries by app and id: one result for each row of values, `None` if the delivery does not exist or
+/// is to be skipped.
 fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<Option<PendingDelivery>>> {
     let keyring = &batch.shared.keyring;
-    let read = |row: &Row<'_>| Ok((read_pending(row, keyring)?, read_wait(row)?));
+    let read = |row: &Row<'_>| {
+        let is_left_out = row.flag(15)?;
+        if is_left_out { Ok(None) } else { Ok(Some((read_pending(row, keyring)?, read_wait(row)?))) }
+    };
     let found = batch.tx.fetch(&PENDING, ids, read)?;
-    let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop()).collect();
+    let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop().flatten()).collect();
     downtime::exclude(&batch.tx, loaded.iter_mut().flatten().map(|(delivery, wait)| (delivery, *wait)))?;
     Ok(loaded.into_iter().map(|found| Some(found?.0)).collect())
 }
@@ -435,73 +449,6 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
         traceparent: row.opt_text(8)?,
         body,
         payload,
-        destination: read_destination(row, 15, keyring)?,
+        destination: read_destination(row, 16, keyring)?,
     })
-}
-
-/// Skips pending progress of watches that have ended.
-pub(super) fn skip_superseded(batch: &mut Batch<'_>, watches: impl Iterator<Item = WatchId>) -> Result<()> {
-    let reason = Reason::Superseded;
-    let progress = watches.map(|watch| (watch, CancelScope::Progress, params![reason, watch])).collect();
-    let sql = skip_sql!("watch = $2 and status = 'pending' and type in ('job.processing', 'job.progress')");
-    skip(batch, reason, sql, progress).map(|_| ())
-}
-
-/// Skips the pending deliveries of stopped watches, and cancels their manual retries.
-pub(super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
-    let reason = Reason::Stopped;
-    let all = watches.iter().map(|watch| (*watch, CancelScope::All, params![reason, watch])).collect();
-    let skipped = skip(batch, reason, skip_sql!("watch = $2 and status = 'pending'"), all)?;
-    let manual = batch.tx.update_each(
-        row_sql!(
-            "update deliveries set next_attempt_at = null, is_manual = 0"
-            where "watch = $1 and next_attempt_at is not null"
-        ),
-        watches.iter().map(|watch| params![watch]),
-    )?;
-    // What a disabled destination has skipped is not sent later, either.
-    batch.tx.update_each(
-        row_sql!(
-            "update deliveries set reason = $1"
-            where "watch = $2 and status = 'skipped' and reason = 'disabled'"
-        ),
-        watches.iter().map(|watch| params![reason, watch]),
-    )?;
-    for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {
-        if skipped == 0 && manual > 0 {
-            let message = DispatcherMessage::Skip { watch: *watch, which: CancelScope::All };
-            batch.effects.dispatcher_messages.push(message);
-        }
-    }
-    Ok(())
-}
-
-/// The statement that skips the deliveries that meet a condition. `$1` is the reason.
-macro_rules! skip_sql {
-    ($condition:literal) => {
-        row_sql!(
-            "update deliveries set status = 'skipped', reason = $1, scheduled_at = null, next_attempt_at = null,
-               is_manual = 0"
-            where $condition
-        )
-    };
-}
-use skip_sql;
-
-/// Skips deliveries that are not attempted any more, though nothing failed: for each watch those that `sql` selects
-/// with these values. Counts them, and notifies the dispatcher. Returns the number for each watch.
-fn skip<const N: usize>(
-    batch: &mut Batch<'_>,
-    reason: Reason,
-    sql: RowSql,
-    watches: Vec<(WatchId, CancelScope, [Value<'_>; N])>,
-) -> Result<Vec<usize>> {
-    let skipped = batch.tx.update_each(sql, watches.iter().map(|(.., values)| *values))?;
-    for ((watch, which, _), skipped) in watches.into_iter().zip(&skipped) {
-        batch.effects.tally.skipped.push((reason, *skipped));
-        if *skipped > 0 {
-            batch.effects.dispatcher_messages.push(DispatcherMessage::Skip { watch, which });
-        }
-    }
-    Ok(skipped)
 }

@@ -61,15 +61,13 @@ pub(super) use self::results::{
     GoneResult, QueueState, SavedResult, disable_gone, error_of, prune_hours, queue_states, record_results,
 };
 pub(super) use self::sweep::sweep_destinations;
+pub(super) use self::transitions::note_exhausted;
 
 /// Maximum number of destinations of an app. Each is a queue of its own in the dispatcher.
 const DESTINATIONS_MAX: i64 = 1_000;
 
 /// Number of watches that one read examines to find a running one.
 const EXAMINED: u32 = 5_000;
-
-/// Maximum number of deleted destinations that one transaction prunes.
-const PRUNED: u32 = 100;
 
 /// Creates a saved destination.
 #[derive(Clone, Debug)]
@@ -734,12 +732,12 @@ fn changed(batch: &mut Batch<'_>, destination: &SavedDestination, disabled: Opti
     batch.effects.dispatcher_messages.push(DispatcherMessage::DestinationChanged { queue, disabled });
 }
 
-/// Deletes the rows of deleted destinations that no watch names any more. Returns their number.
-pub(super) fn prune_deleted(tx: &Tx<'_>) -> Result<usize> {
+/// Deletes the rows of deleted destinations that no watch names any more, at most so many. Returns their number.
+pub(super) fn prune_deleted(tx: &Tx<'_>, rows: u32) -> Result<usize> {
     tx.run(
         "delete from destinations where no in (
            select s.no from destinations s where s.deleted_at is not null and s.sweep is null
              and not exists (select 1 from watch_destinations wd where wd.saved = s.no) limit $1)",
-        params![PRUNED],
+        params![rows],
     )
 }

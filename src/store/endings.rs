@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
-use super::deliveries;
+use super::deliveries::{self, Skip};
 use super::groups;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
@@ -31,7 +31,9 @@ use super::watch_events::{
     ExpiryPosition, JobChange, WatchToNotify, Watches, chunk_size, first_positions, read_turns,
     read_turns_after, read_watches,
 };
-use crate::domain::{EndingKind, EventType, JobError, JobName, JobNo, Observation, Timestamp};
+use crate::domain::{
+    CancelScope, EndingKind, EventType, JobError, JobName, JobNo, Observation, SkipScope, Timestamp,
+};
 
 /// The watches that the ending of generation `$2` ends.
 pub(super) const OF_ENDING: &str = "generation <= $2";
@@ -317,8 +319,13 @@ fn end_watches<'e>(
     let wants_progress = |watch: &WatchToNotify| {
         watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress)
     };
-    let superseded = ended.clone().filter(|(.., watch)| wants_progress(watch)).map(|(.., watch)| watch.id);
-    deliveries::skip_superseded(batch, superseded)?;
+    let superseded = ended.clone().filter(|(.., watch)| wants_progress(watch)).map(|(.., watch)| Skip {
+        app: watch.app,
+        watch: watch.id,
+        scope: SkipScope::Superseded,
+        cancel: CancelScope::Progress,
+    });
+    deliveries::skip(batch, &superseded.collect::<Vec<_>>())?;
     for (change, kind, watch) in ended {
         batch.effects.ended_watches.push(watch.id);
         batch.effects.tally.ended.push(kind.status());

@@ -30,6 +30,11 @@
 //!
 //! **The expiry** of the next open group is found by an index. The app has a timer for it; a commit with a new group
 //! notifies the timer.
+//!
+//! **Many groups at once.** One transaction can end watches of a thousand groups. It adds their ends, completes the
+//! first [`CHUNK`] of the groups, and makes the others due: `expires_at` becomes [`DUE`], so that the timer finds them
+//! first, also after a crash. Such a group is completed and does not expire, because enough of its watches have ended.
+//! Clients see its expiry, which is computed from the time of its creation.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,8 +54,12 @@ use crate::events::GroupBody;
 /// Maximum number of ids of watches in the event of a group.
 const SHOWN_WATCHES: u32 = 1_000;
 
-/// Maximum number of groups that expire in one transaction. Each event has up to 32 KiB of ids.
-const CHUNK: u32 = 50;
+/// Maximum number of groups that are completed, and that expire, in one transaction. Each event has up to 32 KiB of
+/// ids, and up to 20 deliveries: together less than 2 MiB and 1,000 rows.
+const CHUNK: usize = 50;
+
+/// The expiry of a group of which enough watches have ended, until its event is created.
+const DUE: Timestamp = Timestamp::from_millis(0);
 
 /// Time until a group expires whose first registration gives none.
 const EXPIRES_IN: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -68,7 +77,7 @@ pub enum GroupRefusal {
     Expired,
 }
 
-/// Ends the groups that have expired. The result is the next expiry.
+/// Ends the groups that have expired, and those of which enough watches have ended. The result is the next expiry.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpireGroups {
     /// Groups that expire by this time end.
@@ -118,6 +127,8 @@ struct StoredGroup {
 
 fn read_group(row: &Row<'_>) -> Result<StoredGroup> {
     let broken = || StoreError::Inconsistent("the rule of a group cannot be read".to_owned());
+    let (created_at, expires_in_ms) = (row.time(14)?, row.int(17)?);
+    let expires_in = Duration::from_millis(u64::try_from(expires_in_ms).unwrap_or_default());
     let registered = row.count(7)?;
     let mut counts = GroupCounts {
         watching: 0,
@@ -132,7 +143,7 @@ fn read_group(row: &Row<'_>) -> Result<StoredGroup> {
     Ok(StoredGroup {
         no: GroupNo(row.int(0)?),
         id: WatchId(row.id(1)?),
-        expires_in_ms: row.int(17)?,
+        expires_in_ms,
         needed: row.count(18)?,
         group: Group {
             app: AppNo(row.int(2)?),
@@ -144,8 +155,8 @@ fn read_group(row: &Row<'_>) -> Result<StoredGroup> {
             counts,
             watches: Vec::new(),
             destinations: Vec::new(),
-            created_at: row.time(14)?,
-            expires_at: row.time(15)?,
+            created_at,
+            expires_at: created_at.plus(expires_in),
             ended_at: row.opt_time(16)?,
         },
     })
@@ -330,7 +341,8 @@ pub(super) fn note_end(batch: &mut Batch<'_>, group: GroupNo, status: WatchStatu
     ends.last_at = ends.last_at.max(at);
 }
 
-/// Adds the ends of this transaction to their groups, and completes those of which enough watches have ended.
+/// Adds the ends of this transaction to their groups, and completes those of which enough watches have ended: the first
+/// [`CHUNK`] of them now.
 pub(super) fn settle(batch: &mut Batch<'_>) -> Result<()> {
     if batch.group_ends.is_empty() {
         return Ok(());
@@ -354,7 +366,16 @@ pub(super) fn settle(batch: &mut Batch<'_>) -> Result<()> {
     let found = batch.tx.fetch(&sql, ends.keys().map(|no| params![no]), read_group)?;
     let times = ends.values().map(|ends| ends.last_at);
     let met = found.into_iter().zip(times).filter_map(|(found, at)| Some((found.into_iter().next()?, at)));
-    end(batch, &met.collect::<Vec<_>>(), (GroupStatus::Completed, EventType::GroupCompleted))
+    let mut met: Vec<_> = met.collect();
+    let later = met.split_off(met.len().min(CHUNK));
+    if !later.is_empty() {
+        batch.tx.update_each(
+            row_sql!("update watch_groups set expires_at = $1" where "no = $2"),
+            later.iter().map(|(stored, _)| params![DUE, stored.no]),
+        )?;
+        batch.effects.group_expiries.push(DUE);
+    }
+    end(batch, &met, (GroupStatus::Completed, EventType::GroupCompleted))
 }
 
 /// Ends groups, each at a time, and creates their events.
@@ -367,7 +388,10 @@ fn end(
         return Ok(());
     }
     let changed = batch.tx.update_each(
-        row_sql!("update watch_groups set status = $1, ended_at = $2" where "no = $3 and ended_at is null"),
+        row_sql!(
+            "update watch_groups set status = $1, ended_at = $2, expires_at = created_at + expires_in"
+            where "no = $3 and ended_at is null"
+        ),
         groups.iter().map(|(stored, at)| params![status, at, stored.no]),
     )?;
     let watches = watches(&batch.tx, groups.iter().map(|(stored, _)| stored.no))?;
@@ -390,8 +414,12 @@ fn end(
 pub(super) fn expire_groups(batch: &mut Batch<'_>, command: &ExpireGroups) -> Result<Option<Timestamp>> {
     settle(batch)?;
     let sql = format!("{GROUP} where ended_at is null and expires_at <= $1 order by expires_at limit $2");
-    let due = batch.tx.list(&sql, params![command.until, CHUNK], read_group)?;
-    let due: Vec<_> = due.into_iter().map(|stored| (stored, command.now)).collect();
-    end(batch, &due, (GroupStatus::Expired, EventType::GroupExpired))?;
+    let most = u32::try_from(CHUNK).unwrap_or(u32::MAX);
+    let due = batch.tx.list(&sql, params![command.until, most], read_group)?;
+    let due = due.into_iter().map(|stored| (stored, command.now));
+    let (met, expired): (Vec<_>, Vec<_>) =
+        due.partition(|(stored, _)| stored.group.counts.ended() >= stored.needed);
+    end(batch, &met, (GroupStatus::Completed, EventType::GroupCompleted))?;
+    end(batch, &expired, (GroupStatus::Expired, EventType::GroupExpired))?;
     next_expiry(&batch.tx)
 }

@@ -23,6 +23,9 @@
 //!
 //! **A stop while a watch ends** between the two parts changes nothing: the ending is delivered.
 //!
+//! **Operations that no client sees** delete what is left of an erased watch (`erase`), and skip deliveries of a watch
+//! that are too many for the transaction that stops or ends it (`deliveries/skipping`).
+//!
 //! **Counts.** `total` is counted by readers before the operation begins, for at most 10 s and [`COUNTED_MAX`] rows. It grows
 //! with `done` if more rows are found. `done` can stay below it, because rows change meanwhile.
 
@@ -41,7 +44,7 @@ pub use self::advance::{
 pub use self::subject::Subject;
 
 pub(super) use self::advance::{
-    advance_operation, create_operation, delete_app, erase_watch, fail_operation,
+    advance_operation, create_operation, create_skips, delete_app, erase_watch, fail_operation,
 };
 
 /// Maximum number of rows that are counted before an operation begins.
@@ -82,8 +85,9 @@ impl ReadStore {
     pub async fn operation(&self, app: AppNo, id: OperationId) -> Result<Option<Operation>> {
         self.read(app, move |tx| {
             tx.find(
-                "select status, total, done from operations where id = $1 and app = $2 and kind <> $3",
-                params![id, app, subject::HIDDEN],
+                "select status, total, done from operations
+                 where id = $1 and app = $2 and kind <> $3 and kind <> $4",
+                params![id, app, subject::HIDDEN[0], subject::HIDDEN[1]],
                 |row| {
                     let count = |column| {
                         let broken = |_| StoreError::Inconsistent("a count is negative".to_owned());

@@ -123,6 +123,7 @@ pub struct Pruned {
 }
 
 pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
+    batch.checkpoint_early();
     let tx = &batch.tx;
     let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR), command.rows)?;
     let requested_before = created_before(tx, command.pending_max, command.now)?;
@@ -156,7 +157,8 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_jobs(tx, &watches.iter().map(|watch| watch.job).collect())?;
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
-    let of_destinations = destinations::prune_hours(tx, command.now)? + destinations::prune_deleted(tx)?;
+    let of_destinations = destinations::prune_hours(tx, command.now, command.rows)?
+        + destinations::prune_deleted(tx, command.chunk())?;
     let old = prune_finished(tx, command.now, command.rows)?
         + delete_orphans(tx, command.now, command.chunk())?
         + events::prune_erased(tx, command.events_before, command.rows)?;

@@ -290,7 +290,6 @@ fn no_command_reads_all_watches_of_a_job() {
 
 #[test]
 fn a_page_of_old_or_waiting_rows_begins_at_its_position() {
-    let db = in_memory();
     let table = [
         (prune::OLD, "watches_ended (pruned=? AND (ended_at,app,id)>(?,?,?)"),
         (prune::OLD_GROUPS, "watch_groups_ended (pruned=? AND (ended_at,id)>(?,?)"),
@@ -298,6 +297,23 @@ fn a_page_of_old_or_waiting_rows_begins_at_its_position() {
         (prune::OLD_OPERATIONAL, "operational_events_age ((created_at,id)>(?,?)"),
         (deliveries::WAITING, "deliveries_waiting ((queue,is_retry,next_attempt_at,app,id)>(?,?,?,?,?))"),
     ];
+    assert_plans(&table);
+}
+
+#[test]
+fn deliveries_of_a_watch_are_found_without_the_others_of_its_app() {
+    let pending = "deliveries_pending_of_watch (watch=? AND n=? AND id<?)";
+    assert_plans(&[
+        (deliveries::EARLIER, pending),
+        (deliveries::DUE_IN_ORDER, pending),
+        (deliveries::EXAMINE, "deliveries_of_watch (watch=? AND app=? AND id<?)"),
+    ]);
+}
+
+/// Checks that the plan of each query contains a search, and sorts nothing.
+#[track_caller]
+fn assert_plans(table: &[(&str, &str)]) {
+    let db = in_memory();
     for (sql, expected) in table {
         let mut statement = db.prepare(&format!("explain query plan {sql}")).expect("a statement");
         let values = rusqlite::params_from_iter(vec![1; statement.parameter_count()]);

@@ -19,7 +19,7 @@ mod stop_many;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
-use super::deliveries;
+use super::deliveries::{self, Skip};
 use super::destinations::{self, Change};
 use super::groups;
 use super::idempotency::Results;
@@ -31,8 +31,8 @@ use super::rows::{
 };
 use super::sealing::Keyring;
 use crate::domain::{
-    AppNo, DeliveryId, DeliveryStatus, Destination, EventSet, GroupNo, JobNo, LatestDelivery, Reason,
-    Timestamp, Watch, WatchId, WatchStatus,
+    AppNo, CancelScope, DeliveryId, DeliveryStatus, Destination, EventSet, GroupNo, JobNo, LatestDelivery,
+    Reason, SkipScope, Timestamp, Watch, WatchId, WatchStatus,
 };
 
 pub use self::filter::WatchFilter;
@@ -77,8 +77,8 @@ pub enum AmendRefusal {
     DestinationDeleted,
 }
 
-/// Stops a watch: its job is not polled for it any more, and its pending deliveries are skipped. Attempts in
-/// flight are recorded.
+/// Stops a watch: its job is not polled for it any more, and its pending deliveries are skipped, the oldest of very
+/// many by an operation (`deliveries/skipping`). Attempts in flight are recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct StopWatch {
     /// The app.
@@ -359,7 +359,13 @@ pub(super) fn stop(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec
         ),
         known.iter().map(|(command, _)| params![command.now, command.app, command.watch]),
     )?;
-    deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;
+    let skips = known.iter().map(|(StopWatch { app, watch, .. }, _)| Skip {
+        app: *app,
+        watch: *watch,
+        scope: SkipScope::Stopped,
+        cancel: CancelScope::All,
+    });
+    deliveries::skip(batch, &skips.collect::<Vec<_>>())?;
     for ((command, (job, group)), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
         *batch.changed_jobs.entry(*job).or_default() += 1;
         batch.effects.ended_watches.push(command.watch);

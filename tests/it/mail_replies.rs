@@ -86,7 +86,7 @@ async fn a_connection_that_is_lost_in_the_message_is_retried_soon() {
 
 #[tokio::test]
 async fn late_replies_hold_no_place_of_other_deliveries() {
-    let settings = [("RINGBACK_DELIVERY__CONCURRENCY", "8"), ("RINGBACK_DELIVERY__PER_DESTINATION", "4")];
+    let settings = [("RINGBACK_DELIVERY__CONCURRENCY", "16"), ("RINGBACK_DELIVERY__PER_DESTINATION", "4")];
     let (t, server) = start(OPEN, &settings).await;
     let (gate, late) = watch::channel(false);
     server.script(vec![Quirk::Late(".", late); 62]);

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fakes::Reply;
-use crate::harness::{AUTH, Harness, JSON, minutes, seconds};
+use crate::harness::{AUTH, Harness, JSON, minutes};
+use crate::retry::failed_once;
 
 const STOP: &str = "/v1/watches/stop";
 
@@ -72,11 +72,7 @@ async fn watches_are_stopped_by_a_filter() {
 #[tokio::test]
 async fn a_stop_of_ended_watches_skips_what_is_pending() {
     let t = Harness::start().await;
-    t.receiver.script("/hook", [Reply::status(500)]);
-    t.provider.completed("job_1");
-    let watch = t.watch("job_1").await;
-    t.pass(seconds(5)).await;
-    t.receiver.next().await;
+    let watch = failed_once(&t).await;
     // Without a status, only watches that have not ended are selected.
     assert_eq!(t.post(STOP, &json!({ "jobId": "job_1" })).await.expect(202)["count"], 0);
     t.rest().await;

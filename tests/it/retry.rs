@@ -38,6 +38,16 @@ async fn failed(t: &Harness) -> usize {
     t.get("/v1/deliveries?status=failed&limit=200").await.expect(200)["data"].as_array().unwrap().len()
 }
 
+/// Registers a watch on a job that has completed. The first attempt of its delivery has failed, and its retry waits.
+pub async fn failed_once(t: &Harness) -> String {
+    t.receiver.script("/hook", [Reply::status(500)]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    watch
+}
+
 #[tokio::test]
 async fn all_failed_deliveries_are_retried_under_the_same_ids() {
     let t = impatient().await;
@@ -108,11 +118,7 @@ async fn a_retry_selects_by_event_time_and_destination() {
 #[tokio::test]
 async fn a_retry_of_failed_deliveries_excludes_stopped_watches() {
     let t = Harness::start().await;
-    t.receiver.script("/hook", [Reply::status(500)]);
-    t.provider.completed("job_1");
-    let watch = t.watch("job_1").await;
-    t.pass(seconds(5)).await;
-    t.receiver.next().await;
+    let watch = failed_once(&t).await;
     t.stop_watch(&watch).await.expect(200);
     assert_eq!(t.delivery(&watch).await["reason"], "stopped");
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 0);

@@ -56,10 +56,12 @@ impl DispatchState {
             self.remove_if_idle(&name);
         }
         let Self { loadable, origins, .. } = self;
-        let has_work = |name: &str| origins.get(name).is_some_and(|origin| !origin.loadable.is_empty());
-        for name in loadable.remove_without(has_work) {
+        let has_work = |name: &str, is_quick: bool| {
+            origins.get(name).is_some_and(|origin| origin.loadable.has(is_quick))
+        };
+        for (name, is_quick) in loadable.remove_without(has_work) {
             if let Some(origin) = self.origins.get_mut(&name) {
-                origin.is_loadable = false;
+                *origin.is_loadable.of(is_quick) = false;
             }
             self.forget_if_idle(&name);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::DispatchState;
 use crate::channels::{self, AttemptResult, Reach, TokenUse};
+use crate::dispatcher::fair_queue::app_of;
 use crate::dispatcher::origin::{QUICK, host_of, origin_of};
 use crate::domain::{AppNo, ChannelKind, DeliveryId, NextStep, Outcome, PendingDelivery, Timestamp};
 
@@ -159,17 +160,23 @@ impl DispatchState {
         };
         queue.is_quick = is_quick;
         let (in_flight, loaded) = (queue.in_flight.len(), queue.reserved());
+        let on_page = queue.page.as_ref().map_or(0, |page| page.limit);
+        self.pages.1.release(!is_quick, on_page);
+        self.pages.1.take(is_quick, on_page);
+        let origin = Arc::clone(&queue.origin);
+        self.shares.change_kind(app_of(&origin), queue.used(), is_quick);
         let (sendable, loadable) = (queue.sendable, queue.loadable);
-        let Some(origin) = self.origins.get_mut(&queue.origin) else { return };
-        for (places, count) in [(&mut origin.in_flight, in_flight), (&mut origin.loaded, loaded)] {
+        let Some(of_queue) = self.origins.get_mut(&origin) else { return };
+        for (places, count) in [(&mut of_queue.in_flight, in_flight), (&mut of_queue.loaded, loaded)] {
             places.release(!is_quick, count);
             places.take(is_quick, count);
         }
-        for (turns, ticket) in [(&mut origin.sendable, sendable), (&mut origin.loadable, loadable)] {
+        for (turns, ticket) in [(&mut of_queue.sendable, sendable), (&mut of_queue.loadable, loadable)] {
             if let Some(ticket) = ticket {
                 turns.change_kind(ticket, is_quick);
             }
         }
+        self.list(&origin);
     }
 
     /// Frees the places of a delivery in flight that waits for a late reply: in its queue and its origin, in its
@@ -178,7 +185,7 @@ impl DispatchState {
         let name: Arc<str> = delivery.destination.queue.as_str().into();
         let Some(queue) = self.queues.get_mut(&name) else { return false };
         if !queue.in_flight.contains(&delivery.id)
-            || !self.shares.await_reply(delivery.app, AWAITING_REPLY_MAX)
+            || !self.shares.await_reply(delivery.app, AWAITING_REPLY_MAX, queue.is_quick)
         {
             return false;
         }
@@ -238,16 +245,18 @@ impl DispatchState {
         let origin = Arc::clone(&queue.origin);
         queue.in_flight.remove(&delivery.id);
         let is_late = queue.awaiting_reply.remove(&delivery.id);
+        let is_quick = queue.is_quick;
+        queue.bytes -= delivery.body.len();
         if delivery.is_first_attempt() && !is_late {
             queue.first_attempts.remove(&delivery.order_key());
         }
         if is_late {
             self.shares.end_late(delivery.app);
         } else {
-            self.shares.end(delivery.app);
+            self.shares.end(delivery.app, is_quick);
             self.free_places(&name, delivery);
         }
-        self.shares.unload(delivery.app, delivery.body.len());
+        self.shares.unload(delivery.app, delivery.body.len(), is_quick);
         let host = host_of(delivery, &origin);
         for name in [&host, &name] {
             self.breakers.ended(name, delivery.id, now);

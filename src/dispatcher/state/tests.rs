@@ -1,5 +1,6 @@
 //! Tests of the queues without a store: which deliveries are sent, and which stay in the store.
 
+mod half_share;
 mod many_queues;
 
 use std::time::Duration;

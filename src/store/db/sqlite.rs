@@ -25,6 +25,10 @@
 //! that is copied slowly, does not, and the log grows until the disk is full. This program cannot end another process,
 //! so it warns when the log is larger than [`LOG_SIZE_MAX`], and exports its size.
 //!
+//! **Checkpoints** run in the commit that finds the log long, and every other write waits for them. Background work
+//! that deletes or changes very many rows requests a checkpoint of a shorter log with each of its transactions
+//! ([`Files::checkpoint_early`]), so that none takes long.
+//!
 //! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so answered requests survive a loss
 //! of power. Checkpoints copy pages that are already in the log.
 
@@ -75,6 +79,10 @@ const READER_CACHE_KIB: i32 = 2 * 1024;
 /// Size of the log, in pages, at which a commit checkpoints it. At 8,000 pages (32 MiB), pages in frequent use
 /// are copied less often than at the default of 1,000.
 const CHECKPOINT_PAGES: i32 = 8_000;
+
+/// The same for a commit of background work that changes very many pages once, such as the deletion of old data. A
+/// checkpoint of 8,000 pages takes up to 100 ms, and every write waits for it. Without this work it would be rare.
+const EARLY_CHECKPOINT_PAGES: i32 = 500;
 
 /// Capacity of the cache of prepared statements: every statement of the program.
 const STATEMENTS: usize = 128;
@@ -433,7 +441,8 @@ fn is_sound_without_log(path: &Path) -> bool {
 fn checkpoint_with_care(connection: &mut Connection, files: Arc<Files>) -> rusqlite::Result<()> {
     connection.wal_hook(Some(move |log: &mut Wal, pages: std::ffi::c_int| {
         files.note_commit(pages.unsigned_abs());
-        if pages >= CHECKPOINT_PAGES {
+        let most = if files.take_early() { EARLY_CHECKPOINT_PAGES } else { CHECKPOINT_PAGES };
+        if pages >= most {
             // As in SQLite: the commit has succeeded, and the next one tries it again.
             let _ = files.checkpoint(|| log.checkpoint());
         }

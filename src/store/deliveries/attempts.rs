@@ -7,10 +7,10 @@ use super::super::db::{Result, RowSql, Value, params, row_sql};
 use super::super::destinations::{self, GoneResult, SavedResult};
 use super::super::rows::to_json;
 use super::exhausted::{Failing, raise_exhausted};
-use super::{skip, skip_sql};
+use super::skipping::{Skip, skip};
 use crate::domain::{
-    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, EventType, NextStep, Reason, SavedNo, Timestamp,
-    WatchId,
+    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, EventType, NextStep, Reason, SavedNo, SkipScope,
+    Timestamp, WatchId,
 };
 
 /// Records an attempt and the next step of its delivery.
@@ -239,10 +239,12 @@ fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
         row_sql!("update watch_destinations set gone_at = $1" where "watch = $2 and n = $3"),
         found.iter().map(|(command, (watch, n, _))| params![command.attempt.at, watch, n]),
     )?;
-    // The delivery that found this has failed, and is not skipped.
-    let others = found.iter().map(|(command, (watch, n, destination))| {
-        (*watch, CancelScope::To(*destination), params![Reason::Gone, watch, n, command.delivery])
+    // The delivery that found this has failed, so it is not pending.
+    let others = found.iter().map(|(command, (watch, n, destination))| Skip {
+        app: command.app,
+        watch: *watch,
+        scope: SkipScope::Gone(*n),
+        cancel: CancelScope::To(*destination),
     });
-    let sql = skip_sql!("watch = $2 and n = $3 and status = 'pending' and id <> $4");
-    skip(batch, Reason::Gone, sql, others.collect()).map(|_| ())
+    skip(batch, &others.collect::<Vec<_>>())
 }

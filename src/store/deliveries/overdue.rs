@@ -8,17 +8,20 @@
 //! - The time counts from the creation of the delivery. If a manual retry waits, it counts from the request.
 //! - Time in which no process ran does not count (`downtime`).
 //! - An attempt in flight continues. If it succeeds, the delivery has succeeded.
+//! - A saved destination remembers that a delivery has failed for good, so its next success is a recovery.
 //!
 //! The ids of pending deliveries are in the order of their creation, and an index lists them by app. Each step ends one
 //! chunk of one app, and returns the app with which the next one continues.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, params, row_sql};
+use super::super::destinations;
 use super::downtime::{created_before, forget_interruptions};
 use super::exhausted::{Failing, raise_exhausted};
-use crate::domain::{AppNo, ChannelKind, DeliveryId, Id, Reason, Timestamp};
+use crate::domain::{AppNo, ChannelKind, DeliveryId, EventType, Id, Reason, SavedNo, Timestamp};
 
 /// Maximum number of deliveries that are ended in one transaction.
 const CHUNK: u32 = 200;
@@ -44,6 +47,15 @@ pub struct EndedOverdue {
     pub count: usize,
     /// First app of the next step; `None` if every app was examined.
     pub next: Option<AppNo>,
+}
+
+/// A delivery that has been pending for too long.
+struct Overdue {
+    id: DeliveryId,
+    channel: ChannelKind,
+    attempts: u32,
+    event_type: EventType,
+    saved: Option<SavedNo>,
 }
 
 pub fn end_overdue(batch: &mut Batch<'_>, command: &EndOverdue) -> Result<EndedOverdue> {
@@ -73,15 +85,27 @@ pub fn end_overdue(batch: &mut Batch<'_>, command: &EndOverdue) -> Result<EndedO
         return Ok(EndedOverdue { count: 0, next });
     };
     let found = batch.tx.list(
-        &format!("select d.id, wd.channel, d.attempts {overdue} $4"),
+        &format!("select d.id, wd.channel, d.attempts, d.type, wd.saved {overdue} $4"),
         params![app, least, before, CHUNK],
-        |row| Ok((DeliveryId(row.id(0)?), row.word(1, ChannelKind::parse)?, row.count(2)?)),
+        |row| {
+            Ok(Overdue {
+                id: DeliveryId(row.id(0)?),
+                channel: row.word(1, ChannelKind::parse)?,
+                attempts: row.count(2)?,
+                event_type: row.word(3, EventType::parse)?,
+                saved: row.opt_int(4)?.map(SavedNo),
+            })
+        },
     )?;
-    let failing = found.iter().map(|(id, _, attempts)| {
-        let (app, id, attempts, at) = (app, *id, *attempts, command.now);
+    let failing = found.iter().map(|&Overdue { id, attempts, .. }| {
+        let at = command.now;
         Failing { app, id, attempts, attempt: None, at }
     });
     raise_exhausted(batch, &failing.collect::<Vec<_>>())?;
+    let of_watches = found.iter().filter(|one| one.event_type.is_of_watch());
+    let saved: BTreeSet<SavedNo> = of_watches.filter_map(|one| one.saved).collect();
+    let failed = saved.into_iter().map(|no| (no, command.now, None));
+    destinations::note_exhausted(batch, &failed.collect::<Vec<_>>())?;
     let reason = Reason::Exhausted;
     batch.tx.update_each(
         row_sql!(
@@ -89,8 +113,8 @@ pub fn end_overdue(batch: &mut Batch<'_>, command: &EndOverdue) -> Result<EndedO
                is_manual = 0"
             where "app = $2 and id = $3"
         ),
-        found.iter().map(|(id, ..)| params![reason, app, id]),
+        found.iter().map(|one| params![reason, app, one.id]),
     )?;
-    batch.effects.tally.overdue.extend(found.iter().map(|(_, channel, _)| *channel));
+    batch.effects.tally.overdue.extend(found.iter().map(|one| one.channel));
     Ok(EndedOverdue { count: found.len(), next: Some(app) })
 }

@@ -20,6 +20,10 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 /// Maximum number of deliveries that are examined in one transaction after the clock was set back.
 const CHUNK: u32 = 1_000;
 
+/// Pause after a page that contains only deliveries that are to be skipped, or are being erased. Operations do it
+/// meanwhile, and a page that is read at once would be the same.
+const LEFT_OUT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Loads due deliveries of a destination queue.
 #[derive(Clone, Debug)]
 pub struct LoadDueDeliveries {
@@ -175,9 +179,15 @@ pub fn load_due_deliveries<'c>(
         commands.iter().map(|command| params![&command.queue, command.now]),
         |row| row.opt_time(0),
     )?;
-    let due = |(QueuePage { ids, limit, state, .. }, next_retry_at): (&QueuePage<'_>, Option<_>)| {
-        let deliveries = deliveries.by_ref().take(ids.len().min(*limit)).flatten().collect();
+    let due = |(QueuePage { ids, limit, state, command, .. }, next_retry_at): (&QueuePage<'_>, Option<_>)| {
+        let taken = ids.len().min(*limit);
+        let deliveries: Vec<_> = deliveries.by_ref().take(taken).flatten().collect();
         let next_retry_at = next_retry_at.filter(|_| !state.is_disabled);
+        if taken > 0 && deliveries.is_empty() {
+            let again_at = command.now.plus(LEFT_OUT_PAUSE);
+            let next_retry_at = Some(next_retry_at.map_or(again_at, |at: Timestamp| at.min(again_at)));
+            return DueDeliveries { deliveries, has_more: false, next_retry_at };
+        }
         DueDeliveries { deliveries, has_more: ids.len() > *limit, next_retry_at }
     };
     Ok(pages.iter().zip(next_retry_at).map(due).collect())
@@ -248,10 +258,12 @@ const DUE: &str =
     "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
          order by next_attempt_at, app, id limit $4";
 
-/// The same for an ordered destination: a delivery is due only when no earlier one of its watch is pending.
-const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
+/// The same for an ordered destination: a delivery is due only when no earlier one of its watch is pending
+/// ([`EARLIER`](super::EARLIER)).
+pub(in crate::store) const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
          where d.queue = $1 and d.is_retry = $2 and d.next_attempt_at <= $3 and not exists (
-           select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status = 'pending' and e.id < d.id)
+           select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status || '' = 'pending'
+             and e.queue like '% dst_%' and e.id < d.id)
          order by d.next_attempt_at, d.app, d.id limit $4";
 
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits

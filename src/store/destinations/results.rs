@@ -18,9 +18,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Time for which attempts are counted.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Maximum number of rows that one transaction prunes.
-const PRUNED: u32 = 1_000;
-
 /// Maximum length of a shown error, in characters.
 const ERROR_MAX: usize = 300;
 
@@ -163,13 +160,13 @@ fn note_successes(batch: &mut Batch<'_>, summaries: &BTreeMap<SavedNo, Summary<'
 }
 
 /// Returns the destinations with deliveries of watches that failed for good, before (0) or after (1) the last success.
-fn exhausted<'a>(
-    summaries: &BTreeMap<SavedNo, Summary<'a>>,
+fn exhausted(
+    summaries: &BTreeMap<SavedNo, Summary<'_>>,
     place: usize,
-) -> Vec<(SavedNo, &'a Attempt, String)> {
-    let of_summary = |(no, summary): (&SavedNo, &Summary<'a>)| {
+) -> Vec<(SavedNo, Timestamp, Option<String>)> {
+    let of_summary = |(no, summary): (&SavedNo, &Summary<'_>)| {
         let attempt = summary.exhausted[place]?;
-        Some((*no, attempt, error_of(attempt)))
+        Some((*no, attempt.at, Some(error_of(attempt))))
     };
     summaries.iter().filter_map(of_summary).collect()
 }
@@ -276,12 +273,12 @@ pub fn counts(
     )
 }
 
-/// Deletes counts that are older than a day. Returns their number.
-pub fn prune_hours(tx: &Tx<'_>, now: Timestamp) -> Result<usize> {
+/// Deletes counts that are older than a day, at most so many. Returns their number.
+pub fn prune_hours(tx: &Tx<'_>, now: Timestamp, rows: u32) -> Result<usize> {
     tx.run(
         "delete from destination_hours where (destination, hour, bucket) in (
            select destination, hour, bucket from destination_hours where hour < $1 order by hour limit $2)",
-        params![hour_of(now.minus(DAY)), PRUNED],
+        params![hour_of(now.minus(DAY)), rows],
     )
 }
 

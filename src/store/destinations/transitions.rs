@@ -3,17 +3,15 @@
 //! A destination has **recovered**
 //!
 //! - when it is enabled after it was disabled, by a client or by the configuration file;
-//! - when an attempt succeeds after a delivery has failed for good (`delivery.exhausted`), if it was not disabled
-//!   meanwhile. `failed_since` remembers that. A failed attempt whose retry succeeds is neither: each receiver that is
-//!   restarted would otherwise raise events.
+//! - when an attempt succeeds after a delivery has failed for good (`delivery.exhausted`), with its last attempt or
+//!   because it was pending for too long, if it was not disabled meanwhile. `failed_since` remembers that. A failed
+//!   attempt whose retry succeeds is neither: each receiver that is restarted would otherwise raise events.
 //!
 //! So each `destination.recovered` follows a `destination.disabled` or a `delivery.exhausted`. A deletion raises nothing.
 
 use super::super::batch::{Batch, RaisedEvent};
 use super::super::db::{Result, params, row_sql};
-use crate::domain::{
-    AppNo, Attempt, DestinationId, DisabledReason, EventType, SavedDestination, SavedNo, Timestamp,
-};
+use crate::domain::{AppNo, DestinationId, DisabledReason, EventType, SavedDestination, SavedNo, Timestamp};
 use crate::events::{DestinationBody, DestinationData};
 
 /// A change of a saved destination that attempts have caused.
@@ -85,17 +83,19 @@ fn raise(
     batch.raised.push(RaisedEvent { app, event_type, observed_at, about, watch: None, body });
 }
 
-/// Remembers that deliveries to these destinations have failed for good, each with its last attempt and the error.
-pub fn note_exhausted(batch: &Batch<'_>, exhausted: &[(SavedNo, &Attempt, String)]) -> Result<()> {
+/// Remembers that deliveries to these destinations have failed for good, each with the time and the error. `None`: no
+/// attempt shows the error, so it is the last one of the destination.
+pub fn note_exhausted(batch: &Batch<'_>, exhausted: &[(SavedNo, Timestamp, Option<String>)]) -> Result<()> {
     if exhausted.is_empty() {
         return Ok(());
     }
     batch.tx.update_each(
         row_sql!(
-            "update destinations set failed_since = coalesce(failed_since, failing_since, $1), failed_error = $2"
+            "update destinations set failed_since = coalesce(failed_since, failing_since, $1),
+               failed_error = coalesce($2, last_error, failed_error)"
             where "no = $3"
         ),
-        exhausted.iter().map(|(no, attempt, error)| params![attempt.at, error, *no]),
+        exhausted.iter().map(|(no, at, error)| params![*at, error, *no]),
     )?;
     Ok(())
 }

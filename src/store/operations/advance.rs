@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::apps;
-use super::super::batch::Batch;
+use super::super::batch::{Batch, LeftToSkip};
 use super::super::db::{Result, Tx, params};
 use super::super::deliveries::{self, DeliveryFilter};
 use super::super::erase;
@@ -11,7 +11,7 @@ use super::super::idempotency::Outcome;
 use super::super::lists::{ListPage, Part, Remaining};
 use super::super::reads::ReadStore;
 use super::super::watches::{self, WatchFilter};
-use super::subject::Subject;
+use super::subject::{HIDDEN, Subject};
 use super::{COUNTED_MAX, RUNNING, RunningOperation, read_running};
 use crate::clock::{Clock, Stopwatch};
 use crate::domain::{AppNo, DeliveryId, Id, OperationId, OperationNo, OperationStatus, Timestamp, WatchId};
@@ -60,9 +60,9 @@ pub struct OperationPage {
 pub struct AdvanceOperation {
     /// The operation.
     pub no: OperationNo,
-    /// Rows to change. `None` for one that erases: it deletes the first rows that are left.
+    /// Rows to change. `None` for one that erases, which deletes the first rows that are left, and for one that skips.
     pub page: Option<OperationPage>,
-    /// Maximum number of rows that are erased.
+    /// Maximum number of rows that are erased, or examined to be skipped.
     pub rows: u32,
     /// Time of the step.
     pub now: Timestamp,
@@ -128,7 +128,7 @@ impl ReadStore {
     ) -> Result<Option<OperationPage>> {
         let (app, from) = (operation.app, operation.before);
         let (found, next) = match &operation.subject {
-            Subject::EraseWatch(_) | Subject::EraseApp(_) => return Ok(None),
+            Subject::EraseWatch(_) | Subject::EraseApp(_) | Subject::SkipDeliveries(..) => return Ok(None),
             Subject::RetryDeliveries(filter) => {
                 let page = self.retried(app, filter, Some(DeliveryId(from)), rows).await?;
                 (page.rows.into_iter().flatten().map(|id| id.0).collect(), page.next.map(|id| id.0))
@@ -221,6 +221,11 @@ fn int(count: u64) -> i64 {
 fn insert(batch: &mut Batch<'_>, new: &CreateOperation) -> Result<OperationNo> {
     // Rows that are created later have greater ids.
     let before = batch.shared.ids.draw(new.now);
+    insert_from(batch, new, before)
+}
+
+/// Inserts an operation that begins before this id.
+fn insert_from(batch: &mut Batch<'_>, new: &CreateOperation, before: Id) -> Result<OperationNo> {
     let subject = new.subject.to_text();
     let (kind, status) = (new.subject.kind(), OperationStatus::Running);
     batch.effects.has_operation = true;
@@ -233,16 +238,34 @@ fn insert(batch: &mut Batch<'_>, new: &CreateOperation) -> Result<OperationNo> {
 }
 
 pub fn create_operation(batch: &mut Batch<'_>, command: &CreateOperation) -> Outcome<(), TooManyOperations> {
-    let sql = "select count(*) from operations where app = $1 and finished_at is null";
-    if batch.tx.one(sql, params![command.app], |row| row.int(0))? >= RUNNING_MAX {
+    let sql = "select count(*) from (select 1 from operations where app = $1 and finished_at is null
+        and kind <> $2 and kind <> $3 limit $4) few";
+    let [first, second] = HIDDEN;
+    let running = batch.tx.one(sql, params![command.app, first, second, RUNNING_MAX], |row| row.int(0))?;
+    if running >= RUNNING_MAX {
         return Ok(Err(TooManyOperations(RUNNING_MAX)));
     }
     insert(batch, command)?;
     Ok(Ok(()))
 }
 
+/// Creates the operations that skip what this transaction has left. Deliveries of an erased watch are deleted instead.
+pub fn create_skips(batch: &mut Batch<'_>) -> Result<()> {
+    for LeftToSkip { app, watch, scope, before } in std::mem::take(&mut batch.left_to_skip) {
+        if batch.erased.contains(&watch) {
+            continue;
+        }
+        // It is deleted at its end, so its time is not shown.
+        let now = Timestamp::default();
+        let (id, subject) = (OperationId(batch.shared.ids.draw(now)), Subject::SkipDeliveries(watch, scope));
+        insert_from(batch, &CreateOperation { id, app, subject, total: 0, now }, before)?;
+    }
+    Ok(())
+}
+
 pub fn advance_operation(batch: &mut Batch<'_>, command: &AdvanceOperation) -> Result<bool> {
     let AdvanceOperation { no, page, rows, now } = command;
+    batch.checkpoint_early();
     let sql = format!("{RUNNING} and no = $1");
     let Some(operation) = batch.tx.find(&sql, params![*no], read_running)? else { return Ok(false) };
     let app = operation.app;
@@ -252,6 +275,15 @@ pub fn advance_operation(batch: &mut Batch<'_>, command: &AdvanceOperation) -> R
                 batch.tx.run("delete from operations where no = $1", params![*no])?;
                 return Ok(false);
             }
+            return Ok(true);
+        }
+        (&Subject::SkipDeliveries(watch, scope), _) => {
+            let left = LeftToSkip { app, watch, scope, before: operation.before };
+            let Some(next) = deliveries::skip_next(batch, left, *rows)? else {
+                batch.tx.run("delete from operations where no = $1", params![*no])?;
+                return Ok(false);
+            };
+            batch.tx.run("update operations set before = $1 where no = $2", params![next, *no])?;
             return Ok(true);
         }
         (Subject::EraseApp(erased), _) => {
@@ -266,7 +298,8 @@ pub fn advance_operation(batch: &mut Batch<'_>, command: &AdvanceOperation) -> R
         }
         (Subject::StopWatches(filter), Some(page)) => {
             let ids: Vec<WatchId> = page.found.iter().copied().map(WatchId).collect();
-            (watches::stop_selected(batch, app, filter, &ids, *now)?, page.next)
+            let (done, last) = watches::stop_selected(batch, app, filter, &ids, *now)?;
+            (done, last.map(|last| last.0).or(page.next))
         }
     };
     let is_running = next.is_some();

@@ -7,7 +7,8 @@ use super::super::deliveries::DeliveryFilter;
 use super::super::rows::to_json;
 use super::super::watches::WatchFilter;
 use crate::domain::{
-    AppNo, ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, Timestamp, WatchId, WatchStatus,
+    AppNo, ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, SkipScope, Timestamp, WatchId,
+    WatchStatus,
 };
 
 /// What an operation works on.
@@ -21,6 +22,8 @@ pub enum Subject {
     EraseWatch(WatchId),
     /// It erases an app.
     EraseApp(AppNo),
+    /// It skips deliveries of a watch. No client sees the operation.
+    SkipDeliveries(WatchId, SkipScope),
 }
 
 /// A subject as it is stored. Fields that the kind does not have are left out.
@@ -55,15 +58,23 @@ struct Stored {
     provider: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     app: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<i64>,
 }
 
 const RETRY_DELIVERIES: &str = "retry_deliveries";
 const STOP_WATCHES: &str = "stop_watches";
 const ERASE_WATCH: &str = "erase_watch";
-/// Kind that no client sees.
-pub(super) const HIDDEN: &str = ERASE_WATCH;
-
 const ERASE_APP: &str = "erase_app";
+const SKIP_DELIVERIES: &str = "skip_deliveries";
+/// Kinds that no client sees.
+pub(super) const HIDDEN: [&str; 2] = [ERASE_WATCH, SKIP_DELIVERIES];
+
+const STOPPED: &str = "stopped";
+const SUPERSEDED: &str = "superseded";
+const GONE: &str = "gone";
 
 impl Subject {
     /// Name of its kind.
@@ -73,6 +84,7 @@ impl Subject {
             Self::StopWatches(_) => STOP_WATCHES,
             Self::EraseWatch(_) => ERASE_WATCH,
             Self::EraseApp(_) => ERASE_APP,
+            Self::SkipDeliveries(..) => SKIP_DELIVERIES,
         }
     }
 
@@ -104,6 +116,15 @@ impl Subject {
             }
             Self::EraseWatch(watch) => Stored { watch: Some(watch.to_string()), ..Stored::default() },
             Self::EraseApp(app) => Stored { app: Some(app.0), ..Stored::default() },
+            Self::SkipDeliveries(watch, scope) => {
+                let (scope, n) = match scope {
+                    SkipScope::Stopped => (STOPPED, None),
+                    SkipScope::Superseded => (SUPERSEDED, None),
+                    SkipScope::Gone(n) => (GONE, Some(n)),
+                };
+                let (watch, scope) = (Some(watch.to_string()), Some(scope.to_owned()));
+                Stored { watch, scope, n, ..Stored::default() }
+            }
         };
         to_json(&stored)
     }
@@ -138,6 +159,15 @@ impl Subject {
             }),
             ERASE_WATCH => Self::EraseWatch(watch.ok_or_else(broken)?),
             ERASE_APP => Self::EraseApp(AppNo(stored.app.ok_or_else(broken)?)),
+            SKIP_DELIVERIES => {
+                let scope = match (stored.scope.as_deref(), stored.n) {
+                    (Some(STOPPED), None) => SkipScope::Stopped,
+                    (Some(SUPERSEDED), None) => SkipScope::Superseded,
+                    (Some(GONE), Some(n)) => SkipScope::Gone(n),
+                    _ => return Err(broken()),
+                };
+                Self::SkipDeliveries(watch.ok_or_else(broken)?, scope)
+            }
             _ => return Err(broken()),
         })
     }
@@ -174,6 +204,9 @@ mod tests {
             Subject::StopWatches(watches),
             Subject::EraseWatch(WatchId(Id::from_bytes([3; 16]))),
             Subject::EraseApp(AppNo(7)),
+            Subject::SkipDeliveries(WatchId(Id::from_bytes([4; 16])), SkipScope::Stopped),
+            Subject::SkipDeliveries(WatchId(Id::from_bytes([5; 16])), SkipScope::Superseded),
+            Subject::SkipDeliveries(WatchId(Id::from_bytes([6; 16])), SkipScope::Gone(3)),
         ] {
             let read = Subject::read(subject.kind(), &subject.to_text());
             assert_eq!(read.expect("read"), subject);

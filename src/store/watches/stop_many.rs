@@ -2,6 +2,7 @@
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params};
+use super::super::deliveries;
 use super::super::lists::{Fitting, Part, Remaining};
 use super::filter::{self, WatchFilter};
 use super::{StopWatch, stop};
@@ -22,8 +23,29 @@ pub(in crate::store) fn stopped_page(
     Ok(found.part(|id| *id, scanned))
 }
 
-/// Stops those of these watches that still have the status of the filter. Returns their number.
+/// Number of watches that are stopped together. They share the deliveries that are examined.
+const TOGETHER: usize = 100;
+
+/// Stops the next of these watches that still have the status of the filter, until their deliveries are too many for
+/// one transaction. Returns their number, and the last watch that was considered if others remain.
 pub(in crate::store) fn stop_selected(
+    batch: &mut Batch<'_>,
+    app: AppNo,
+    filter: &WatchFilter,
+    ids: &[WatchId],
+    now: Timestamp,
+) -> Result<(u64, Option<WatchId>)> {
+    let (mut count, examined) = (0, batch.examined);
+    for (n, part) in ids.chunks(TOGETHER).enumerate() {
+        if batch.examined - examined >= deliveries::EXAMINED {
+            return Ok((count, ids[..n * TOGETHER].last().copied()));
+        }
+        count += stop_part(batch, app, filter, part, now)?;
+    }
+    Ok((count, None))
+}
+
+fn stop_part(
     batch: &mut Batch<'_>,
     app: AppNo,
     filter: &WatchFilter,

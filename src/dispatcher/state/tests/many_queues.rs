@@ -162,7 +162,7 @@ fn nothing_is_left_of_a_forgotten_queue() {
         assert!(known < MOST && known == f.state.with_more, "{known}");
         assert_eq!(f.state.origins.len(), if is_one_host { 1 } else { known });
         let loadable = &mut f.state.loadable;
-        assert_eq!(std::iter::from_fn(|| loadable.pop(|_| true)).count(), f.state.origins.len());
+        assert_eq!(std::iter::from_fn(|| loadable.pop(|_, _| true)).count(), f.state.origins.len());
         let listed = f.state.origins.values_mut().map(|origin| origin.loadable.drain().len());
         assert_eq!(listed.sum::<usize>(), known);
     }

@@ -110,6 +110,7 @@ use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -236,6 +237,8 @@ pub struct Files {
     wal: File,
     /// `-shm`. It is closed after every connection: closing it drops their locks on it.
     index: File,
+    /// Whether the next commit checkpoints a shorter log than others.
+    is_early: AtomicBool,
 }
 
 /// What is known of the contents of the database. A checkpoint of this process holds the lock.
@@ -323,7 +326,8 @@ impl Locks {
         let on_disk = Header::read(&self.database).map_or(0, |header| header.mark());
         let (wal, index) = (File::open(beside(path, "-wal"))?, File::open(beside(path, "-shm"))?);
         let (marks, known) = ([on_disk, mark.cast_unsigned()], Mutex::default());
-        let files = Files { path: path.to_owned(), locks: self, log, marks, known, wal, index };
+        let is_early = AtomicBool::new(false);
+        let files = Files { path: path.to_owned(), locks: self, log, marks, known, wal, index, is_early };
         files.compare(&mut files.known()).map_err(|fault| anyhow!(fault.describe(path)))?;
         Ok(files)
     }
@@ -370,6 +374,16 @@ impl Files {
         known.contents = None;
         self.compare(&mut known)?;
         Ok(done)
+    }
+
+    /// Requests that the next commit checkpoints a log that is not long yet.
+    pub fn checkpoint_early(&self) {
+        self.is_early.store(true, Ordering::Release);
+    }
+
+    /// Returns whether that was requested since the last call.
+    pub fn take_early(&self) -> bool {
+        self.is_early.swap(false, Ordering::AcqRel)
     }
 
     /// Notes the size of the log after a commit, in pages.

@@ -611,3 +611,23 @@ fn a_stop_sets_the_log_of_an_overwritten_database_aside() {
     assert!(std::fs::read(&path).expect("read") == before, "the log was applied");
     assert!(folder.path().join("x.db-wal.old").exists() && !folder.path().join("x.db-wal").exists());
 }
+
+#[test]
+fn background_work_checkpoints_a_log_that_is_not_long_yet() {
+    let (_folder, path, writer) = opened();
+    let run = |sql: &str| writer.connection.execute_batch(sql).expect("written");
+    let size = || path.metadata().expect("there").len();
+    run("create table x (y)");
+    let before = size();
+    // 600 pages.
+    let insert = "insert into x values (zeroblob(2457600))";
+    run(insert);
+    assert_eq!(size(), before, "the log is not long");
+    writer.files.checkpoint_early();
+    run("insert into x values (1)");
+    assert!(size() > before + 2_400_000, "copied");
+    let before = size();
+    run(insert);
+    assert_eq!(size(), before, "once");
+    assert_eq!(writer.files.check(), Ok(()), "no foreign write");
+}

@@ -1,0 +1,261 @@
+//! Transactions whose size does not depend on the number of rows that an app has: the rest follows in further ones.
+
+use std::time::Duration;
+
+use ringback::domain::{
+    CancelScope, DispatcherMessage, EventType, GroupRequest, NewWatch, NextStep, OperationNo, Reason,
+    SavedNo, SkipScope, Timestamp, Watch, WatchStatus,
+};
+use ringback::store::{
+    AdvanceOperation, CreateOperation, ExpireGroups, Idempotent, NoteRunning, RecordAttempt, RegisterMany,
+    RunningOperation, Subject, WatchFilter,
+};
+
+use super::{StoreFixture, at, attempt, observed, take_deliveries};
+
+/// Number of deliveries that one transaction examines to skip them.
+const EXAMINED: usize = 2_000;
+
+/// Number of destinations of a watch.
+const DESTINATIONS: usize = 20;
+
+/// Registers a watch that has more deliveries than one transaction examines. All are pending.
+async fn busy(fixture: &StoreFixture) -> Watch {
+    let destinations = (0..DESTINATIONS).map(|_| fixture.destination("a.example")).collect();
+    let watch = fixture.register(NewWatch { destinations, ..fixture.follower("job_1") }).await;
+    for n in 0..=(EXAMINED / DESTINATIONS) as u64 + 8 {
+        let progress = u8::try_from(n % 100).expect("a percentage");
+        fixture.store.record_observation(observed(watch.job_no, 0, progress, at(n))).await.expect("taken");
+    }
+    fixture.store.dispatcher_messages().take();
+    assert!(fixture.count("deliveries") > EXAMINED + 100);
+    watch
+}
+
+fn pending(fixture: &StoreFixture) -> usize {
+    fixture.count("deliveries where status = 'pending'")
+}
+
+fn skipped(fixture: &StoreFixture, reason: Reason) -> usize {
+    fixture.count(&format!("deliveries where status = 'skipped' and reason = '{reason}'"))
+}
+
+async fn in_progress(fixture: &StoreFixture) -> Option<RunningOperation> {
+    fixture.store.next_operation(OperationNo(0)).await.expect("read")
+}
+
+/// Makes the steps of the operation in progress. Returns their number. None changes more than `rows` deliveries.
+async fn work_off(fixture: &StoreFixture, rows: u32) -> usize {
+    let mut steps = 0;
+    while let Some(operation) = in_progress(fixture).await {
+        let before = pending(fixture);
+        let page = fixture.store.operation_page(&operation, rows).await.expect("read");
+        let advance = AdvanceOperation { no: operation.no, page, rows, now: at(300) };
+        fixture.store.advance_operation(advance).await.expect("taken");
+        assert!(before - pending(fixture) <= rows as usize, "a step is not larger than requested");
+        steps += 1;
+    }
+    steps
+}
+
+#[tokio::test]
+async fn a_stop_with_very_many_deliveries_is_continued_after_a_crash() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    let all = pending(&fixture);
+    fixture.stop(watch.id).await;
+    assert_eq!((skipped(&fixture, Reason::Stopped), pending(&fixture)), (EXAMINED, all - EXAMINED));
+    let messages = fixture.store.dispatcher_messages().take();
+    let skips = |message: &DispatcherMessage| match message {
+        DispatcherMessage::Skip { watch: id, which } => (*id, *which) == (watch.id, CancelScope::All),
+        _ => false,
+    };
+    assert!(messages.iter().any(skips), "nothing stays loaded");
+    // What is still pending is not sent, and a page is not read again at once.
+    let fixture = fixture.reopen(at(200)).await;
+    let page = fixture.page(at(200), 9, &[]).await;
+    assert_eq!((page.deliveries.len(), page.has_more, page.next_retry_at), (0, false, Some(at(201))));
+    let operation = in_progress(&fixture).await.expect("the rest");
+    assert_eq!(operation.subject, Subject::SkipDeliveries(watch.id, SkipScope::Stopped));
+    assert!(fixture.store.operation(fixture.app, operation.id).await.expect("read").is_none(), "not shown");
+    assert!(work_off(&fixture, 50).await >= 2);
+    assert_eq!((skipped(&fixture, Reason::Stopped), pending(&fixture)), (all, 0));
+    assert_eq!(fixture.count("operations"), 0);
+    assert_eq!(fixture.page(at(300), 9, &[]).await.next_retry_at, None);
+}
+
+#[tokio::test]
+async fn very_much_progress_of_an_ended_watch_is_skipped_in_parts() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    let all = pending(&fixture);
+    fixture.end(watch.job_no, 0).await;
+    assert_eq!(skipped(&fixture, Reason::Superseded), EXAMINED);
+    assert_eq!(pending(&fixture), all - EXAMINED + DESTINATIONS, "and the ending");
+    let fixture = fixture.reopen(at(200)).await;
+    let page = fixture.page(at(200), 1_000, &[]).await;
+    let types: Vec<EventType> = page.deliveries.iter().map(|one| one.event_type).collect();
+    assert_eq!(types, [EventType::JobCompleted; DESTINATIONS], "the ending does not wait");
+    assert!(work_off(&fixture, 50).await >= 2);
+    assert_eq!((skipped(&fixture, Reason::Superseded), pending(&fixture)), (all, DESTINATIONS));
+}
+
+#[tokio::test]
+async fn very_many_deliveries_to_a_gone_address_are_skipped_in_parts() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    let all = pending(&fixture);
+    let sent = fixture.page(at(200), 1, &[]).await.deliveries.pop().expect("one");
+    fixture.record(&sent, NextStep::Failed(Reason::Gone)).await;
+    let found = skipped(&fixture, Reason::Gone);
+    assert!(found > 0 && found < all / DESTINATIONS - 1, "{found}");
+    let fixture = fixture.reopen(at(200)).await;
+    let page = fixture.page(at(200), 3_000, &[]).await;
+    let is_gone = |one: &ringback::domain::PendingDelivery| one.destination.id == sent.destination.id;
+    assert!(!page.deliveries.iter().any(is_gone), "nothing more is sent to it");
+    let n = in_progress(&fixture).await.map(|operation| operation.subject);
+    assert!(matches!(n, Some(Subject::SkipDeliveries(id, SkipScope::Gone(_))) if id == watch.id), "{n:?}");
+    work_off(&fixture, 50).await;
+    assert_eq!(skipped(&fixture, Reason::Gone), all / DESTINATIONS - 1);
+    assert_eq!(pending(&fixture), all - all / DESTINATIONS);
+}
+
+#[tokio::test]
+async fn an_erasure_skips_nothing_that_it_deletes() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    let operation = ringback::domain::OperationId(fixture.store.ids().draw(at(200)));
+    let erase =
+        ringback::store::EraseWatch { operation, app: fixture.app, watch: watch.id, rows: 100, now: at(200) };
+    fixture.store.erase_watch(erase).await.expect("taken");
+    assert_eq!(fixture.count("operations"), 1, "only that of the erasure");
+    assert_eq!(fixture.page(at(200), 9, &[]).await.deliveries.len(), 0, "nothing is sent");
+    while let Some(operation) = in_progress(&fixture).await {
+        let advance = AdvanceOperation { no: operation.no, page: None, rows: 500, now: at(300) };
+        fixture.store.advance_operation(advance).await.expect("taken");
+    }
+    assert_eq!(fixture.count("deliveries"), 0);
+}
+
+/// Registers watches on one job, each changed by `change`.
+async fn register(fixture: &StoreFixture, count: usize, change: impl Fn(usize, &mut NewWatch)) -> Vec<Watch> {
+    let watch = |n| {
+        let mut watch = fixture.watch("job_1");
+        change(n, &mut watch);
+        watch
+    };
+    let many = Idempotent::new(RegisterMany((0..count).map(watch).collect()), None, |_: &Vec<_>| None);
+    let made = fixture.store.register_many(many).await.expect("taken").expect("new").expect("registered");
+    made.into_iter().map(|made| made.expect("registered")).collect()
+}
+
+#[tokio::test]
+async fn a_stop_of_many_watches_stops_as_many_as_fit_a_transaction() {
+    let fixture = StoreFixture::new().await;
+    let watches = register(&fixture, 300, |_, watch| {
+        watch.destinations = (0..DESTINATIONS).map(|_| fixture.destination("a.example")).collect();
+    })
+    .await;
+    let mut has_more = fixture.end(watches[0].job_no, 0).await;
+    while has_more {
+        let next = ringback::store::NotifyWatches { job: watches[0].job_no, generation: 0 };
+        has_more = fixture.store.notify_watches(next).await.expect("notified");
+    }
+    let subject =
+        Subject::StopWatches(WatchFilter { status: Some(WatchStatus::Completed), ..WatchFilter::default() });
+    let id = ringback::domain::OperationId(fixture.store.ids().draw(at(200)));
+    let create = CreateOperation { id, app: fixture.app, subject, total: 300, now: at(200) };
+    fixture.store.create_operation(create).await.expect("taken").expect("no key").expect("created");
+    let mut done = Vec::new();
+    while let Some(operation) = in_progress(&fixture).await {
+        let page = fixture.store.operation_page(&operation, 1_000).await.expect("read");
+        let advance = AdvanceOperation { no: operation.no, page, rows: 1_000, now: at(300) };
+        fixture.store.advance_operation(advance).await.expect("taken");
+        done.push(fixture.store.operation(fixture.app, id).await.expect("read").expect("shown").done);
+    }
+    assert_eq!(done, [100, 200, 300], "of 6,000 deliveries");
+    assert_eq!((skipped(&fixture, Reason::Stopped), pending(&fixture)), (6_000, 0));
+}
+
+#[tokio::test]
+async fn groups_that_one_transaction_completes_follow_in_parts_after_a_crash() {
+    let fixture = StoreFixture::new().await;
+    let request = |n: usize| GroupRequest {
+        name: format!("group-{n:03}"),
+        size: Some(1),
+        rule: None,
+        expires_in: Some(Duration::from_secs(3_600)),
+        notify: Some(vec![fixture.destination("a.example")]),
+    };
+    let watches = register(&fixture, 120, |n, watch| watch.group = Some(request(n))).await;
+    assert!(!fixture.end(watches[0].job_no, 0).await, "all watches end in one transaction");
+    let completed = async |fixture: &StoreFixture| {
+        let events = fixture.events().await;
+        assert!(!events.contains(&EventType::GroupExpired));
+        events.iter().filter(|one| **one == EventType::GroupCompleted).count()
+    };
+    assert_eq!(completed(&fixture).await, 50);
+    let fixture = fixture.reopen(at(100)).await;
+    assert!(fixture.store.next_group_expiry().await.expect("read").is_some_and(|next| next < at(100)));
+    let shown = fixture.store.group(fixture.app, "group-119".to_owned()).await.expect("read").expect("there");
+    assert_eq!((shown.ended_at, shown.expires_at), (None, at(3_600)), "its expiry is shown as before");
+    // Their expiry has passed as well, but enough of their watches ended before.
+    let expire = || ExpireGroups { until: at(9_000), now: at(9_000) };
+    let mut counts = Vec::new();
+    let mut next = Some(Timestamp::default());
+    while next.is_some() {
+        next = fixture.store.expire_groups(expire()).await.expect("taken");
+        counts.push(completed(&fixture).await);
+    }
+    assert_eq!(counts, [100, 120]);
+    let shown = fixture.store.group(fixture.app, "group-119".to_owned()).await.expect("read").expect("there");
+    assert_eq!((shown.ended_at, shown.expires_at), (Some(at(9_000)), at(3_600)));
+    assert_eq!(fixture.store.expire_groups(expire()).await.expect("taken"), None);
+    assert_eq!(completed(&fixture).await, 120, "once");
+}
+
+#[tokio::test]
+async fn a_success_after_an_overdue_delivery_is_a_recovery() {
+    let fixture = StoreFixture::new().await;
+    let saved = super::sealing::save(&fixture, "recovers").await;
+    let used = fixture.store.destinations_to_use(fixture.app, vec![saved.id]).await.expect("read");
+    let deliver = async |job: &str| {
+        let destinations = vec![used[0].0.clone()];
+        let watch = fixture.register(NewWatch { destinations, ..fixture.watch(job) }).await;
+        fixture.store.dispatcher_messages().take();
+        fixture.end(watch.job_no, 0).await;
+        take_deliveries(&fixture.store).pop().expect("a delivery")
+    };
+    fixture.store.note_running(NoteRunning { is_start: false, now: at(60) }).await.expect("noted");
+    deliver("job_1").await;
+    for seconds in (100..=2_000).step_by(100) {
+        fixture.store.note_running(NoteRunning { is_start: false, now: at(seconds) }).await.expect("noted");
+    }
+    assert_eq!(fixture.end_overdue(Duration::from_secs(1_000), at(2_000)).await, 1);
+    let sent = deliver("job_2").await;
+    let no: SavedNo = sent.destination.saved.as_ref().expect("saved").no;
+    let record = RecordAttempt {
+        app: fixture.app,
+        delivery: sent.id,
+        event_type: sent.event_type,
+        manual: false,
+        before: 0,
+        attempt: ringback::domain::Attempt { at: at(2_100), ..attempt() },
+        after: NextStep::Succeeded,
+        saved: Some((no, sent.destination.queue.clone())),
+    };
+    fixture.store.record_attempt(record).await.expect("recorded");
+    let operational: Vec<EventType> =
+        fixture.events().await.into_iter().filter(|one| !one.is_of_watch()).collect();
+    assert_eq!(operational, [EventType::DeliveryExhausted, EventType::DestinationRecovered]);
+}
+
+crate::postgres::on_postgres_too! {
+    a_stop_with_very_many_deliveries_is_continued_after_a_crash,
+    very_much_progress_of_an_ended_watch_is_skipped_in_parts,
+    very_many_deliveries_to_a_gone_address_are_skipped_in_parts,
+    an_erasure_skips_nothing_that_it_deletes,
+    a_stop_of_many_watches_stops_as_many_as_fit_a_transaction,
+    groups_that_one_transaction_completes_follow_in_parts_after_a_crash,
+    a_success_after_an_overdue_delivery_is_a_recovery,
+}

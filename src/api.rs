@@ -35,12 +35,13 @@ mod service;
 mod signing_fields;
 mod signing_secret;
 mod test_send;
+mod waiting;
 mod watches;
 
 pub use events::STREAMS_MAX;
 pub use http::{
-    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, Front, InProgressKeys, MEMORY_MAX, MemoryBudget, Site,
-    TestRate, WAITS_MAX, WrongKeys, serve,
+    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, DeliveryWaits, Front, InProgressKeys, MEMORY_MAX,
+    MemoryBudget, Site, TestRate, WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::output::{address, clean, join, list, text, texts};
 use super::terminal::Terminal;
+use super::waiting;
 use crate::domain::{DeliveryStatus, Reason};
 
 /// Statuses of deliveries, the most important for a reader first.
@@ -67,10 +68,14 @@ fn describe(destination: &Value, terminal: Terminal) -> String {
     let [id, attempts, error, next] =
         texts(destination, ["/deliveryId", "/attemptCount", "/lastError", "/nextAttemptAt"]);
     let attempts = if attempts == "1" { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
-    let next = if next.is_empty() { next } else { format!("next {}", terminal.moment(&next)) };
+    let waits = waiting::describe(destination, destination, terminal);
+    // The time of a delivery that waits is past. The sentence has the next one, and the present error.
+    let is_scheduled = waits.is_none() && !next.is_empty();
+    let next = if is_scheduled { format!("next {}", terminal.moment(&next)) } else { String::new() };
     let state = join([of_destination(destination), attempts, next], ", ");
-    let error = if error.is_empty() { error } else { format!("\n    {}", clean(&error)) };
-    format!("  {} to {}: {}{error}", clean(&id), clean(&address(destination)), clean(&state))
+    let why = waits.unwrap_or(error);
+    let why = if why.is_empty() { why } else { format!("\n{}", terminal.paragraph(&clean(&why), 4)) };
+    format!("  {} to {}: {}{why}", clean(&id), clean(&address(destination)), clean(&state))
 }
 
 #[cfg(test)]

@@ -63,6 +63,21 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
             "w USING INDEX watches_reference (<expr>=? AND reference=?)",
         ),
         (
+            WatchFilter { group: muvi(), ..WatchFilter::default() },
+            Index::Group,
+            "w USING INDEX watches_of_group (watch_group=?)",
+        ),
+        (
+            WatchFilter { group: muvi(), ..watching() },
+            Index::Group,
+            "w USING INDEX watches_of_group (watch_group=?)",
+        ),
+        (
+            WatchFilter { group: muvi(), reference: muvi(), ..watching() },
+            Index::Reference,
+            "w USING INDEX watches_reference (<expr>=? AND reference=?)",
+        ),
+        (
             WatchFilter { job_id: muvi(), ..watching() },
             Index::Job,
             "w USING INDEX watches_of_job (job=? AND status=?)",
@@ -122,6 +137,11 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
             WatchFilter { provider: muvi(), status: Some(WatchStatus::Watching), ..WatchFilter::default() },
             Index::Watching,
             "INDEX watches_watching (<expr>=?)",
+        ),
+        (
+            WatchFilter { group: muvi(), status, ..WatchFilter::default() },
+            Index::Group,
+            "INDEX watches_of_group (watch_group=?)",
         ),
     ];
     let watch = Some(WatchId(Id::from_bytes([0; 16])));

@@ -119,6 +119,18 @@ mod tests {
             &json!({ "watching": 5, "completed": 2, "failed": 1, "expired": 0 }),
         );
         insta::assert_snapshot!(fields_of(&open, PLAIN), @r"
+        group       batch-7
+        status      open
+        completes   when all of its watches have ended
+        missing     7 more watches have to end; 2 are not registered yet
+        size        10
+        registered  8
+        watches     5 watching, 2 completed, 1 failed
+        created     2026-02-18 15:00:00 UTC
+        expires     2026-02-25 15:00:00 UTC
+
+        DESTINATION                     DELIVERY  TYPE     ADDRESS
+        dst_01m84xcqq61hcfr06f3pqac000            webhook  https://app.example.com/hooks/batches
         ");
         let shown = fields_of(&open, narrow(80));
         assert!(shown.lines().all(|line| narrow(80).fits(line)), "{shown}");

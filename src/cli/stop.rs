@@ -15,7 +15,7 @@ use super::terminal::Terminal;
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "ringback stop [OPTIONS] <ID>\n       \
-        ringback stop [OPTIONS] --provider …|--job-id …|--reference …|--group …|--all",
+        ringback stop [OPTIONS] --job-id …|--reference …|--group …|--all|…",
     after_help = "\
 Example:
   ringback stop watch_01m84y…

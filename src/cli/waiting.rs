@@ -206,6 +206,15 @@ mod tests {
         notes.add(&waiting("order", None, None), &to("https://b.example/"));
         let text = notes.render();
         insta::assert_snapshot!(text, @r"
+        app.example.com does not answer (invalid peer certificate: UnknownIssuer; name
+        its authority in SSL_CERT_FILE\u001b[2J); an attempt is in progress or due.
+        Since: 2026-02-18 15:01:31 UTC (1 min ago).
+        To try now:
+          ringback retry --status pending --origin https://app.example.com:8443
+        an earlier event of its watch comes first. Since: 2026-02-18 15:01:31 UTC (1 min
+        ago).
+        To see them:
+          ringback deliveries --status pending --watch watch_1
         ");
         assert!(text.lines().all(|line| narrow(80).fits(line)), "{text}");
         for n in 0..10 {

@@ -141,7 +141,7 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
         (
             WatchFilter { group: muvi(), status, ..WatchFilter::default() },
             Index::Group,
-            "INDEX watches_of_group (watch_group=?)",
+            "COVERING INDEX watches_of_group (watch_group=?)",
         ),
     ];
     let watch = Some(WatchId(Id::from_bytes([0; 16])));

@@ -8,7 +8,7 @@
 //! A handler takes an authorized request ([`http::Call`]), parses it, makes one call to the store and renders the
 //! response. `http` has what the resources share: the server (which adds `x-request-id` to every response and
 //! writes problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
-//! dispatcher; its writes reach them through the store.
+//! dispatcher; its writes reach them through the store. What only their memory knows, it reads by functions of [`Api`].
 
 mod access_fields;
 mod apps;

@@ -82,7 +82,7 @@ fn describe(destination: &Value, terminal: Terminal) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::terminal::PLAIN;
+    use super::super::terminal::{PLAIN, narrow};
     use super::*;
 
     fn watch(statuses: &[Option<&str>]) -> Value {
@@ -103,6 +103,23 @@ mod tests {
         ] {
             assert_eq!(summary(&watch(statuses)), shown, "{statuses:?}");
         }
+    }
+
+    #[test]
+    fn a_delivery_that_waits_shows_the_present_error_and_the_next_attempt() {
+        let waiting = json!({ "reason": "destination_down", "since": "2026-02-18T15:00:00.000Z",
+            "until": "2026-02-18T15:02:39.000Z", "lastError": "connect: connection refused" });
+        let one = json!({ "type": "webhook", "url": "https://app.example.com/hooks/muvi", "deliveryId": "dlv_1",
+            "status": "pending", "reason": null, "attemptCount": 0, "lastError": null,
+            "nextAttemptAt": "2026-02-18T15:00:05.000Z", "waiting": waiting });
+        let watch = json!({ "destinations": [one] });
+        insta::assert_snapshot!(describe_undelivered(&watch, narrow(80)), @r"
+        Not delivered:
+          dlv_1 to https://app.example.com/hooks/muvi: pending, 0 attempts
+            app.example.com does not answer (connection refused); next attempt in 8 s
+        To send now what is not delivered:
+          ringback retry dlv_1
+        ");
     }
 
     #[test]

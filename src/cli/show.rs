@@ -318,13 +318,16 @@ fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String
         operational_fields(&mut card, event);
     }
     let id = text(event, "/id");
-    let deliveries = list(deliveries, "/data").filter(|one| text(one, "/eventId") == id).map(|one| {
+    let of_event = || list(deliveries, "/data").filter(|one| text(one, "/eventId") == id);
+    let mut notes = WaitNotes::new(terminal);
+    of_event().for_each(|one| notes.add(one, &one["destination"]));
+    let deliveries = of_event().map(|one| {
         let [id, status] = texts(one, ["/id", "/status"]);
         [id, status, text(one, "/destination/type"), address(&one["destination"])]
     });
     let columns =
         [Column::new("DELIVERY"), Column::new("STATUS"), Column::new("TYPE"), Column::new("ADDRESS").soft()];
-    join([card.render(), terminal.table(&columns, deliveries, true)], "\n\n")
+    join([card.render(), terminal.table(&columns, deliveries, true), notes.render()], "\n\n")
 }
 
 #[cfg(test)]

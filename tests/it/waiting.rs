@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::{ask, url};
 use crate::destinations::save;
 use crate::fakes::Reply;
-use crate::harness::{Harness, id, minutes, seconds};
+use crate::harness::{Harness, guarded, id, minutes, seconds};
 use crate::holding_back::{WITHOUT_RETRY, destinations_down, down_url, notify_url, open_breaker, time_out};
 use crate::tenants::tenant;
 
@@ -195,6 +195,37 @@ async fn a_lack_of_descriptors_is_why_deliveries_wait() {
     t.pass(seconds(2)).await;
     t.receiver.next().await;
     assert_eq!(waiting(&t, &watch).await, Value::Null);
+    t.finish().await;
+}
+
+// Once: the test writes into the SQLite file.
+#[tokio::test]
+async fn a_database_that_refuses_writes_is_why_deliveries_wait() {
+    let t = Harness::start().await;
+    let one_at_a_time = save(&t, "/one", json!({ "concurrency": 1 })).await;
+    t.provider.processing("job_1", 1);
+    for _ in 0..2 {
+        t.register(&json!({ "jobId": "job_1", "notify": [{ "destinationId": one_at_a_time }] })).await;
+    }
+    t.pass(seconds(5)).await;
+    let other = rusqlite::Connection::open(t.file()).unwrap();
+    // No attempt can be recorded: there is no next number, which is the error of a full disk.
+    let full = "create table full_disk (no integer primary key autoincrement);
+        insert into full_disk values (9223372036854775807);
+        create trigger full_disk before insert on attempts begin insert into full_disk values (null); end";
+    other.execute_batch(full).unwrap();
+    t.provider.completed("job_1");
+    t.clock.advance(minutes(1));
+    let reasons = async || -> Vec<Value> {
+        let page = t.get("/v1/deliveries").await.expect(200);
+        page["data"].as_array().unwrap().iter().map(|one| one["waiting"]["reason"].clone()).collect()
+    };
+    let refused = async { while !reasons().await.contains(&json!("no_writes")) {} };
+    guarded("the reason", refused).await;
+    other.execute_batch("drop trigger full_disk; drop table full_disk").unwrap();
+    t.work_off().await;
+    t.receiver.take(2).await;
+    assert_eq!(reasons().await, [Value::Null, Value::Null]);
     t.finish().await;
 }
 

@@ -178,15 +178,14 @@ impl Dispatcher {
         let mut waits = Vec::with_capacity(deliveries.len());
         for some in deliveries.chunks(LOOKED_UP_AT_ONCE) {
             let state = self.state();
-            waits.extend(some.iter().map(|delivery| match delivery.is_due(now) {
-                true if is_refusing => Some(DeliveryWait {
-                    reason: WaitReason::NoWrites,
-                    since: delivery.due_at,
-                    until: None,
-                    last_error: None,
-                }),
-                true => state.wait_of(delivery, now),
-                false => None,
+            waits.extend(some.iter().map(|delivery| {
+                if !delivery.is_due(now) {
+                    None
+                } else if is_refusing {
+                    Some(DeliveryWait::of(WaitReason::NoWrites, delivery))
+                } else {
+                    state.wait_of(delivery, now)
+                }
             }));
         }
         waits

@@ -4,6 +4,7 @@
 //! below the list, in full and with its command.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 use url::Url;
@@ -117,7 +118,8 @@ impl WaitNotes {
         let mut note = self.terminal.paragraph(&clean(&format!("{sentence}.{since}")), 0);
         if let Some(command) = command(delivery, to) {
             let purpose = if command.contains(" retry ") { "To try now" } else { "To see them" };
-            note.push_str(&format!("\n{purpose}:\n  {command}"));
+            // Writing to a string cannot fail.
+            let _ = write!(note, "\n{purpose}:\n  {command}");
         }
         self.notes.push(note);
     }

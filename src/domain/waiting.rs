@@ -34,6 +34,13 @@ pub struct DeliveryWait {
     pub last_error: Option<String>,
 }
 
+impl DeliveryWait {
+    /// Returns that a delivery waits for a reason that concerns it since it is due.
+    pub fn of(reason: WaitReason, delivery: &WaitingDelivery) -> Self {
+        Self { reason, since: delivery.due_at, until: None, last_error: None }
+    }
+}
+
 /// A pending delivery, as its row shows it.
 #[derive(Clone, Debug)]
 pub struct WaitingDelivery {

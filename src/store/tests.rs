@@ -164,8 +164,12 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
         (plan(&db, query), expected)
     });
     for (plan, expected) in watches.chain(deliveries) {
-        let [line] = plan.as_slice() else { panic!("{expected}: {plan:#?}") };
+        let [line, of_group @ ..] = plan.as_slice() else { panic!("{expected}: {plan:#?}") };
         assert!(line.starts_with("SEARCH") && line.contains(expected), "{expected}: {line}");
+        // The row of a group is found by its name.
+        let is_of_group =
+            |line: &String| line.starts_with("SCALAR") || line.contains("g USING COVERING INDEX");
+        assert!(of_group.iter().all(is_of_group), "{expected}: {plan:#?}");
     }
     for filter in scanless() {
         let index = delivery_filter::without_probe(&filter);

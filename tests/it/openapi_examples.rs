@@ -130,7 +130,7 @@ async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
 
 async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let tenant = tenant(t, "customer-7").await;
-    t.receiver.secret("/hooks", &tenant.secret);
+    ["/hooks", "/hooks/down"].iter().for_each(|path| t.receiver.secret(path, &tenant.secret));
     let key = tenant.key.clone();
     let mut e = Examples { t, tenant, found: BTreeMap::new() };
     let app = e.tenant.id.clone();

@@ -184,24 +184,6 @@ mod tests {
     }
 
     #[test]
-    fn zz_measure() {
-        let mut f = Fixture::new();
-        fail_five(
-            &mut f,
-            |n| delivery(n, &format!("url{n}")),
-            Reach::NotConnected,
-            &"connect: connection refused ".repeat(4),
-        );
-        let rows: Vec<_> = (0..200).map(|n| row(&delivery(n + 1000, &format!("{n}")))).collect();
-        let start = std::time::Instant::now();
-        let mut found = 0;
-        for _ in 0..1_000 {
-            found += rows.iter().filter(|row| f.state.wait_of(row, at(4)).is_some()).count();
-        }
-        println!("MEASURE {found} look-ups in {:?}", start.elapsed());
-    }
-
-    #[test]
     fn limits_order_and_pace_are_reasons() {
         let mut f = Fixture::new();
         // Four attempts to one untried URL are made at a time.

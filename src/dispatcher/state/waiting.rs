@@ -34,6 +34,14 @@ use crate::domain::{DeliveryWait, Timestamp, WaitReason, WaitingDelivery};
 /// Number of deliveries that are looked up while the state is locked.
 pub(in crate::dispatcher) const LOOKED_UP_AT_ONCE: usize = 64;
 
+impl DestinationQueue {
+    /// Returns whether a first attempt waits for that of an earlier event of its watch.
+    fn has_earlier_in_flight(&self, delivery: &WaitingDelivery) -> bool {
+        let watch = delivery.watch.filter(|_| delivery.attempt_count == 0);
+        watch.is_some_and(|watch| self.first_attempts.contains(&(watch, delivery.destination)))
+    }
+}
+
 impl DispatchState {
     /// Returns why a due delivery is not attempted now. `None`: it is in flight, or the next step starts it.
     pub(in crate::dispatcher) fn wait_of(
@@ -62,7 +70,7 @@ impl DispatchState {
                 last_error: last_error.map(str::to_owned),
             });
         }
-        if delivery.is_behind || self.is_behind_first_attempt(delivery, queue) {
+        if delivery.is_behind || queue.is_some_and(|queue| queue.has_earlier_in_flight(delivery)) {
             return Some(DeliveryWait::of(WaitReason::Order, delivery));
         }
         let opens_at =
@@ -74,12 +82,6 @@ impl DispatchState {
             });
         }
         (!self.has_place(delivery, queue)).then(|| DeliveryWait::of(WaitReason::Busy, delivery))
-    }
-
-    /// Returns whether a first attempt waits for that of an earlier event of its watch.
-    fn is_behind_first_attempt(&self, delivery: &WaitingDelivery, queue: Option<&DestinationQueue>) -> bool {
-        let Some(watch) = delivery.watch.filter(|_| delivery.attempt_count == 0) else { return false };
-        queue.is_some_and(|queue| queue.first_attempts.contains(&(watch, delivery.destination)))
     }
 
     /// Returns whether every limit permits one more attempt of a queue.

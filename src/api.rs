@@ -8,7 +8,7 @@
 //! A handler takes an authorized request ([`http::Call`]), parses it, makes one call to the store and renders the
 //! response. `http` has what the resources share: the server (which adds `x-request-id` to every response and
 //! writes problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
-//! dispatcher; its writes reach them through the store.
+//! dispatcher; its writes reach them through the store. What only their memory knows, it reads by functions of [`Api`].
 
 mod access_fields;
 mod apps;
@@ -35,12 +35,13 @@ mod service;
 mod signing_fields;
 mod signing_secret;
 mod test_send;
+mod waiting;
 mod watches;
 
 pub use events::STREAMS_MAX;
 pub use http::{
-    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, Front, InProgressKeys, MEMORY_MAX, MemoryBudget, Site,
-    TestRate, WAITS_MAX, WrongKeys, serve,
+    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, DeliveryWaits, Front, InProgressKeys, MEMORY_MAX,
+    MemoryBudget, Site, TestRate, WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};

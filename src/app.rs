@@ -181,6 +181,7 @@ impl App {
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
             provider_states: Box::new(move || provider_states.providers()),
+            delivery_waits: delivery_waits(&dispatcher),
             draining: draining.subscribe(),
             in_progress: InProgressKeys::default(),
             waits: ConcurrencyLimiter::new(api::WAITS_MAX.min(connections_max * 7 / 16)),
@@ -436,6 +437,16 @@ fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> impl Fn() -> L
         let sending = sends.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
         Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
     }
+}
+
+/// Returns the function of the API that explains why deliveries wait.
+fn delivery_waits(dispatcher: &Arc<Dispatcher>) -> api::DeliveryWaits {
+    // A weak reference: the shutdown waits until the component is dropped.
+    let dispatcher = Arc::downgrade(dispatcher);
+    Box::new(move |deliveries| {
+        let waits = dispatcher.upgrade().map(|dispatcher| dispatcher.waits(deliveries));
+        waits.unwrap_or_else(|| vec![None; deliveries.len()])
+    })
 }
 
 /// Returns the function of the API that sends a test.

@@ -12,6 +12,7 @@ mod delivery_state;
 pub mod demo;
 mod destinations;
 mod follow;
+mod group;
 pub mod listen;
 mod output;
 pub mod provider;
@@ -26,6 +27,7 @@ pub mod tenants;
 mod terminal;
 pub mod test_send;
 pub mod verify;
+mod waiting;
 pub mod watches;
 
 use std::fmt::Write as _;
@@ -50,7 +52,18 @@ const CONTENTS: &[(&str, &[&str])] = &[
     ("Run it", &["serve", "config", "health"]),
     (
         "Use a running server",
-        &["watch", "watches", "show", "stop", "erase", "deliveries", "retry", "destinations", "test"],
+        &[
+            "watch",
+            "watches",
+            "group",
+            "show",
+            "stop",
+            "erase",
+            "deliveries",
+            "retry",
+            "destinations",
+            "test",
+        ],
     ),
     ("Manage access", &["apps", "keys"]),
     ("Other job APIs", &["provider"]),
@@ -82,6 +95,7 @@ enum Command {
     Health(serve::Health),
     Watch(watches::Watch),
     Watches(watches::Watches),
+    Group(group::ShowGroup),
     Show(show::Show),
     #[command(alias = "cancel")]
     Stop(stop::Stop),
@@ -152,6 +166,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Health(command) => wait(command.run()),
         Command::Watch(command) => wait(command.run()),
         Command::Watches(command) => wait(command.run()),
+        Command::Group(command) => wait(command.run()),
         Command::Show(command) => wait(command.run()),
         Command::Stop(command) => wait(command.run()),
         Command::Erase(command) => wait(command.run()),

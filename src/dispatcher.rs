@@ -73,8 +73,9 @@ use tracing::field::display;
 use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
 use crate::clock::{Clock, Stopwatch};
 use crate::domain::{
-    Activity, AttemptKind, DisabledReason, DispatchPolicy, DispatcherMessage, NextStep, Outcome,
-    PendingDelivery, Postponement, Timestamp, during_outage, next_attempt, while_unclear,
+    Activity, AttemptKind, DeliveryWait, DisabledReason, DispatchPolicy, DispatcherMessage, NextStep,
+    Outcome, PendingDelivery, Postponement, Timestamp, WaitReason, WaitingDelivery, during_outage,
+    next_attempt, while_unclear,
 };
 use crate::store::{
     LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, Store,
@@ -84,6 +85,7 @@ use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 use identities::Identities;
 use state::results::{Changes, Opened};
+use state::waiting::LOOKED_UP_AT_ONCE;
 use state::{DispatchState, QUEUES_MAX};
 
 /// Time after which the reply to a transmitted message is late. Most servers reply within a second. If the places
@@ -168,6 +170,25 @@ impl Dispatcher {
         {
             tracing::warn!(%error, "the time until which the process runs could not be written");
         }
+    }
+
+    /// Returns for each of these pending deliveries why it waits, if it is due ([`state::waiting`]).
+    pub fn waits(&self, deliveries: &[WaitingDelivery]) -> Vec<Option<DeliveryWait>> {
+        let (now, is_refusing) = (self.clock.now(), self.store.refusing());
+        let mut waits = Vec::with_capacity(deliveries.len());
+        for some in deliveries.chunks(LOOKED_UP_AT_ONCE) {
+            let state = self.state();
+            waits.extend(some.iter().map(|delivery| {
+                if !delivery.is_due(now) {
+                    None
+                } else if is_refusing {
+                    Some(DeliveryWait::of(WaitReason::NoWrites, delivery))
+                } else {
+                    state.wait_of(delivery, now)
+                }
+            }));
+        }
+        waits
     }
 
     /// Returns the current load, for the metrics.

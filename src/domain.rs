@@ -37,6 +37,7 @@ mod saved_queue;
 mod signing;
 mod text;
 mod time;
+mod waiting;
 mod watch;
 
 pub use access::{Access, Auth, AuthKind, BasicAuth, ClientCredentials, NewTls, TlsPem, TlsSummary};
@@ -79,6 +80,7 @@ pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,
     parse_rate, parse_retry_after,
 };
+pub use waiting::{DeliveryWait, WaitReason, WaitingDelivery};
 pub use watch::{LatestDelivery, NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub(crate) use words::{json_string, word_enum};
 pub use words::{nearest, similar};

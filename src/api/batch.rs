@@ -236,7 +236,7 @@ fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Result<&'a Watch, Problem
         None => made.next().map(|made| match made {
             Ok(watch) => BatchItem::Registered {
                 status: StatusCode::CREATED.as_u16(),
-                watch: Box::new(WatchView::of(watch, None)),
+                watch: Box::new(WatchView::of(watch, None, None)),
             },
             Err(problem) => refusal(problem),
         }),

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::filters::{FilterSource, delivery_filter, watch_filter};
 use super::http::{Answer, Call, Content, FieldErrorCode, ObjectReader, not_one_of};
-use super::operations::{Started, start};
+use super::operations::{StartResponses, start};
 use crate::domain::{ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, WatchId, WatchStatus};
 use crate::store::{DeliveryFilter, Subject, WatchFilter};
 
@@ -81,12 +81,7 @@ enum RetriedStatus {
     request_body(content = RetryRequest, example = json!({
         "status": ["failed", "pending"], "origin": "https://app.example.com", "since": "2h",
     })),
-    responses(
-        (status = 200, description = "A dry run: the number of deliveries.", body = Started),
-        (status = 202, description = "The operation, committed, and the number of deliveries.", body = Started),
-        (status = 409, description = "Too many operations of the app are in progress, or a request with this \
-            Idempotency-Key is in progress."),
-    )
+    responses(StartResponses)
 )]
 pub async fn retry(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
@@ -123,6 +118,9 @@ struct StopRequest {
     /// Only watches with this reference.
     #[schema(min_length = 1, max_length = 255)]
     reference: Option<String>,
+    /// Only watches of this group.
+    #[schema(max_length = 128, pattern = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+    group_id: Option<String>,
     /// Stops every watch of the app that has not ended. Required if there is no filter.
     all: Option<bool>,
     /// Only counts the watches.
@@ -137,12 +135,7 @@ struct StopRequest {
     post, path = "/v1/watches/stop", operation_id = "stopWatches", tag = "Watches",
     security(("key" = ["write"])),
     request_body(content = StopRequest, example = json!({"reference": "order-42"})),
-    responses(
-        (status = 200, description = "A dry run: the number of watches.", body = Started),
-        (status = 202, description = "The operation, committed, and the number of watches.", body = Started),
-        (status = 409, description = "Too many operations of the app are in progress, or a request with this \
-            Idempotency-Key is in progress."),
-    )
+    responses(StartResponses)
 )]
 pub async fn stop(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;

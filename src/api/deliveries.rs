@@ -12,6 +12,7 @@ use super::filters::{FilterSource, delivery_filter};
 use super::http::{
     Answer, Call, Content, Page, PageParams, Problem, ProblemCode, cursor, first_answer, joined, json, listed,
 };
+use super::waiting::{WaitingView, Waits};
 use crate::domain::{
     ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt,
     Reason, Timestamp, WatchId,
@@ -39,9 +40,13 @@ struct DeliveryView<'a> {
     /// Why the delivery ended without success.
     #[schema(required)]
     reason: Option<Reason>,
-    /// Null once the delivery has ended.
+    /// Time at which the next attempt is due, which may be past: then `waiting` says why it was not made. Null once the
+    /// delivery has ended.
     #[schema(required)]
     next_attempt_at: Option<Timestamp>,
+    /// Why the delivery is due and not attempted now; null if its time has not come, or if it is being attempted.
+    #[schema(required)]
+    waiting: Option<&'a WaitingView>,
     created_at: Timestamp,
     /// Number of attempts.
     attempt_count: u32,
@@ -92,7 +97,7 @@ impl<'a> AttemptView<'a> {
 
 impl<'a> DeliveryView<'a> {
     /// Makes the view without attempts.
-    fn of(delivery: &'a Delivery) -> Self {
+    fn of(delivery: &'a Delivery, waiting: Option<&'a WaitingView>) -> Self {
         Self {
             id: delivery.id,
             event_id: delivery.event,
@@ -103,6 +108,7 @@ impl<'a> DeliveryView<'a> {
             status: delivery.status,
             reason: delivery.reason,
             next_attempt_at: delivery.next_attempt_at,
+            waiting,
             created_at: delivery.created_at,
             attempt_count: delivery.attempt_count,
             last_error: delivery.last_error.as_deref(),
@@ -146,7 +152,9 @@ pub async fn list(call: Call) -> Answer {
     let filter = DeliveryFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.deliveries(call.app(), filter, limit).await?;
-    Ok(listed(&found, |id| cursor::encode(id.0), DeliveryView::of))
+    let waits = Waits::of_deliveries(&call.api, &found.rows);
+    let view = |delivery| DeliveryView::of(delivery, waits.get(delivery.id));
+    Ok(listed(&found, |id| cursor::encode(id.0), view))
 }
 
 /// Show a delivery
@@ -162,7 +170,9 @@ pub async fn show(call: Call) -> Answer {
     let found = call.api.store.delivery(call.app(), id, SHOWN_ATTEMPTS).await?;
     let (delivery, attempts) = found.ok_or_else(Problem::not_found)?;
     let attempts = attempts.iter().rev().map(AttemptView::of).collect();
-    let view = DeliveryView { attempts: Some(attempts), ..DeliveryView::of(&delivery) };
+    let waits = Waits::of_deliveries(&call.api, [&delivery]);
+    let waiting = waits.get(delivery.id);
+    let view = DeliveryView { attempts: Some(attempts), ..DeliveryView::of(&delivery, waiting) };
     Ok(json(StatusCode::OK, &view))
 }
 
@@ -204,7 +214,8 @@ pub async fn retry(call: Call) -> Answer {
     // The answer has no attempts: with an `Idempotency-Key` it is stored, and many retries of one delivery would
     // store the square of their number.
     let (delivery, _) = api.store.delivery(app, id, 0).await?.ok_or_else(Problem::not_found)?;
-    let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery));
+    // It does not wait any more: the request makes an attempt.
+    let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery, None));
     write.reserve_answer(answer.body.len())?;
     let retry = RetryDelivery { app, delivery: id, now: api.clock.now() };
     let retry = Idempotent::with_response(retry, write.key(), &answer);

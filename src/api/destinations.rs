@@ -14,6 +14,7 @@ use super::access_fields::{self, AuthRequest, AuthView};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, Problem, not_one_of};
 use super::signing_fields::SigningFields;
+use super::waiting::{WaitingView, Waits};
 use crate::channels::webhook::check_header;
 use crate::channels::{self, Channels, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
@@ -548,14 +549,20 @@ pub struct DestinationView<'a> {
     /// Error of its last attempt; null if that succeeded.
     #[schema(required)]
     last_error: Option<&'a str>,
-    /// Time of its next attempt; null if none follows.
+    /// Time at which its next attempt is due; null if none follows.
     #[schema(required)]
     next_attempt_at: Option<Timestamp>,
+    /// Why it is due and not attempted now; null if its time has not come, or if it is being attempted.
+    #[schema(required)]
+    waiting: Option<&'a WaitingView>,
 }
 
 impl<'a> DestinationView<'a> {
     /// Shows a destination of a watch.
-    pub fn of((destination, latest): &'a (Destination, Option<LatestDelivery>)) -> Self {
+    pub fn of(
+        (destination, latest): &'a (Destination, Option<LatestDelivery>),
+        waits: Option<&'a Waits>,
+    ) -> Self {
         let latest = latest.as_ref();
         let signing = destination.signing.as_deref();
         Self {
@@ -572,6 +579,7 @@ impl<'a> DestinationView<'a> {
             attempt_count: latest.map_or(0, |latest| latest.attempt_count),
             last_error: latest.and_then(|latest| latest.last_error.as_deref()),
             next_attempt_at: latest.and_then(|latest| latest.next_attempt_at),
+            waiting: waits.zip(latest).and_then(|(waits, latest)| waits.get(latest.id)),
             auth: AuthView::of(destination.access.as_deref()),
         }
     }

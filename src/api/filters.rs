@@ -4,6 +4,7 @@
 use serde_json::value::RawValue;
 use url::Url;
 
+use super::groups;
 use super::http::object_reader::{self, TIME};
 use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Query, not_one_of};
 use super::labels::check_reference;
@@ -135,6 +136,7 @@ pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, api: &Api) -> 
         provider: source.parsed("provider", |name| find_provider(api, name).map(|_| name.to_owned())),
         job_id: source.text("jobId"),
         reference: source.parsed("reference", check_reference),
+        group: source.parsed("groupId", groups::check_id),
         before: None,
     }
 }

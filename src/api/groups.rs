@@ -180,7 +180,8 @@ pub(super) fn read(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors
     Some(GroupFields { name: name?, size, rule, expires_in, notify })
 }
 
-fn check_id(text: &str) -> Result<String, Invalid> {
+/// Checks the id of a group.
+pub(super) fn check_id(text: &str) -> Result<String, Invalid> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
     let is_valid = text.len() <= ID_MAX
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())

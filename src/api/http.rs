@@ -34,6 +34,6 @@ pub use problem::{
 };
 pub use query::{Query, traceparent};
 pub use serve::{Front, Site, is_set, serve};
-pub use state::{Api, Batches, CONNECTIONS_MAX, WAITS_MAX};
+pub use state::{Api, Batches, CONNECTIONS_MAX, DeliveryWaits, WAITS_MAX};
 pub use test_rate::TestRate;
 pub use wrong_keys::WrongKeys;

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::http::{Answer, Call, Problem, ProblemCode, Write, first_answer, json};
 use crate::domain::{OperationId, OperationStatus};
@@ -31,6 +31,21 @@ pub(super) struct Started {
     operation_id: Option<OperationId>,
     /// Number of rows that it concerns. More than a million are not counted.
     count: u64,
+}
+
+/// Answers to a request that changes everything that a filter selects.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes the answers, and is never made")]
+pub(super) enum StartResponses {
+    /// A dry run: the number of rows that the filter selects.
+    #[response(status = 200)]
+    DryRun(Started),
+    /// The operation, committed, and the number of rows that the filter selects.
+    #[response(status = 202)]
+    Started(Started),
+    /// Too many operations of the app are in progress, or a request with this Idempotency-Key is in progress.
+    #[response(status = 409)]
+    Conflict,
 }
 
 /// Makes the answer to a request that has started an operation.

@@ -22,6 +22,7 @@ use super::http::{
 };
 use super::labels::{self, check_name, check_reference};
 use super::register;
+use super::waiting::Waits;
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
@@ -162,7 +163,7 @@ struct Job<'a> {
 
 impl<'a> WatchView<'a> {
     /// Shows a watch. The poller's statistics are lost when the server restarts.
-    pub fn of(watch: &'a Watch, polls: Option<PollStats>) -> Self {
+    pub fn of(watch: &'a Watch, polls: Option<PollStats>, waits: Option<&'a Waits>) -> Self {
         let seen = &watch.seen;
         let has_ended = watch.ended_at.is_some();
         // A poll that was requested after the end reports its error here, too.
@@ -192,7 +193,7 @@ impl<'a> WatchView<'a> {
                 estimated_completion_at: None,
                 last_error,
             },
-            destinations: watch.destinations.iter().map(DestinationView::of).collect(),
+            destinations: watch.destinations.iter().map(|one| DestinationView::of(one, waits)).collect(),
             events: EventSet::iter(watch.events).collect(),
             // Checked when the watch was registered.
             metadata: serde_json::from_str(watch.metadata.as_deref().unwrap_or("{}"))
@@ -204,8 +205,8 @@ impl<'a> WatchView<'a> {
         }
     }
 
-    fn now(api: &Api, watch: &'a Watch) -> Self {
-        Self::of(watch, (api.poll_stats)(watch.job_no))
+    fn now(api: &Api, watch: &'a Watch, waits: &'a Waits) -> Self {
+        Self::of(watch, (api.poll_stats)(watch.job_no), Some(waits))
     }
 }
 
@@ -217,12 +218,17 @@ fn belong_to(ended_at: Option<Timestamp>, polls: &PollStats) -> bool {
 
 /// Answers with a watch.
 fn shown(api: &Api, watch: &Watch) -> Response {
-    json(StatusCode::OK, &WatchView::now(api, watch))
+    json(StatusCode::OK, &WatchView::now(api, watch, &Waits::of_watches(api, [watch])))
+}
+
+/// Makes the answer to a request that changes a watch.
+fn changed(api: &Api, status: StatusCode, watch: &Watch) -> StoredResponse {
+    first_answer(status, &WatchView::now(api, watch, &Waits::of_watches(api, [watch])))
 }
 
 /// Makes the answer to a registration.
 fn registered(watch: &Watch) -> StoredResponse {
-    created(format!("/v1/watches/{}", watch.id), &WatchView::of(watch, None))
+    created(format!("/v1/watches/{}", watch.id), &WatchView::of(watch, None, None))
 }
 
 /// Returns an upper estimate of the size of a watch in the answer to its registration, in bytes, without what polls have
@@ -259,7 +265,7 @@ fn destinations_size(destinations: &[Destination]) -> usize {
 /// Reserves memory for an answer that shows a watch after a change that adds at most `added` bytes.
 async fn reserve_shown(call: &Call, id: WatchId, added: usize) -> Answer<()> {
     let watch = call.api.store.watch(call.app(), id).await?.ok_or_else(Problem::not_found)?;
-    let shown = first_answer(StatusCode::OK, &WatchView::now(&call.api, &watch));
+    let shown = changed(&call.api, StatusCode::OK, &watch);
     Ok(call.reserve_answer(shown.body.len() + FIXED_SIZE + added)?)
 }
 
@@ -302,6 +308,8 @@ pub async fn create(call: Call) -> Answer {
         ("jobId" = Option<String>, Query, description = "Only watches on jobs with this id."),
         ("reference" = Option<String>, Query, min_length = 1, max_length = 255,
             description = "Only watches with this reference."),
+        ("groupId" = Option<String>, Query, max_length = 128, pattern = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$",
+            description = "Only watches of this group."),
     ),
     responses((status = 200, description = "A page of watches.", body = Page<WatchView>))
 )]
@@ -313,7 +321,8 @@ pub async fn list(call: Call) -> Answer {
     let filter = WatchFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.watches(call.app(), filter, limit).await?;
-    Ok(listed(&found, |id| cursor::encode(id.0), |watch| WatchView::now(&call.api, watch)))
+    let waits = Waits::of_watches(&call.api, &found.rows);
+    Ok(listed(&found, |id| cursor::encode(id.0), |watch| WatchView::now(&call.api, watch, &waits)))
 }
 
 /// Show a watch
@@ -373,7 +382,7 @@ pub async fn stop(call: Call) -> Answer {
     // The statistics of the polls can change until the answer is made: a repetition gets the first one.
     let first: Arc<OnceLock<StoredResponse>> = Arc::default();
     let (kept, shows) = (Arc::clone(&first), Arc::clone(&api));
-    let answer = move |watch: &Watch| first_answer(StatusCode::OK, &WatchView::now(&shows, watch));
+    let answer = move |watch: &Watch| changed(&shows, StatusCode::OK, watch);
     let make = answer.clone();
     let stop = Idempotent::new(stop, write.key(), move |watch: &Watch| {
         Some(kept.get_or_init(|| make(watch)).clone())
@@ -519,7 +528,7 @@ pub async fn poll(call: Call) -> Answer {
     let write = call.write(Content::Nothing).await?;
     let (api, app, id) = (&write.api, write.app(), write.id(WatchId::parse)?);
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
-    let answer = first_answer(StatusCode::ACCEPTED, &WatchView::now(api, &watch));
+    let answer = changed(api, StatusCode::ACCEPTED, &watch);
     write.reserve_answer(answer.body.len())?;
     let poll = PollNow { app, watch: id, now: api.clock.now() };
     let poll = Idempotent::with_response(poll, write.key(), &answer);

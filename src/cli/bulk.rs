@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::Client;
 use super::output::{Failure, print_line, print_note, text};
@@ -23,8 +23,8 @@ const UNAVAILABLE_MAX: Duration = Duration::from_secs(60);
 pub(super) struct BulkRequest {
     /// Path of the request.
     pub(super) path: &'static str,
-    /// Fields of the body, as JSON.
-    pub(super) fields: Vec<Field>,
+    /// Fields of the filter, each with the argument that sets it. What was not given is null, false or empty.
+    pub(super) filter: Vec<(&'static str, &'static str, Value)>,
     /// Name of one object, and of several.
     pub(super) nouns: (&'static str, &'static str),
     /// What happens to them, as "retried".
@@ -50,12 +50,15 @@ impl BulkRequest {
         }
     }
 
+    /// Returns the body, with what was given.
     fn body(&self, is_dry_run: bool) -> Body {
-        let mut fields = self.fields.clone();
-        if is_dry_run {
-            fields.push(("dryRun", "", Some("true".to_owned())));
-        }
-        Body::of_json(&fields)
+        let fields = self.filter.iter().cloned().chain([("dryRun", "", json!(is_dry_run))]);
+        let given = |value: Value| {
+            Some(value.to_string()).filter(|json| !["null", "false", "[]"].contains(&json.as_str()))
+        };
+        Body::of_json(
+            &fields.map(|(name, argument, value)| (name, argument, given(value))).collect::<Vec<Field>>(),
+        )
     }
 
     /// Says how many objects the request concerns, waits for a confirmation, makes the request, and follows it.

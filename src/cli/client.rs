@@ -261,9 +261,6 @@ impl Client {
     }
 }
 
-/// Function that returns the row of an entry of a list.
-type Row = fn(&Value) -> Vec<String>;
-
 /// Arguments that select the page and the form of a list.
 #[derive(Debug, clap::Args)]
 pub struct Paging {
@@ -282,14 +279,14 @@ pub struct Paging {
 }
 
 impl Paging {
-    /// Prints the list at `path`, each entry as a row.
+    /// Prints the list at `path`. `row` returns the row of an entry.
     pub(super) async fn show(
         self,
         client: &Client,
         path: &str,
         filters: &[Field],
         columns: &[Column],
-        row: Row,
+        mut row: impl FnMut(&Value) -> Vec<String>,
     ) -> Result<(), Failure> {
         let (mut cursor, mut widths) = (self.cursor.clone(), None);
         let limit = self.limit.or(self.all.then_some(PAGE_MAX)).map(|limit| limit.to_string());
@@ -299,7 +296,7 @@ impl Paging {
             let parameters = fields.iter().map(|(name, _, value)| (*name, value.clone()));
             let answer = client.get(&with_query(path, parameters)).await;
             let answer = answer.map_err(|failure| with_arguments(failure, &arguments("?", &fields)))?;
-            cursor = self.page(&answer.text, columns, row, &mut widths)?;
+            cursor = self.page(&answer.text, columns, &mut row, &mut widths)?;
             if !self.all || cursor.is_none() {
                 break;
             }
@@ -311,7 +308,12 @@ impl Paging {
     }
 
     /// Prints a list that is completely in memory.
-    pub(super) fn show_whole(self, mut list: Value, columns: &[Column], row: Row) -> Result<(), Failure> {
+    pub(super) fn show_whole(
+        self,
+        mut list: Value,
+        columns: &[Column],
+        mut row: impl FnMut(&Value) -> Vec<String>,
+    ) -> Result<(), Failure> {
         if self.cursor.is_some() {
             let sentence = "--cursor works with a server only: a database is read completely";
             return Err(Failure::Usage(sentence.to_owned()));
@@ -319,7 +321,7 @@ impl Paging {
         if let (Some(limit), Some(data)) = (self.limit, list["data"].as_array_mut()) {
             data.truncate(usize::from(limit));
         }
-        self.page(&list.to_string(), columns, row, &mut None).map(drop)
+        self.page(&list.to_string(), columns, &mut row, &mut None).map(drop)
     }
 
     /// Prints a page and returns the cursor of the next one. The first page sets the widths, and has the header.
@@ -327,7 +329,7 @@ impl Paging {
         &self,
         text: &str,
         columns: &[Column],
-        row: Row,
+        row: &mut impl FnMut(&Value) -> Vec<String>,
         widths: &mut Widths,
     ) -> Result<Option<String>, Failure> {
         let with_head = widths.is_none();

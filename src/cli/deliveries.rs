@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::arguments::time_argument;
 use super::client::{Paging, Server};
 use super::output::{Failure, address, texts};
-use super::terminal::Column;
+use super::terminal::{Column, Terminal};
+use super::waiting::{self, WaitNotes};
 use crate::domain::{DeliveryStatus, Reason};
 
 /// List deliveries, newest first
@@ -82,21 +83,27 @@ impl Deliveries {
             Column::new("ID"),
             Column::new("STATUS"),
             Column::new("ATTEMPTS"),
-            Column::new("LAST ERROR").soft().optional(0),
+            Column::new("WHY").soft().optional(0),
             Column::new("EVENT").optional(3),
             Column::new("WATCH").optional(5),
             Column::new("TO").soft().optional(1),
             Column::time("NEXT ATTEMPT").optional(4),
             Column::time("CREATED").optional(2),
         ];
+        let (terminal, mut notes) = (Terminal::of_stdout(), WaitNotes::new(Terminal::of_stdout()));
         let row = |delivery: &Value| {
             let [id, status, reason] = texts(delivery, ["/id", "/status", "/reason"]);
             let status = if reason.is_empty() { status } else { format!("{status}: {reason}") };
             let [event, watch] = texts(delivery, ["/eventType", "/watchId"]);
             let [next, created] = texts(delivery, ["/nextAttemptAt", "/createdAt"]);
             let [attempts, error] = texts(delivery, ["/attemptCount", "/lastError"]);
-            vec![id, status, attempts, error, event, watch, address(&delivery["destination"]), next, created]
+            let to = &delivery["destination"];
+            let waits = waiting::describe(delivery, to, terminal).unwrap_or(error);
+            notes.add(delivery, to);
+            vec![id, status, attempts, waits, event, watch, address(to), next, created]
         };
-        self.paging.show(&client, "/v1/deliveries", &filters, &columns, row).await
+        self.paging.show(&client, "/v1/deliveries", &filters, &columns, row).await?;
+        notes.print();
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::output::{address, clean, join, list, text, texts};
 use super::terminal::Terminal;
+use super::waiting;
 use crate::domain::{DeliveryStatus, Reason};
 
 /// Statuses of deliveries, the most important for a reader first.
@@ -67,17 +68,21 @@ fn describe(destination: &Value, terminal: Terminal) -> String {
     let [id, attempts, error, next] =
         texts(destination, ["/deliveryId", "/attemptCount", "/lastError", "/nextAttemptAt"]);
     let attempts = if attempts == "1" { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
-    let next = if next.is_empty() { next } else { format!("next {}", terminal.moment(&next)) };
+    let waits = waiting::describe(destination, destination, terminal);
+    // The time of a delivery that waits is past. The sentence has the next one, and the present error.
+    let is_scheduled = waits.is_none() && !next.is_empty();
+    let next = if is_scheduled { format!("next {}", terminal.moment(&next)) } else { String::new() };
     let state = join([of_destination(destination), attempts, next], ", ");
-    let error = if error.is_empty() { error } else { format!("\n    {}", clean(&error)) };
-    format!("  {} to {}: {}{error}", clean(&id), clean(&address(destination)), clean(&state))
+    let why = waits.unwrap_or(error);
+    let why = if why.is_empty() { why } else { format!("\n{}", terminal.paragraph(&clean(&why), 4)) };
+    format!("  {} to {}: {}{why}", clean(&id), clean(&address(destination)), clean(&state))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::terminal::PLAIN;
+    use super::super::terminal::{PLAIN, narrow};
     use super::*;
 
     fn watch(statuses: &[Option<&str>]) -> Value {
@@ -98,6 +103,23 @@ mod tests {
         ] {
             assert_eq!(summary(&watch(statuses)), shown, "{statuses:?}");
         }
+    }
+
+    #[test]
+    fn a_delivery_that_waits_shows_the_present_error_and_the_next_attempt() {
+        let waiting = json!({ "reason": "destination_down", "since": "2026-02-18T15:00:00.000Z",
+            "until": "2026-02-18T15:02:39.000Z", "lastError": "connect: connection refused" });
+        let one = json!({ "type": "webhook", "url": "https://app.example.com/hooks/muvi", "deliveryId": "dlv_1",
+            "status": "pending", "reason": null, "attemptCount": 0, "lastError": null,
+            "nextAttemptAt": "2026-02-18T15:00:05.000Z", "waiting": waiting });
+        let watch = json!({ "destinations": [one] });
+        insta::assert_snapshot!(describe_undelivered(&watch, narrow(80)), @r"
+        Not delivered:
+          dlv_1 to https://app.example.com/hooks/muvi: pending, 0 attempts
+            app.example.com does not answer (connection refused); next attempt in 8 s
+        To send now what is not delivered:
+          ringback retry dlv_1
+        ");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
 use super::arguments::{duration, parameter};
@@ -60,10 +61,14 @@ Example:
     /// Change a saved destination, also for pending deliveries
     #[command(after_help = "\
 Example:
-  ringback destinations update dst_01m84y… --rate off --enabled false")]
+  ringback destinations update dst_01m84y… --rate off --enabled false
+  ringback destinations update dst_01m84y… --remove auth,tls")]
     Update {
         /// Id of the destination (dst_…)
         id: String,
+        /// Values to remove, or to set to their defaults
+        #[arg(long, value_name = "FIELDS", value_delimiter = ',', value_parser = PossibleValuesParser::new(REMOVABLE))]
+        remove: Vec<String>,
         #[command(flatten)]
         address: AddressFlags,
         #[command(flatten)]
@@ -233,8 +238,27 @@ fn concurrency(text: &str) -> Result<Concurrency, String> {
     number.map(|number| Concurrency(Some(number)))
 }
 
-/// Returns the body with the fields that are given.
-fn body(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> Body {
+/// Fields that an update can remove. A rate and a concurrency are removed by `off`.
+const REMOVABLE: [&str; 8] = ["auth", "tls", "headers", "name", "description", "events", "signature", "keys"];
+
+/// Returns the body of an update: the fields that are given, and null for those that are removed.
+fn change(address: &AddressFlags, settings: &SettingFlags, removed: &[String]) -> Result<Body, Failure> {
+    let mut fields = fields(address, settings, false);
+    for (name, argument, value) in &mut fields {
+        if removed.iter().any(|removed| removed == name) {
+            if value.is_some() {
+                let sentence =
+                    format!("--remove {name} cannot be used together with {argument}; give one of them");
+                return Err(Failure::Usage(sentence));
+            }
+            (*argument, *value) = ("--remove", Some("null".to_owned()));
+        }
+    }
+    Ok(body(&fields))
+}
+
+/// Returns the fields that are given.
+fn fields(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> [Field; 17] {
     let given =
         |value: Value| Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()));
     let kind = match address {
@@ -244,7 +268,7 @@ fn body(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> Body {
     };
     let headers: BTreeMap<_, _> = address.header.iter().cloned().collect();
     let security = &address.security;
-    let fields: [Field; 17] = [
+    [
         ("type", "--slack", given(json!(kind.filter(|_| is_new)))),
         ("url", "--webhook", given(json!(address.webhook))),
         ("email", "--email", given(json!(address.email))),
@@ -266,8 +290,12 @@ fn body(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> Body {
             settings.concurrency.map(|Concurrency(limit)| json!(limit).to_string()),
         ),
         ("ordered", "--ordered", given(json!(settings.ordered))),
-    ];
-    Body::of_json(&fields)
+    ]
+}
+
+/// Returns a body with the arguments of the fields below `tls`.
+fn body(fields: &[Field]) -> Body {
+    Body::of_json(fields)
         .with_argument("/tls/clientCertificate".to_owned(), "--client-certificate".to_owned())
         .with_argument("/tls/clientKey".to_owned(), "--client-key".to_owned())
         .with_argument("/tls/ca".to_owned(), "--ca".to_owned())
@@ -356,8 +384,11 @@ impl Destinations {
             }
             Self::Create { address, settings, output } => {
                 check_stdout()?;
-                let created =
-                    output.server.client()?.post(PATH, Some(body(&address, &settings, true)), None).await?;
+                let created = output
+                    .server
+                    .client()?
+                    .post(PATH, Some(body(&fields(&address, &settings, true))), None)
+                    .await?;
                 created.print(output.json, fields_of)?;
                 if !output.json && !text(&created.value(), "/secret").is_empty() {
                     print_note("The secret is not shown again; store it now.");
@@ -367,8 +398,8 @@ impl Destinations {
             Self::Show { id, output } => {
                 output.server.client()?.get(&path(&id)).await?.print(output.json, fields_of)
             }
-            Self::Update { id, address, settings, output } => {
-                let body = body(&address, &settings, false);
+            Self::Update { id, remove, address, settings, output } => {
+                let body = change(&address, &settings, &remove)?;
                 output.server.client()?.patch(&path(&id), body).await?.print(output.json, fields_of)
             }
             Self::Enable { id, retry_skipped, output } => {
@@ -417,7 +448,7 @@ mod tests {
     fn json_of(line: &str, is_new: bool) -> String {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
-        body(&line.address, &line.settings, is_new).json
+        body(&fields(&line.address, &line.settings, is_new)).json
     }
 
     #[test]
@@ -441,6 +472,32 @@ mod tests {
             json_of("--signature standard --keys hmac,ed25519", false),
             r#"{"signature":"standard","keys":["hmac","ed25519"]}"#
         );
+    }
+
+    #[test]
+    fn an_update_removes_values() {
+        let removed = |line: &str, removed: &[&str]| {
+            let line =
+                Line::try_parse_from(std::iter::once("x").chain(line.split_whitespace())).expect("arguments");
+            let removed: Vec<String> = removed.iter().map(|name| (*name).to_owned()).collect();
+            change(&line.address, &line.settings, &removed).map(|body| body.json)
+        };
+        assert_eq!(
+            removed("--name n", &["auth", "tls"]).expect("a body"),
+            r#"{"auth":null,"tls":null,"name":"n"}"#
+        );
+        let names =
+            fields(&Line::try_parse_from(["x"]).expect("no arguments").address, &no_settings(), false);
+        for name in REMOVABLE {
+            assert!(names.iter().any(|(field, ..)| *field == name), "{name}");
+            assert_eq!(removed("", &[name]).expect("a body"), format!("{{\"{name}\":null}}"));
+        }
+        let both = removed("--events job.*", &["events"]);
+        assert!(matches!(both, Err(Failure::Usage(sentence)) if sentence.contains("--events")));
+    }
+
+    fn no_settings() -> SettingFlags {
+        Line::try_parse_from(["x"]).expect("no arguments").settings
     }
 
     #[test]

@@ -7,7 +7,6 @@ use super::arguments::time_argument;
 use super::bulk::{BulkOptions, BulkRequest};
 use super::client::{Server, segment};
 use super::output::{Failure, clean};
-use super::request_fields::Field;
 use crate::domain::{ChannelKind, EventType, Reason};
 
 /// Retry a delivery now, or all that a filter selects
@@ -96,25 +95,23 @@ impl Retry {
             });
         }
         let now = client.clock.now();
-        let text = |text: Option<String>| text.map(|text| json!(text).to_string());
         let statuses = if self.failed { vec!["failed".to_owned()] } else { self.status };
-        let fields: Vec<Field> = vec![
-            ("status", "--status", (!statuses.is_empty()).then(|| json!(statuses).to_string())),
-            ("reason", "--reason", text(self.reason)),
-            ("type", "--event", text(self.event)),
-            ("channel", "--channel", text(self.channel)),
-            ("origin", "--origin", text(self.origin)),
-            ("destinationId", "--destination", text(self.destination)),
-            ("watchId", "--watch", text(self.watch)),
-            ("jobId", "--job-id", text(self.job_id)),
-            ("reference", "--reference", text(self.reference)),
-            ("since", "--since", text(time_argument("--since", self.since, now)?)),
-            ("until", "--until", text(time_argument("--until", self.until, now)?)),
-            ("all", "--all", self.all.then(|| "true".to_owned())),
+        let filter = vec![
+            ("status", "--status", json!(statuses)),
+            ("reason", "--reason", json!(self.reason)),
+            ("type", "--event", json!(self.event)),
+            ("channel", "--channel", json!(self.channel)),
+            ("origin", "--origin", json!(self.origin)),
+            ("destinationId", "--destination", json!(self.destination)),
+            ("watchId", "--watch", json!(self.watch)),
+            ("jobId", "--job-id", json!(self.job_id)),
+            ("reference", "--reference", json!(self.reference)),
+            ("since", "--since", json!(time_argument("--since", self.since, now)?)),
+            ("until", "--until", json!(time_argument("--until", self.until, now)?)),
+            ("all", "--all", json!(self.all)),
         ];
         let nouns = ("delivery", "deliveries");
-        BulkRequest { path: "/v1/deliveries/retry", fields, nouns, done: "retried" }
-            .run(&client, &self.options)
-            .await
+        let request = BulkRequest { path: "/v1/deliveries/retry", filter, nouns, done: "retried" };
+        request.run(&client, &self.options).await
     }
 }

@@ -8,6 +8,7 @@ use super::delivery_state;
 use super::follow::{self, Follow};
 use super::output::{Failure, address, join, list, text, texts};
 use super::terminal::{Column, FieldList, Terminal, seconds};
+use super::waiting::{self, WaitNotes};
 use crate::domain::{EventType, JobStatus, Timestamp, WatchStatus};
 
 /// Show a watch with its timeline, a delivery or an event
@@ -126,7 +127,9 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
         Column::new("ATTEMPTS").optional(3),
         Column::time("NEXT ATTEMPT").optional(1),
     ];
-    join([card.render(), terminal.table(&columns, destinations, true)], "\n\n")
+    let mut notes = WaitNotes::new(terminal);
+    notes.add_watch(watch);
+    join([card.render(), terminal.table(&columns, destinations, true), notes.render()], "\n\n")
 }
 
 /// Adds the status of a job with the provider's own word and the progress. `unknown` replaces an unknown status.
@@ -253,6 +256,11 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
     let last = list(delivery, "/attempts").max_by_key(|one| one["number"].as_u64());
     card.line("last error", last.map(|last| text(last, "/error")).unwrap_or_default());
     card.time("next attempt", delivery, "/nextAttemptAt");
+    if let Some(sentence) = waiting::describe(delivery, to, terminal) {
+        card.line("waits because", sentence);
+        card.time("since", delivery, "/waiting/since");
+    }
+    card.line("to try now", waiting::command_of_one(delivery));
     card.time("created", delivery, "/createdAt");
     let (count, listed) = (text(delivery, "/attemptCount"), list(delivery, "/attempts").count());
     if count.parse().is_ok_and(|count: usize| count > listed) {
@@ -317,13 +325,16 @@ fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String
         operational_fields(&mut card, event);
     }
     let id = text(event, "/id");
-    let deliveries = list(deliveries, "/data").filter(|one| text(one, "/eventId") == id).map(|one| {
+    let of_event = || list(deliveries, "/data").filter(|one| text(one, "/eventId") == id);
+    let mut notes = WaitNotes::new(terminal);
+    of_event().for_each(|one| notes.add(one, &one["destination"]));
+    let deliveries = of_event().map(|one| {
         let [id, status] = texts(one, ["/id", "/status"]);
         [id, status, text(one, "/destination/type"), address(&one["destination"])]
     });
     let columns =
         [Column::new("DELIVERY"), Column::new("STATUS"), Column::new("TYPE"), Column::new("ADDRESS").soft()];
-    join([card.render(), terminal.table(&columns, deliveries, true)], "\n\n")
+    join([card.render(), terminal.table(&columns, deliveries, true), notes.render()], "\n\n")
 }
 
 #[cfg(test)]

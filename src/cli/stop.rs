@@ -5,7 +5,6 @@ use serde_json::json;
 use super::bulk::{BulkOptions, BulkRequest};
 use super::client::{Client, Server, segment, with_query};
 use super::output::{Failure, clean, list, print_line, print_note, text};
-use super::request_fields::Field;
 use super::show;
 use super::terminal::Terminal;
 
@@ -16,7 +15,7 @@ use super::terminal::Terminal;
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "ringback stop [OPTIONS] <ID>\n       \
-        ringback stop [OPTIONS] --provider …|--job-id …|--reference …|--all",
+        ringback stop [OPTIONS] --job-id …|--reference …|--group …|--all|…",
     after_help = "\
 Example:
   ringback stop watch_01m84y…
@@ -24,12 +23,12 @@ Example:
 
 With a filter, watches that have not ended are stopped. The command says first how many are selected, and continues after a confirmation; --yes needs none.",
     group(clap::ArgGroup::new("what").required(true).multiple(true).args([
-        "id", "provider", "job_id", "reference", "all",
+        "id", "provider", "job_id", "reference", "group", "all",
     ]))
 )]
 pub struct Stop {
     /// Id of the watch (watch_…)
-    #[arg(conflicts_with_all = ["provider", "job_id", "reference", "all"])]
+    #[arg(conflicts_with_all = ["provider", "job_id", "reference", "group", "all"])]
     id: Option<String>,
     /// Watches of this provider
     #[arg(long, value_name = "NAME")]
@@ -40,6 +39,9 @@ pub struct Stop {
     /// Watches with this reference
     #[arg(long, value_name = "TEXT")]
     reference: Option<String>,
+    /// Watches of this group
+    #[arg(long, value_name = "ID")]
+    group: Option<String>,
     /// Every watch of the app that has not ended
     #[arg(long)]
     all: bool,
@@ -56,17 +58,16 @@ impl Stop {
         if let Some(id) = &self.id {
             return stop(&client, id, self.options.json).await;
         }
-        let text = |text: Option<String>| text.map(|text| json!(text).to_string());
-        let fields: Vec<Field> = vec![
-            ("provider", "--provider", text(self.provider)),
-            ("jobId", "--job-id", text(self.job_id)),
-            ("reference", "--reference", text(self.reference)),
-            ("all", "--all", self.all.then(|| "true".to_owned())),
+        let filter = vec![
+            ("provider", "--provider", json!(self.provider)),
+            ("jobId", "--job-id", json!(self.job_id)),
+            ("reference", "--reference", json!(self.reference)),
+            ("groupId", "--group", json!(self.group)),
+            ("all", "--all", json!(self.all)),
         ];
         let nouns = ("watch", "watches");
-        BulkRequest { path: "/v1/watches/stop", fields, nouns, done: "stopped" }
-            .run(&client, &self.options)
-            .await
+        let request = BulkRequest { path: "/v1/watches/stop", filter, nouns, done: "stopped" };
+        request.run(&client, &self.options).await
     }
 }
 

@@ -131,6 +131,21 @@ impl Terminal {
         }
     }
 
+    /// Returns a time for a sentence: relative on a terminal, otherwise absolute.
+    pub fn sentence_time(self, text: &str) -> String {
+        match Timestamp::parse(text) {
+            Some(at) if self.interactive => relative(at, self.now),
+            Some(_) => format!("at {} UTC", seconds(text)),
+            None => text.to_owned(),
+        }
+    }
+
+    /// Returns a sentence below an indent. On a terminal it is broken between words, so that it fits.
+    pub fn paragraph(self, text: &str, indent: usize) -> String {
+        let room = self.width.map_or(usize::MAX, |width| width.saturating_sub(indent));
+        format!("{}{}", " ".repeat(indent), wrapped(text, room, indent))
+    }
+
     /// Returns the lines of a table, with or without its header; none if there are no rows.
     pub fn table<R: AsRef<[String]>>(
         self,

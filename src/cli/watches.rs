@@ -12,6 +12,7 @@ use super::follow::{self, Follow};
 use super::output::{Failure, print_line, print_note, text, texts};
 use super::request_fields::Body;
 use super::terminal::{Column, Terminal};
+use super::waiting::WaitNotes;
 use super::{delivery_state, show};
 use crate::domain::{JobStatus, Payload, WatchStatus};
 
@@ -228,6 +229,9 @@ pub struct Watches {
     /// Only watches with this reference
     #[arg(long, value_name = "TEXT")]
     reference: Option<String>,
+    /// Only watches of this group
+    #[arg(long, value_name = "ID")]
+    group: Option<String>,
     #[command(flatten)]
     paging: Paging,
     #[command(flatten)]
@@ -243,6 +247,7 @@ impl Watches {
             ("provider", "--provider", self.provider),
             ("jobId", "--job-id", self.job_id),
             ("reference", "--reference", self.reference),
+            ("groupId", "--group", self.group),
         ];
         let columns = [
             Column::new("ID"),
@@ -255,7 +260,9 @@ impl Watches {
             Column::time("CREATED").optional(1),
             Column::time("ENDED").optional(3),
         ];
+        let mut notes = WaitNotes::new(Terminal::of_stdout());
         let row = |watch: &Value| {
+            notes.add_watch(watch);
             let progress = match texts(watch, ["/job/progress", "/job/status"]) {
                 [percent, _] if !percent.is_empty() => format!("{percent} %"),
                 [_, status] if status == JobStatus::Unknown.as_str() => String::new(),
@@ -265,7 +272,9 @@ impl Watches {
             let [name, created, ended] = texts(watch, ["/name", "/createdAt", "/endedAt"]);
             vec![id, status, delivery_state::summary(watch), provider, job, name, progress, created, ended]
         };
-        self.paging.show(&client, "/v1/watches", &filters, &columns, row).await
+        self.paging.show(&client, "/v1/watches", &filters, &columns, row).await?;
+        notes.print();
+        Ok(())
     }
 }
 

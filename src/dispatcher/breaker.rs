@@ -68,6 +68,9 @@ const OWN_FAULT_PAUSE: Duration = Duration::from_secs(1);
 /// Maximum number of failing origins and URLs that are kept. One that is not kept makes a few more attempts that fail.
 const FAILING_MAX: usize = 10_000;
 
+/// Longest error of a breaker that is kept, in characters: people read it, and each failing origin and URL keeps one.
+const ERROR_MAX: usize = 300;
+
 /// Time after which a breaker without attempts may be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
@@ -99,6 +102,8 @@ struct Breaker {
     outage_since: Option<Timestamp>,
     /// Time of the last failure or probe.
     last: Timestamp,
+    /// Error of the last failure, for people.
+    last_error: Option<Arc<str>>,
     /// `Some` while it is open.
     probes: Option<Probes>,
 }
@@ -111,6 +116,17 @@ struct Probes {
     pause: Duration,
     /// The probe in flight.
     in_flight: Option<DeliveryId>,
+}
+
+/// An open breaker, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outage<'b> {
+    /// Time of the first failure.
+    pub(super) since: Timestamp,
+    /// Earliest time of the next probe; `None` if one is in flight.
+    pub(super) probe_at: Option<Timestamp>,
+    /// Error of the last failure.
+    pub(super) last_error: Option<&'b str>,
 }
 
 /// Whether an attempt may be made.
@@ -233,6 +249,7 @@ impl Breakers {
                 first: delivery,
                 outage_since: None,
                 last: ended_at,
+                last_error: None,
                 probes: None,
             }
         });
@@ -241,6 +258,33 @@ impl Breakers {
         }
         breaker.last = ended_at;
         Some(breaker)
+    }
+
+    /// Notes the error of a failure, as the attempt shows it. Of a long one, the beginning is kept.
+    pub(super) fn note_error(&mut self, name: &str, error: Option<&str>) {
+        let Some(breaker) = self.failing.get_mut(name) else { return };
+        let error =
+            error.map(|error| error.char_indices().nth(ERROR_MAX).map_or(error, |(end, _)| &error[..end]));
+        if breaker.last_error.as_deref() != error {
+            breaker.last_error = error.map(Arc::from);
+        }
+    }
+
+    /// Returns the outage of an origin or URL whose breaker is open.
+    pub(super) fn open_outage(&self, name: &str) -> Option<Outage<'_>> {
+        let breaker = self.failing.get(name)?;
+        let probes = breaker.probes.as_ref()?;
+        Some(Outage {
+            // A breaker opens only after failures of several deliveries.
+            since: breaker.outage_since.unwrap_or(breaker.last),
+            probe_at: probes.in_flight.is_none().then_some(probes.at),
+            last_error: breaker.last_error.as_deref(),
+        })
+    }
+
+    /// Returns whether an origin pauses after a fault of our own.
+    pub(super) fn is_paused(&self, origin: &str, now: Timestamp) -> bool {
+        self.paused.get(origin).is_some_and(|until| *until > now)
     }
 
     /// Pauses an origin after a fault of our own. Returns whether it was not paused before.

@@ -153,14 +153,13 @@ impl Pacer {
                     Ok(())
                 }
             },
-            Pacing::Concurrent(limit) => {
-                let in_flight = self.limited.entry(channel).or_default();
-                let of_app = in_flight.by_app.get(&app_of(queue)).copied().unwrap_or_default();
-                if of_app >= limit - in_flight.count {
+            Pacing::Concurrent(_) => {
+                if !self.has_place(queue, channel) {
                     return Err(now.plus(TEST_INTERVAL));
                 }
+                let in_flight = self.limited.entry(channel).or_default();
                 in_flight.count += 1;
-                in_flight.by_app.insert(app_of(queue), of_app + 1);
+                *in_flight.by_app.entry(app_of(queue)).or_default() += 1;
                 Ok(())
             }
         }
@@ -185,6 +184,20 @@ impl Pacer {
     pub(super) fn closed_until(&self, queue: &str, now: Timestamp) -> Option<Timestamp> {
         let closed = self.closed.get(address(queue))?;
         (closed.until.since(now) > SOON).then_some(closed.until)
+    }
+
+    /// Returns when the address of a queue accepts the next message; `None` if it does now.
+    pub(super) fn opens_at(&self, queue: &str, now: Timestamp) -> Option<Timestamp> {
+        self.closed.get(address(queue)).map(|closed| closed.until).filter(|until| *until > now)
+    }
+
+    /// Returns whether a channel accepts one more message in flight of a queue's app.
+    pub(super) fn has_place(&self, queue: &str, channel: ChannelKind) -> bool {
+        let Pacing::Concurrent(limit) = channels::spec(channel).pacing else { return true };
+        self.limited.get(&channel).is_none_or(|in_flight| {
+            let of_app = in_flight.by_app.get(&app_of(queue)).copied().unwrap_or_default();
+            of_app < limit - in_flight.count
+        })
     }
 
     /// Records the `Retry-After` of a response, if the channel is paced by address. Returns the queues that wait for

@@ -12,6 +12,7 @@ mod probes;
 pub(super) mod results;
 mod saved;
 mod skip;
+pub(super) mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

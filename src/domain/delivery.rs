@@ -264,6 +264,12 @@ pub struct Delivery {
     pub channel: ChannelKind,
     /// Address of the destination.
     pub address: String,
+    /// Name of the destination queue.
+    pub queue: String,
+    /// Name of the queue of an inline destination with the address of a saved one; `None` for an inline one.
+    pub target: Option<String>,
+    /// Whether the destination is ordered, and an earlier event of the watch is pending.
+    pub is_behind: bool,
     /// Current status.
     pub status: DeliveryStatus,
     /// Why no further attempt follows.

@@ -153,6 +153,8 @@ pub struct LatestDelivery {
     pub last_error: Option<String>,
     /// Time of the next attempt.
     pub next_attempt_at: Option<Timestamp>,
+    /// Whether the destination is ordered, and an earlier event of the watch is pending.
+    pub is_behind: bool,
 }
 
 /// One thing that happened to a watch; `kind` says which.

@@ -69,11 +69,21 @@ pub(super) use self::retry_many::{retried_page, retry_now};
 pub(super) use self::skipping::EXAMINE;
 pub(super) use self::skipping::{EXAMINED, Skip, skip, skip_next};
 
+/// Whether the delivery `d` waits for an earlier one of its watch, because its saved destination `s` is ordered. Only then
+/// other rows are read: those of its watch.
+pub(super) const IS_BEHIND: &str = "case when s.is_ordered = 1 and d.status = 'pending' and exists (
+      select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status = 'pending' and e.id < d.id)
+    then 1 else 0 end";
+
 /// Columns of a delivery that is shown.
-const SHOWN: &str =
-    "d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
-    wd.channel, coalesce(s.address, wd.address), d.attempts, s.no,
-    (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1)";
+static SHOWN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
+        wd.channel, coalesce(s.address, wd.address), d.attempts, s.no,
+        (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1), d.queue, s.target,
+        {IS_BEHIND}"
+    )
+});
 
 impl ReadStore {
     /// Returns a page of up to `limit` deliveries of the app, newest first.
@@ -88,10 +98,10 @@ impl ReadStore {
             let filter = DeliveryFilter { before, ..filter.clone() };
             let index = filter::index(tx, app, &filter)?;
             let scanned = filter::end_of_scan(tx, app, &filter, index)?;
-            let query = filter::query(SHOWN, (app, &filter), index, scanned, remaining.limit());
-            // Names, ids, times and the status.
+            let query = filter::query(&SHOWN, (app, &filter), index, scanned, remaining.limit());
+            // Names, ids, times, the status, and why it waits.
             let size = |delivery: &Delivery| {
-                512 + delivery.address.len() + delivery.last_error.as_deref().map_or(0, str::len)
+                1_024 + delivery.address.len() + delivery.last_error.as_deref().map_or(0, str::len)
             };
             let found = Fitting::take(tx, &query, remaining, |row| read_shown(row, &keyring), size)?;
             Ok(found.part(|delivery| delivery.id, scanned))
@@ -109,7 +119,8 @@ impl ReadStore {
         let keyring = self.shared.keyring.clone();
         self.read(app, move |tx| {
             let sql = format!(
-                "select {SHOWN} from deliveries d {} where d.app = $1 and d.id = $2",
+                "select {} from deliveries d {} where d.app = $1 and d.id = $2",
+                *SHOWN,
                 filter::DESTINATION
             );
             let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
@@ -161,6 +172,9 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
         created_at: row.time(8)?,
         attempt_count: row.count(11)?,
         last_error: unless_succeeded(status, row.opt_text(13)?),
+        queue: row.text(14)?,
+        target: row.opt_text(15)?,
+        is_behind: row.flag(16)?,
         channel: row.word(9, ChannelKind::parse)?,
         address: keyring.open(address, destination, row.text(10)?)?,
     })

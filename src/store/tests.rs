@@ -63,6 +63,21 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
             "w USING INDEX watches_reference (<expr>=? AND reference=?)",
         ),
         (
+            WatchFilter { group: muvi(), ..WatchFilter::default() },
+            Index::Group,
+            "w USING INDEX watches_of_group (watch_group=?)",
+        ),
+        (
+            WatchFilter { group: muvi(), ..watching() },
+            Index::Group,
+            "w USING INDEX watches_of_group (watch_group=?)",
+        ),
+        (
+            WatchFilter { group: muvi(), reference: muvi(), ..watching() },
+            Index::Reference,
+            "w USING INDEX watches_reference (<expr>=? AND reference=?)",
+        ),
+        (
             WatchFilter { job_id: muvi(), ..watching() },
             Index::Job,
             "w USING INDEX watches_of_job (job=? AND status=?)",
@@ -123,6 +138,11 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
             Index::Watching,
             "INDEX watches_watching (<expr>=?)",
         ),
+        (
+            WatchFilter { group: muvi(), status, ..WatchFilter::default() },
+            Index::Group,
+            "COVERING INDEX watches_of_group (watch_group=?)",
+        ),
     ];
     let watch = Some(WatchId(Id::from_bytes([0; 16])));
     let of = |status| DeliveryFilter { statuses: vec![status], ..DeliveryFilter::default() };
@@ -144,8 +164,12 @@ fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
         (plan(&db, query), expected)
     });
     for (plan, expected) in watches.chain(deliveries) {
-        let [line] = plan.as_slice() else { panic!("{expected}: {plan:#?}") };
+        let [line, of_group @ ..] = plan.as_slice() else { panic!("{expected}: {plan:#?}") };
         assert!(line.starts_with("SEARCH") && line.contains(expected), "{expected}: {line}");
+        // The row of a group is found by its name.
+        let is_of_group =
+            |line: &String| line.starts_with("SCALAR") || line.contains("g USING COVERING INDEX");
+        assert!(of_group.iter().all(is_of_group), "{expected}: {plan:#?}");
     }
     for filter in scanless() {
         let index = delivery_filter::without_probe(&filter);

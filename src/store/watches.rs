@@ -19,7 +19,7 @@ mod stop_many;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
-use super::deliveries::{self, Skip};
+use super::deliveries::{self, IS_BEHIND, Skip};
 use super::destinations::{self, Change};
 use super::groups;
 use super::idempotency::Results;
@@ -190,7 +190,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
     })
 }
 
-/// Reads six columns of the newest delivery to a destination of a watch from `first`, if there is one.
+/// Reads seven columns of the newest delivery to a destination of a watch from `first`, if there is one.
 fn read_latest(row: &Row<'_>, first: usize) -> Result<Option<LatestDelivery>> {
     if row.opt_bytes(first)?.is_none() {
         return Ok(None);
@@ -203,6 +203,7 @@ fn read_latest(row: &Row<'_>, first: usize) -> Result<Option<LatestDelivery>> {
         attempt_count: row.count(first + 3)?,
         next_attempt_at: row.opt_time(first + 4)?,
         last_error: deliveries::unless_succeeded(status, row.opt_text(first + 5)?),
+        is_behind: row.flag(first + 6)?,
     }))
 }
 
@@ -216,7 +217,7 @@ fn add_destinations<'w>(
     let found = tx.fetch(
         &format!(
             "select {DESTINATION}, d.id, d.status, d.reason, d.attempts, d.next_attempt_at,
-               (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1)
+               (select a.error from attempts a where a.delivery = d.id and a.n = d.attempts - 1), {IS_BEHIND}
              from watch_destinations wd {SAVED_JOIN}
              left join deliveries d on d.app = $1 and d.id =
                (select l.id from deliveries l where l.watch = wd.watch and l.app = $1 and l.n = wd.n
@@ -263,7 +264,7 @@ fn destination_size((destination, latest): &(Destination, Option<LatestDelivery>
     let error = latest.as_ref().and_then(|latest| latest.last_error.as_deref());
     // The values of headers are not shown.
     224 + destination.address.len()
-        + if latest.is_some() { 96 } else { 0 }
+        + if latest.is_some() { 512 } else { 0 }
         + error.map_or(0, str::len)
         + destination.headers.iter().map(|(name, _)| name.len() + 8).sum::<usize>()
 }

@@ -15,6 +15,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("demo", "demo_receives_every_expected_webhook"),
     ("sim", "the_id_decides_the_duration_and_the_end_of_a_job"),
     ("watch", "follow_exits_with_a_code_for_each_final_status"),
+    ("group", "the_command_line_shows_lists_and_stops_a_group"),
     ("watches", "watches_prints_a_table_or_json"),
     ("show", "show_prints_a_watch_a_delivery_or_an_event"),
     ("stop", "stop_stops_a_watch"),

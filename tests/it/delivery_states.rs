@@ -292,7 +292,7 @@ async fn lists_show_the_state_of_deliveries_and_names() {
     assert!(watches.contains("completed  pending   muvi      job_1  Final cut"), "{watches}");
     let deliveries = ask(&url, &["deliveries", "--status", "failed,pending", "--reference", "o-1"]).await;
     let deliveries = deliveries.expect(0).out;
-    assert!(deliveries.contains("ATTEMPTS") && deliveries.contains("LAST ERROR"), "{deliveries}");
+    assert!(deliveries.contains("ATTEMPTS") && deliveries.contains("WHY"), "{deliveries}");
     assert!(deliveries.contains("pending  1 "), "{deliveries}");
     let none = ask(&url, &["deliveries", "--origin", "https://app.example.com"]).await.expect(0);
     assert_eq!(none.out, "", "{none:#?}");

@@ -150,7 +150,7 @@ async fn a_registration_uses_a_saved_destination_by_its_id() {
     let watch = t.post("/v1/watches", &body).await.expect(201);
     let expected = json!([{ "id": destination, "type": "webhook", "url": t.receiver.url("/a"),
         "headers": { "x-env": "***" }, "status": null, "reason": null, "deliveryId": null, "attemptCount": 0,
-        "lastError": null, "nextAttemptAt": null }]);
+        "lastError": null, "nextAttemptAt": null, "waiting": null }]);
     assert_eq!(watch["destinations"], expected, "once");
     assert_eq!(t.shown(&id(&watch)).await["destinations"], expected);
     t.pass(seconds(5)).await;

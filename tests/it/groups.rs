@@ -340,7 +340,82 @@ async fn watch_registers_in_a_group() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn the_watches_of_a_group_are_listed_and_stopped_together() {
+    let t = Harness::start().await;
+    let other = tenant(&t, "other").await;
+    let mut members = Vec::new();
+    for job in ["job_1", "job_2", "job_3"] {
+        members.push(member(&t, job, group(&t, 5, &json!({}))).await);
+    }
+    let single = t.watch("job_4").await;
+    let foreign = json!({ "jobId": "job_1", "group": { "id": "batch-7", "size": 1 } }).to_string();
+    let foreign = t.as_key(&other.key, "POST", "/v1/watches", &foreign).await.expect(201);
+    let ids = async |query: &str| -> Vec<String> {
+        let page = t.get(&format!("/v1/watches?{query}")).await.expect(200);
+        page["data"].as_array().unwrap().iter().map(id).collect()
+    };
+    let newest_first: Vec<String> = members.iter().rev().cloned().collect();
+    assert_eq!(ids("groupId=batch-7").await, newest_first);
+    assert_eq!(ids("groupId=batch-7&jobId=job_2").await, [members[1].clone()]);
+    assert_eq!(ids("groupId=batch-7&status=completed").await, [] as [String; 0]);
+    assert_eq!(ids("groupId=batch-8").await, [] as [String; 0]);
+    let page = t.get("/v1/watches?groupId=batch-7&limit=2").await.expect(200);
+    let next = format!("groupId=batch-7&cursor={}", page["nextCursor"].as_str().unwrap());
+    assert_eq!(ids(&next).await, [members[0].clone()]);
+    let problem = t.get("/v1/watches?groupId=a%20b").await.expect(422);
+    assert_eq!(problem["errors"][0]["pointer"], "?groupId");
+    let problem = t.post("/v1/watches/stop", &json!({ "groupId": "" })).await.expect(422);
+    assert_eq!(problem["errors"][0]["pointer"], "/groupId");
+    // Only those of the group, and of this app.
+    let dry = t.post("/v1/watches/stop", &json!({ "groupId": "batch-7", "dryRun": true })).await.expect(200);
+    assert_eq!(dry["count"], 3);
+    t.post("/v1/watches/stop", &json!({ "groupId": "batch-7" })).await.expect(202);
+    t.rest().await;
+    assert_eq!(ids("groupId=batch-7&status=stopped").await, newest_first);
+    assert_eq!(t.shown(&single).await["status"], "watching");
+    let foreign = t.as_key(&other.key, "GET", &format!("/v1/watches/{}", id(&foreign)), "").await.expect(200);
+    assert_eq!(foreign["status"], "watching");
+    t.finish().await;
+}
+
+// Once: it is about the command line.
+#[tokio::test]
+async fn the_command_line_shows_lists_and_stops_a_group() {
+    let t = Harness::start().await;
+    for job in ["job_1", "job_2"] {
+        member(&t, job, group(&t, 3, &json!({}))).await;
+    }
+    let single = t.watch("job_4").await;
+    let server = crate::cli::url(&t);
+    let ask = async |line: &[&str]| crate::cli::ask(&server, line).await;
+    let ran = ask(&["group", "batch-7"]).await.expect(0);
+    for part in [
+        "status      open",
+        "missing     3 more watches have to end; 1 is not registered yet",
+        "watches     2 watching",
+        "expires     2026-02-25 15:00:00 UTC",
+        "/group",
+    ] {
+        assert!(ran.out.contains(part), "{part}: {ran:#?}");
+    }
+    assert_eq!(ask(&["group", "batch-7", "--json"]).await.expect(0).json()["size"], 3);
+    let ran = ask(&["group", "batch-8"]).await.expect(1);
+    assert!(ran.err.contains("/v1/groups/batch-8"), "{ran:#?}");
+    let ran = ask(&["watches", "--group", "batch-7"]).await.expect(0);
+    assert!(ran.out.contains("job_1") && ran.out.contains("job_2") && !ran.out.contains("job_4"), "{ran:#?}");
+    let ran = ask(&["stop", "--group", "a b", "--yes"]).await.expect(1);
+    assert!(ran.err.starts_with("--group: "), "{ran:#?}");
+    let ran = ask(&["stop", "--group", "batch-7", "--yes"]).await.expect(0);
+    assert_eq!(ran.out, "2 watches are stopped.\n", "{ran:#?}");
+    assert_eq!(t.shown(&single).await["status"], "watching");
+    let ran = ask(&["group", "batch-7"]).await.expect(0);
+    assert!(ran.out.contains("1 more watch has to end; 1 is not registered yet"), "{ran:#?}");
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
+    the_watches_of_a_group_are_listed_and_stopped_together,
     a_group_is_completed_once_when_all_its_watches_have_ended,
     two_ends_at_once_complete_a_group_once,
     registrations_after_the_event_are_counted_without_another,

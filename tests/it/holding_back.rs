@@ -8,7 +8,7 @@ use crate::fakes::Reply;
 use crate::harness::{Harness, guarded, minutes, seconds};
 
 /// Registers a watch whose destination is `url` for a job that has completed.
-async fn notify_url(t: &Harness, job: &str, url: &str) -> String {
+pub async fn notify_url(t: &Harness, job: &str, url: &str) -> String {
     t.provider.completed(job);
     t.register(&json!({ "jobId": job, "callbackUrl": url })).await
 }
@@ -28,12 +28,12 @@ async fn metric(t: &Harness, name: &str) -> usize {
     value.map_or(0, |value| value.parse().unwrap())
 }
 
-async fn destinations_down(t: &Harness) -> usize {
+pub async fn destinations_down(t: &Harness) -> usize {
     metric(t, "ringback_destinations_down").await
 }
 
 /// Lets the attempts time out that are in flight, and waits until they are recorded.
-async fn time_out(t: &Harness) {
+pub async fn time_out(t: &Harness) {
     const FAILED: &str = r#"ringback_attempts_total{channel="webhook",outcome="failed"}"#;
     let all = metric(t, FAILED).await + t.held.count();
     t.clock.advance(seconds(20));
@@ -41,12 +41,12 @@ async fn time_out(t: &Harness) {
 }
 
 /// URL of a host without an address, until the test gives it one.
-fn down_url(t: &Harness, path: &str) -> String {
+pub fn down_url(t: &Harness, path: &str) -> String {
     format!("http://down.example:{}{path}", t.receiver.port())
 }
 
 /// Opens the breaker of the host of [`down_url`]: five attempts fail one after another. Each is the last one.
-async fn open_breaker(t: &Harness) {
+pub async fn open_breaker(t: &Harness) {
     for n in 0..5 {
         notify_url(t, &format!("job_open_{n}"), &down_url(t, "/open")).await;
         t.pass(seconds(6)).await;
@@ -54,7 +54,7 @@ async fn open_breaker(t: &Harness) {
     assert_eq!(destinations_down(t).await, 1);
 }
 
-const WITHOUT_RETRY: [(&str, &str); 2] =
+pub const WITHOUT_RETRY: [(&str, &str); 2] =
     [("RINGBACK_EGRESS__ALLOW_HTTP", "true"), ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1ms")];
 
 #[tokio::test]

@@ -87,5 +87,6 @@ mod tls;
 mod traces;
 mod user_errors;
 mod verdict;
+mod waiting;
 mod walk;
 mod wire;

@@ -10,6 +10,7 @@ use std::path::Path;
 use regex::{Captures, Regex};
 use serde_json::{Value, json};
 
+use crate::fakes::Reply;
 use crate::harness::{Harness, id, minutes, seconds};
 use crate::stream::Follower;
 use crate::tenants::{Tenant, tenant};
@@ -63,6 +64,29 @@ fn normalized(text: &str) -> String {
     })
 }
 
+/// Causes the events about destinations and deliveries: a receiver is gone, its destination is enabled again, and all
+/// attempts of a delivery fail.
+async fn operational_events(t: &Harness, key: &str) {
+    let save = async |name: &str, path: &str, events: Value| {
+        let body = json!({ "name": name, "url": t.receiver.url(path), "events": events }).to_string();
+        let saved = t.as_key(key, "POST", "/v1/destinations", &body).await.expect(201);
+        t.receiver.secret(path, saved["secret"].as_str().unwrap());
+        id(&saved)
+    };
+    save("operations", "/hooks/operations", json!(["destination.*", "delivery.*"])).await;
+    let billing = save("billing", "/hooks/gone", json!(["job.*"])).await;
+    t.receiver.script("/hooks/gone", [Reply::status(410)]);
+    t.receiver.always("/hooks/down", Some(Reply::status(503)));
+    for destination in [json!({ "destinationId": billing }), json!(t.receiver.url("/hooks/down"))] {
+        let body = json!({ "jobId": "job_completed", "notify": [destination] }).to_string();
+        t.as_key(key, "POST", "/v1/watches", &body).await.expect(201);
+    }
+    t.pass(minutes(1)).await;
+    t.as_key(key, "POST", &format!("/v1/destinations/{billing}/enable"), "").await.expect(200);
+    // Longer than the retry schedule.
+    t.pass(minutes(100 * 60)).await;
+}
+
 /// Registers a job of each kind and returns the bodies of the webhooks, by type.
 async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
     t.provider.completed("job_completed");
@@ -90,11 +114,15 @@ async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
     t.pass(minutes(6)).await;
     let test = json!({ "destination": t.receiver.url("/hooks") }).to_string();
     t.as_key(key, "POST", "/v1/test", &test).await.expect(200);
+    operational_events(t, key).await;
     let mut bodies = BTreeMap::new();
     for hit in t.receiver.read_all() {
         let mut body = hit.json();
         // The times depend on random jitter.
         body["timestamp"] = "2026-02-18T15:01:00.000Z".into();
+        if let Some(since) = body["data"].get_mut("since").filter(|since| !since.is_null()) {
+            *since = "2026-02-18T14:01:00.000Z".into();
+        }
         bodies.entry(body["type"].as_str().unwrap().to_owned()).or_insert(body);
     }
     bodies
@@ -102,7 +130,7 @@ async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
 
 async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let tenant = tenant(t, "customer-7").await;
-    t.receiver.secret("/hooks", &tenant.secret);
+    ["/hooks", "/hooks/down"].iter().for_each(|path| t.receiver.secret(path, &tenant.secret));
     let key = tenant.key.clone();
     let mut e = Examples { t, tenant, found: BTreeMap::new() };
     let app = e.tenant.id.clone();
@@ -227,8 +255,11 @@ async fn every_response_example_is_a_real_answer() {
         let update = "run this test with UPDATE_EXAMPLES=1";
         assert_eq!(*example, kept[operation], "the example of {operation} is not current: {update}");
     }
-    // Every operation whose answer has a body has an example.
+    // Every operation whose answer has a body has an example, and so has every webhook.
     let document: Value = serde_json::from_str(ringback::api::document()).unwrap();
+    for event in document["webhooks"].as_object().unwrap().keys() {
+        assert!(kept["webhooks"][event].is_object(), "{event} has no example");
+    }
     for operation in
         document["paths"].as_object().unwrap().values().flat_map(|all| all.as_object().unwrap().values())
     {

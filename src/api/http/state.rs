@@ -16,7 +16,7 @@ use super::test_rate::TestRate;
 use super::wrong_keys::WrongKeys;
 use crate::channels::{AttemptResult, Channels};
 use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, PendingDelivery, PollStats, ProviderState};
+use crate::domain::{AppNo, DeliveryWait, JobNo, PendingDelivery, PollStats, ProviderState, WaitingDelivery};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{FairPermit, FairSemaphore, Store};
@@ -59,6 +59,9 @@ impl Batches {
     }
 }
 
+/// Function that returns for each pending delivery why it waits, if it is due and not being attempted.
+pub type DeliveryWaits = Box<dyn Fn(&[WaitingDelivery]) -> Vec<Option<DeliveryWait>> + Send + Sync>;
+
 /// The state that the handlers share.
 pub struct Api {
     /// The store.
@@ -81,6 +84,8 @@ pub struct Api {
     pub poll_stats: Box<dyn Fn(JobNo) -> Option<PollStats> + Send + Sync>,
     /// Returns the poller's state of each provider.
     pub provider_states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
+    /// Returns for each of these pending deliveries why it waits.
+    pub delivery_waits: DeliveryWaits,
     /// Whether the server is stopping.
     pub draining: watch::Receiver<bool>,
     /// The idempotency keys of requests in progress.

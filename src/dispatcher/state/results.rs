@@ -59,6 +59,9 @@ impl DispatchState {
         if let Some(token) = result.token.as_deref() {
             let outage = self.settle_token(token, delivery.id, (started_at, ended_at));
             if token.has_failed {
+                for name in [origin_of(&token.queue), &token.queue] {
+                    self.breakers.note_error(name, result.attempt.error.as_deref());
+                }
                 // Nothing was sent to the destination.
                 changes.outage = outage;
                 return changes;
@@ -83,11 +86,13 @@ impl DispatchState {
                 Reach::NotTried => {}
                 Reach::NotConnected => {
                     let opens = self.breakers.failed(&host, delivery.id, (started_at, ended_at));
+                    self.breakers.note_error(&host, result.attempt.error.as_deref());
                     changes.outage = self.breakers.outage(&host, ended_at);
                     changes.opened = opens.then_some(Opened::Origin);
                 }
                 Reach::NoAnswer | Reach::Broken => {
                     let opens = self.breakers.failed(&name, delivery.id, (started_at, ended_at));
+                    self.breakers.note_error(&name, result.attempt.error.as_deref());
                     changes.outage = self.breakers.outage(&name, ended_at);
                     changes.opened = opens.then_some(Opened::Url);
                 }

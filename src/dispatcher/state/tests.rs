@@ -16,19 +16,19 @@ use crate::domain::{
 };
 use crate::store::DueDeliveries;
 
-fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(seconds * 1_000)
 }
 
 /// Returns the delivery with this number to a host of its own.
-fn to_host(number: u32, host: &str) -> PendingDelivery {
+pub(super) fn to_host(number: u32, host: &str) -> PendingDelivery {
     let mut delivery = delivery(number, host);
     delivery.destination.queue = format!("1 https://{host}:443 url");
     delivery
 }
 
 /// Returns the delivery with this number to a Slack-compatible hook.
-fn to_chat(number: u32, hook: &str) -> PendingDelivery {
+pub(super) fn to_chat(number: u32, hook: &str) -> PendingDelivery {
     let mut delivery = delivery(number, hook);
     delivery.destination.channel = ChannelKind::Slack;
     delivery.destination.queue = format!("1 slack {hook}");
@@ -36,7 +36,7 @@ fn to_chat(number: u32, hook: &str) -> PendingDelivery {
 }
 
 /// Returns the delivery with this number to a URL of one host.
-fn delivery(number: u32, url: &str) -> PendingDelivery {
+pub(super) fn delivery(number: u32, url: &str) -> PendingDelivery {
     let mut bytes = [0; 16];
     bytes[12..].copy_from_slice(&number.to_be_bytes());
     let id = Id::from_bytes(bytes);
@@ -69,7 +69,7 @@ fn delivery(number: u32, url: &str) -> PendingDelivery {
 }
 
 /// Returns the delivery with this number to a saved destination, whose address is on the host of [`delivery`].
-fn to_saved(number: u32, destination: u8, concurrency: Option<u32>) -> PendingDelivery {
+pub(super) fn to_saved(number: u32, destination: u8, concurrency: Option<u32>) -> PendingDelivery {
     let mut delivery = delivery(number, "saved");
     delivery.destination.id = DestinationId(Id::from_bytes([destination; 16]));
     delivery.destination.queue = delivery.destination.id.queue(delivery.app);
@@ -88,37 +88,37 @@ fn changed(destination: &Destination) -> DispatcherMessage {
     DispatcherMessage::DestinationChanged { queue: destination.queue.clone(), disabled: None }
 }
 
-fn result(outcome: Outcome, reach: Reach) -> AttemptResult {
+pub(super) fn result(outcome: Outcome, reach: Reach) -> AttemptResult {
     AttemptResult { outcome, reach, duration: Duration::ZERO, token: None, attempt: Attempt::default() }
 }
 
-const RETRY: Outcome = Outcome::Retry { after: None };
+pub(super) const RETRY: Outcome = Outcome::Retry { after: None };
 
 /// The deliveries of a store, and the state that loads them.
-struct Fixture {
-    state: DispatchState,
+pub(super) struct Fixture {
+    pub(super) state: DispatchState,
     next: u32,
-    stored: Vec<PendingDelivery>,
+    pub(super) stored: Vec<PendingDelivery>,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { state: DispatchState::new(512, 16), next: 0, stored: Vec::new() }
     }
 
     /// Commits a delivery to a URL.
-    fn commit(&mut self, url: &str, now: Timestamp) {
+    pub(super) fn commit(&mut self, url: &str, now: Timestamp) {
         self.next += 1;
         self.dispatch(delivery(self.next, url), now);
     }
 
-    fn dispatch(&mut self, delivery: PendingDelivery, now: Timestamp) {
+    pub(super) fn dispatch(&mut self, delivery: PendingDelivery, now: Timestamp) {
         self.stored.push(delivery.clone());
         self.state.apply(DispatcherMessage::Dispatch(Box::new(delivery)), now);
     }
 
     /// Makes steps until nothing more can be loaded or sent. Returns what is sent.
-    fn step(&mut self, now: Timestamp) -> Vec<PendingDelivery> {
+    pub(super) fn step(&mut self, now: Timestamp) -> Vec<PendingDelivery> {
         let mut sent = Vec::new();
         loop {
             self.state.resume_probes();
@@ -145,7 +145,12 @@ impl Fixture {
     }
 
     /// Ends an attempt. A success removes the delivery; after a failure, its retry is far away.
-    fn end(&mut self, delivery: &PendingDelivery, result: &AttemptResult, times: (i64, i64)) -> Changes {
+    pub(super) fn end(
+        &mut self,
+        delivery: &PendingDelivery,
+        result: &AttemptResult,
+        times: (i64, i64),
+    ) -> Changes {
         let (started_at, ended_at) = (at(times.0), at(times.1));
         let changes = self.state.settle(delivery, result, (started_at, ended_at));
         if result.outcome != Outcome::NotMade {

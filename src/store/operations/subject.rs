@@ -57,6 +57,8 @@ struct Stored {
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     app: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
@@ -111,8 +113,8 @@ impl Subject {
                 }
             }
             Self::StopWatches(filter) => {
-                let WatchFilter { status, provider, job_id, reference, before: _ } = filter;
-                Stored { watch_status: status, provider, job_id, reference, ..Stored::default() }
+                let WatchFilter { status, provider, job_id, reference, group, before: _ } = filter;
+                Stored { watch_status: status, provider, job_id, reference, group, ..Stored::default() }
             }
             Self::EraseWatch(watch) => Stored { watch: Some(watch.to_string()), ..Stored::default() },
             Self::EraseApp(app) => Stored { app: Some(app.0), ..Stored::default() },
@@ -155,6 +157,7 @@ impl Subject {
                 provider: stored.provider,
                 job_id: stored.job_id,
                 reference: stored.reference,
+                group: stored.group,
                 before: None,
             }),
             ERASE_WATCH => Self::EraseWatch(watch.ok_or_else(broken)?),
@@ -197,7 +200,8 @@ mod tests {
             before: None,
         };
         let (status, provider) = (Some(WatchStatus::Watching), Some("muvi".to_owned()));
-        let watches = WatchFilter { status, provider, job_id: text(), reference: text(), before: None };
+        let watches =
+            WatchFilter { status, provider, job_id: text(), reference: text(), group: text(), before: None };
         for subject in [
             Subject::RetryDeliveries(deliveries),
             Subject::RetryDeliveries(DeliveryFilter::default()),

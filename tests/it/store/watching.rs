@@ -528,6 +528,7 @@ async fn watches_are_listed_newest_first_with_filters_and_a_cursor() {
         provider: Some("muvi".to_owned()),
         job_id: Some("job_0".to_owned()),
         reference: None,
+        group: None,
         before: Some(ids[0]),
     };
     assert_eq!(count(all).await, 3);

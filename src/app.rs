@@ -193,7 +193,7 @@ impl App {
             wrong_keys: api::WrongKeys::default(),
             send_test: send_test(&dispatcher),
             tests: ConcurrencyLimiter::new(api::TESTS_MAX.min(shares.attempts)),
-            test_rate: api::TestRate::default(),
+            send_rates: api::SendRates::default(),
             streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max * 7 / 32)),
         });
         Ok(Some(Self {

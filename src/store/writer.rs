@@ -101,6 +101,8 @@ pub(super) trait CommandSet: Send + Sized + 'static {
 pub(super) struct Item<Q, A> {
     pub(super) request: Q,
     pub(super) answer: Option<A>,
+    /// Whether the command is not applied, because its app is deleted.
+    pub(super) is_refused: bool,
     reply: oneshot::Sender<Result<A>>,
 }
 
@@ -110,6 +112,7 @@ impl<Q, A> Item<Q, A> {
         let answer = match (failure, self.answer) {
             (Some(failure), _) => Err(failure.clone()),
             (None, Some(answer)) => Ok(answer),
+            (None, None) if self.is_refused => Err(StoreError::AppDeleted),
             (None, None) => Err(StoreError::Inconsistent("a command was not applied".to_owned())),
         };
         let _ = self.reply.send(answer);
@@ -124,7 +127,7 @@ pub(super) async fn send<C, Q, A>(
 ) -> Result<A> {
     let ended = || StoreError::Unavailable("the writer has ended".to_owned());
     let (reply, answer) = oneshot::channel();
-    let item = Box::new(Item { request, answer: None, reply });
+    let item = Box::new(Item { request, answer: None, is_refused: false, reply });
     queue.send(command(item)).await.map_err(|_| ended())?;
     answer.await.map_err(|_| ended())?
 }
@@ -344,7 +347,12 @@ impl WriterLoop<'_> {
         match &committed {
             Ok(()) => self.publish(effects),
             Err(StoreError::Unknown(_)) => self.pending_effects = Some(effects),
-            Err(StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Inconsistent(_)) => {}
+            Err(
+                StoreError::Unavailable(_)
+                | StoreError::Damaged(_)
+                | StoreError::AppDeleted
+                | StoreError::Inconsistent(_),
+            ) => {}
         }
         committed
     }

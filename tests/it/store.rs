@@ -15,7 +15,7 @@ mod watching;
 use ringback::domain::{
     AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, DispatcherMessage,
     EndingKind, EventList, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, NextStep,
-    Observation, Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
+    Observation, Payload, PendingDelivery, PollerMessage, ProgressApps, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
     After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, EventFilter, IdempotencyKey,
@@ -331,10 +331,11 @@ pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> Rec
         generation,
         seen: seen(JobStatus::Processing, Some(progress)),
         status_changed: true,
-        progressed: true,
+        is_other: true,
+        progress: ProgressApps::ALL,
         notify: true,
         raw: None,
-        after: None,
+        after: Vec::new(),
         observed_at: at,
     }
 }

@@ -34,6 +34,8 @@ impl Failures {
                     tracing::warn!(error = %reason, count, "outcomes unknown: the database was lost during writes");
                 }
             }
+            // The client has deleted its app itself.
+            StoreError::AppDeleted => {}
             // A bug of one kind of request: each line can have another reason.
             StoreError::Inconsistent(reason) => tracing::error!(error = %reason, "request failed"),
         }

@@ -17,6 +17,9 @@ pub enum StoreError {
     /// The database is damaged: a part of it cannot be read, now or later. The process ends.
     #[error("the database is damaged: {0}")]
     Damaged(String),
+    /// The app of a request was deleted meanwhile. Nothing was changed.
+    #[error("the app was deleted")]
+    AppDeleted,
     /// A row contradicts itself, or a statement failed that should not: a bug.
     #[error("the database is inconsistent: {0}")]
     Inconsistent(String),

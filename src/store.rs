@@ -48,6 +48,7 @@ mod prune;
 mod reads;
 mod reseal;
 mod rows;
+mod schema;
 mod sealing;
 mod tenant_cache;
 mod timeline;

@@ -144,7 +144,9 @@ where
     write
         .retry(ConstantBuilder::new().with_delay(WRITE_RETRY_PAUSE).without_max_times())
         .sleep(clock.clone())
-        .when(|error| matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_)))
+        .when(|error| {
+            matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Schema(_))
+        })
         .await
 }
 
@@ -256,7 +258,7 @@ impl WriterLoop<'_> {
             done => done,
         });
         let failure = match done {
-            Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
+            Err(StoreError::Inconsistent(_) | StoreError::Schema(_)) if commands.len() > 1 => {
                 let second = commands.split_off(commands.len() / 2);
                 self.commit(commands);
                 self.commit(second);
@@ -270,6 +272,7 @@ impl WriterLoop<'_> {
         };
         if let Some(error) = &failure {
             self.refuse(error);
+            self.shared.note_error(error);
             if matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_)) {
                 self.refused += commands.len();
             }
@@ -351,6 +354,7 @@ impl WriterLoop<'_> {
                 StoreError::Unavailable(_)
                 | StoreError::Damaged(_)
                 | StoreError::AppDeleted
+                | StoreError::Schema(_)
                 | StoreError::Inconsistent(_),
             ) => {}
         }

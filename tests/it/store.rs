@@ -1,5 +1,6 @@
 //! Guarantees of the store on both databases, and a fixture that opens a [`Store`].
 
+mod deleted_apps;
 mod events;
 mod filters;
 mod lasting;

@@ -24,7 +24,7 @@ impl Failures {
     pub(super) fn note(&self, error: &StoreError, now: Timestamp) {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
-            StoreError::Unavailable(reason) | StoreError::Damaged(reason) => {
+            StoreError::Unavailable(reason) | StoreError::Damaged(reason) | StoreError::Schema(reason) => {
                 if let Some(count) = windows.refused.count(now) {
                     tracing::warn!(error = %reason, count, "requests refused: the database is not available");
                 }

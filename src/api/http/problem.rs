@@ -325,7 +325,10 @@ impl Problem {
     /// that nothing was changed. `detail` says what was changed, and what to do.
     pub fn after_commit(error: StoreError, detail: impl Into<String>) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Unknown(_) => {
+            StoreError::Unavailable(_)
+            | StoreError::Damaged(_)
+            | StoreError::Schema(_)
+            | StoreError::Unknown(_) => {
                 Self { cause: Some(error), ..Self::new(ProblemCode::OutcomeUnknown, detail) }
             }
             StoreError::AppDeleted | StoreError::Inconsistent(_) => Self::from(error),
@@ -394,7 +397,7 @@ pub struct ProblemView<'a> {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let problem = match &error {
-            StoreError::Unavailable(_) | StoreError::Damaged(_) => Self::new(
+            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Schema(_) => Self::new(
                 ProblemCode::Unavailable,
                 "the database is not available and nothing was changed; send the request again later",
             ),

@@ -17,6 +17,9 @@ pub enum StoreError {
     /// The database is damaged: a part of it cannot be read, now or later. The process ends.
     #[error("the database is damaged: {0}")]
     Damaged(String),
+    /// A table or a column is missing in the database. Nothing was changed.
+    #[error("the tables of the database are not complete: {0}")]
+    Schema(String),
     /// The app of a request was deleted meanwhile. Nothing was changed.
     #[error("the app was deleted")]
     AppDeleted,
@@ -45,9 +48,16 @@ impl From<rusqlite::Error> for StoreError {
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::PermissionDenied,
             ) => Self::Unavailable(error.to_string()),
+            _ if is_schema_error(&error) => Self::Schema(error.to_string()),
             _ => Self::Inconsistent(error.to_string()),
         }
     }
+}
+
+/// Whether a statement failed because a table or a column is missing. SQLite has no code of its own for it. The
+/// statements are constants, so no request can cause such an error.
+fn is_schema_error(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::Unknown) && error.to_string().contains("no such ")
 }
 
 /// Whether an error of SQLite shows damage: a page has the wrong content, or the disk cannot read it. A repetition

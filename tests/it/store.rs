@@ -6,6 +6,7 @@ mod filters;
 mod lasting;
 mod lost;
 mod operating;
+mod schema;
 pub mod sealing;
 mod sending;
 mod server;
@@ -165,6 +166,19 @@ impl StoreFixture {
                 let (_, database) = url.reveal().rsplit_once('/').expect("a name");
                 let count = shared("a count").expect("a server").query(database, &sql);
                 count.and_then(|count| count.parse().ok()).expect("a count")
+            }
+        }
+    }
+
+    /// Runs a statement beside the store, as an operator does.
+    pub fn run(&self, sql: &str) {
+        match &self.location {
+            DatabaseLocation::File(path) => {
+                rusqlite::Connection::open(path).expect("opens").execute_batch(sql).expect("run");
+            }
+            DatabaseLocation::Server(url) => {
+                let (_, database) = url.reveal().rsplit_once('/').expect("a name");
+                shared("a statement").expect("a server").query(database, sql);
             }
         }
     }

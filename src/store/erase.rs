@@ -17,8 +17,8 @@
 //! and its row an hour later, unless it was registered again (`prune`).
 //!
 //! **An app** is erased in steps of the same kind: watches first, then everything that is left of the app, and its row
-//! at the end. Its keys are revoked before the first step, and registrations of its clients that are still in progress
-//! are refused by the writer. Until its watches are stopped, the app still signs what is sent in its name.
+//! at the end. Its keys are revoked before the first step, and requests of its clients that are still in progress are
+//! refused by the writer. Until its watches are stopped, the app still signs what is sent in its name.
 
 use std::collections::BTreeSet;
 

@@ -57,7 +57,16 @@ impl From<rusqlite::Error> for StoreError {
 /// Whether a statement failed because a table or a column is missing. SQLite has no code of its own for it. The
 /// statements are constants, so no request can cause such an error.
 fn is_schema_error(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::Unknown) && error.to_string().contains("no such ")
+    // When the statement is prepared, or when it is run.
+    let (error, text) = if let rusqlite::Error::SqlInputError { error, msg, .. } = error {
+        (error, msg)
+    } else if let rusqlite::Error::SqliteFailure(error, Some(msg)) = error {
+        (error, msg)
+    } else {
+        return false;
+    };
+    let is_missing = ["no such ", "has no column named "].iter().any(|words| text.contains(words));
+    error.code == ErrorCode::Unknown && is_missing
 }
 
 /// Whether an error of SQLite shows damage: a page has the wrong content, or the disk cannot read it. A repetition

@@ -18,6 +18,12 @@ use super::{PRIVATE_KEY, StoreFixture, app, at};
 /// A command as a request sends it, with its name.
 type Attempt<'f> = (&'static str, Pin<Box<dyn Future<Output = Result<(), StoreError>> + 'f>>);
 
+fn boxed<'f>(
+    work: impl Future<Output = Result<(), StoreError>> + 'f,
+) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + 'f>> {
+    Box::pin(work)
+}
+
 /// Returns an idempotency key of an app.
 fn key(app: AppNo, name: &str) -> IdempotencyKey {
     let (path, key) = ("/v1/x".to_owned(), name.to_owned());
@@ -82,7 +88,7 @@ fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
         ($($name:ident: $command:expr;)*) => {
             vec![$((stringify!($name), {
                 let command = $command;
-                Box::pin(async move { store.$name(command).await.map(|_| ()) }) as Pin<Box<_>>
+                boxed(async move { store.$name(command).await.map(|_| ()) })
             }),)*]
         };
     }
@@ -145,7 +151,7 @@ fn the_list_has_every_command_of_an_app() {
         let mut listed: BTreeSet<&str> =
             commands(&fixture, fixture.app, 0).iter().map(|(name, _)| *name).collect();
         assert!(listed.remove("keep_answer"));
-        assert_eq!(listed, declared.collect());
+        assert_eq!(listed, declared.collect::<BTreeSet<&str>>());
     });
 }
 

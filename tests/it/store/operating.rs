@@ -8,7 +8,7 @@ use ringback::store::{
     TooManyOperations, WatchErasure, WatchFilter,
 };
 
-use super::{StoreFixture, at, ended, observed, take_deliveries};
+use super::{StoreFixture, app, at, ended, observed, take_deliveries};
 
 /// Creates an operation and returns it.
 async fn create(fixture: &StoreFixture, subject: Subject) -> RunningOperation {

@@ -1,13 +1,13 @@
 //! Files that people name: the configuration, secrets, templates, definitions, certificates.
 //!
-//! To open a FIFO waits for a writer, and to read a terminal or another device waits for its data: the start would hang
-//! without a word. So only regular files are read, after symbolic links, which Kubernetes uses for the files of a mounted
-//! secret.
+//! To open a FIFO waits for a writer, and to read a terminal or another device waits for its data: the start would
+//! hang without a word. So only regular files are read, after symbolic links, which Kubernetes uses for the files of
+//! a mounted secret.
 //!
-//! **Pipes and `/dev/null`.** A file that is read once may also be `/dev/null`, or a pipe that the process has inherited:
-//! `<(…)` of a shell, `/dev/stdin` or `/dev/fd/N`. The same shell starts the writer of such a pipe, and the pipe ends with
-//! it. A FIFO with a name of its own in a folder is refused all the same, and so is a terminal. Files that are read
-//! again, as templates and certificates are, must be regular.
+//! **Pipes and `/dev/null`.** A file that is read once may also be `/dev/null`, or a pipe that the process has
+//! inherited: `<(…)` of a shell, `/dev/stdin` or `/dev/fd/N`. The same shell starts the writer of such a pipe, and
+//! the pipe ends with it. A FIFO with a name of its own in a folder is refused all the same, and so is a terminal.
+//! Files that are read again, as templates and certificates are, must be regular.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read as _};

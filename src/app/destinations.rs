@@ -61,7 +61,8 @@ pub async fn errors(
     read(sections, parts, clock, (app, id)).await.1
 }
 
-/// Reads destinations of the configuration file. `app` finds an app by its name, and `id` draws an id. Returns every error.
+/// Reads destinations of the configuration file. `app` finds an app by its name, and `id` draws an id. Returns every
+/// error.
 async fn read(
     sections: &[DestinationSection],
     (channels, egress): (&Channels, &Egress),

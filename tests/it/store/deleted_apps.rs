@@ -36,7 +36,8 @@ fn keyed<C, T: 'static>(command: C, app: AppNo, name: &str) -> Idempotent<C, T> 
     Idempotent::with_response(command, Some(key(app, name)), &answer)
 }
 
-/// Returns the commands that belong to an app, each with an idempotency key if it can have one. `n` makes them distinct.
+/// Returns the commands that belong to an app, each with an idempotency key if it can have one. `n` makes them
+/// distinct.
 fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
     let (store, now) = (&fixture.store, at(50));
     let draw = || store.ids().draw(now);

@@ -41,7 +41,7 @@ mod watches;
 pub use events::STREAMS_MAX;
 pub use http::{
     Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, DeliveryWaits, Front, InProgressKeys, MEMORY_MAX,
-    MemoryBudget, Site, TestRate, WAITS_MAX, WrongKeys, serve,
+    MemoryBudget, SendRates, Site, WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};

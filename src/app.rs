@@ -38,7 +38,7 @@ use crate::channels::webhook::Secret;
 use crate::channels::{AttemptResult, Channels, Services, load_templates};
 use crate::clock::Clock;
 use crate::clock::trust::ClockTrust;
-use crate::config::{Config, Database, Environment, ProviderConfig};
+use crate::config::{Config, ConfigError, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{
     Activity, AppNo, Masked, PendingDelivery, Timestamp, credential_variable, draw_private_key,
@@ -194,7 +194,7 @@ impl App {
             wrong_keys: api::WrongKeys::default(),
             send_test: send_test(&dispatcher),
             tests: ConcurrencyLimiter::new(api::TESTS_MAX.min(shares.attempts)),
-            test_rate: api::TestRate::default(),
+            send_rates: api::SendRates::default(),
             streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max * 7 / 32)),
         });
         Ok(Some(Self {
@@ -474,6 +474,18 @@ fn load(config: &Config) -> Result<(Providers, Vec<Provider>, Templates), Vec<St
 /// Returns every error in the files that the configuration names.
 pub fn configuration_errors(config: &Config) -> Vec<String> {
     load(config).err().unwrap_or_default()
+}
+
+/// Returns every error in the destinations of the configuration file, as a start finds them, except whether their apps
+/// exist.
+pub async fn destination_errors(config: &Config, environment: HostEnvironment) -> Result<Vec<ConfigError>> {
+    // They render nothing.
+    let templates = load_templates(None).map_err(|errors| anyhow!(errors.join("\n")))?;
+    let egress = egress(config, &environment)?;
+    let clock = environment.clock;
+    let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
+    let channels = Channels::new(services, &config.channels);
+    Ok(destinations::errors(&config.destinations, (&channels, &egress), &clock).await)
 }
 
 /// Returns the providers with their effective settings.

@@ -89,7 +89,7 @@ impl Channels {
         {
             let field = spec(other).address_fields[0];
             return Err(AddressError::Invalid(format!(
-                "is an address of the channel {other}, which accepts no webhooks; give it in notify as \
+                "is an address of the channel {other}, which accepts no webhooks; give it with its type, as \
                  {{\"type\": \"{other}\", \"{field}\": \"…\"}}"
             )));
         }

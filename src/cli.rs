@@ -161,7 +161,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Listen(command) => wait(command.run()),
         Command::Verify(command) => command.run(),
         Command::Serve(command) => wait(command.run()),
-        Command::Config(command) => command.run(),
+        Command::Config(command) => wait(command.run()),
         Command::OpenApi => print(crate::api::document()).map_err(Failure::from),
         Command::Health(command) => wait(command.run()),
         Command::Watch(command) => wait(command.run()),

@@ -31,6 +31,7 @@ mod messages;
 mod observe;
 mod operation;
 mod postgres_url;
+mod progress;
 mod provider;
 mod saved_destination;
 mod saved_queue;
@@ -62,9 +63,10 @@ pub use job::{
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage, SkipScope};
-pub use observe::{Finding, Known, ProgressRound, observe};
+pub use observe::{Finding, Known, observe};
 pub use operation::{Operation, OperationNo, OperationStatus};
 pub use postgres_url::{PostgresUrl, Verification};
+pub use progress::{AppsApart, ProgressApps, ProgressRound, Reported};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
 pub use saved_destination::{
     DestinationHealth, DisabledReason, FAILING_AFTER, FAILING_ATTEMPTS, SavedAddress, SavedDestination,

@@ -8,6 +8,7 @@ pub mod clock;
 mod dns;
 pub mod domain;
 mod file_state;
+mod named_file;
 pub mod telemetry;
 
 pub mod api;

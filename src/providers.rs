@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::file_text;
+use crate::named_file;
 pub use definition::Definition;
 pub use interpretation::{Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
@@ -58,19 +59,11 @@ impl Definition {
     /// starts with the file's name.
     pub fn check(file: &Path) -> Result<Self, Vec<String>> {
         let name = file.display().to_string();
-        if let Ok(about) = fs::metadata(file) {
-            // To open a FIFO would wait for a writer.
-            if !about.is_file() {
-                return Err(vec![format!("{name}: this is not a regular file; remove or rename it")]);
-            }
-            if about.len() > MAX_FILE {
-                return Err(vec![format!(
-                    "{name}: the file is larger than {MAX_FILE} bytes; check the path"
-                )]);
-            }
+        let bytes = named_file::read(file, MAX_FILE)
+            .map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(vec![format!("{name}: the file is larger than {MAX_FILE} bytes; check the path")]);
         }
-        let bytes =
-            fs::read(file).map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
         let text = file_text(bytes).map_err(|error| vec![format!("{name}: the file {error}")])?;
         checked(&name, &text)
     }

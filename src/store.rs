@@ -39,6 +39,7 @@ mod keys;
 mod lists;
 mod nodes;
 mod notifications;
+mod observations;
 mod open;
 mod operational_events;
 mod operations;
@@ -47,6 +48,7 @@ mod prune;
 mod reads;
 mod reseal;
 mod rows;
+mod schema;
 mod sealing;
 mod tenant_cache;
 mod timeline;
@@ -88,10 +90,11 @@ pub use self::groups::{ExpireGroups, GroupRefusal};
 pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };
-pub use self::jobs::{NotFound, Notified, PollNow, RecordObservation, RefreshEnding};
+pub use self::jobs::{NotFound, PollNow, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
 pub use self::notifications::{Listener, Mailbox, WorkSignal};
+pub use self::observations::{Notified, ProgressPosition, RecordObservation};
 pub use self::open::StoreOptions;
 pub use self::operations::{
     AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage, RunningOperation,
@@ -202,101 +205,101 @@ impl Store {
 
 commands! {
     /// Creates the first app and the first key, if they are missing.
-    write bootstrap: BootstrapTenant => BootstrapResult, each(apps::bootstrap);
+    write bootstrap of none: BootstrapTenant => BootstrapResult, each(apps::bootstrap);
     /// Creates an app.
-    idempotent create_app: CreateApp => App | CreateAppRefusal, each(apps::create_app);
+    idempotent create_app of none: CreateApp => App | CreateAppRefusal, each(apps::create_app);
     /// Creates a key.
-    idempotent create_key: CreateKey => () | TooManyKeys, each(keys::create_key);
+    idempotent create_key of app: CreateKey => () | TooManyKeys, each(keys::create_key);
     /// Deletes a key. Returns whether there was one. Requests with the key are refused from then on.
-    write revoke_key: RevokeKey => bool, each(keys::revoke_key);
+    write revoke_key of none: RevokeKey => bool, each(keys::revoke_key);
     /// Writes the times of last use of keys.
-    write set_key_uses: KeyUses => (), each(keys::set_key_uses);
+    write set_key_uses of none: KeyUses => (), each(keys::set_key_uses);
     /// Gives an app another name.
-    write rename_app: RenameApp => Result<App, RenameAppRefusal>, each(apps::rename_app);
+    write rename_app of none: RenameApp => Result<App, RenameAppRefusal>, each(apps::rename_app);
     /// Deletes an app: revokes its keys, and creates the operation that erases it. Returns whether it existed.
-    write delete_app: DeleteApp => bool, each(operations::delete_app);
+    write delete_app of owner: DeleteApp => bool, each(operations::delete_app);
     /// Replaces a signing secret.
-    idempotent rotate_secret: RotateSecret => (), each(apps::rotate_secret);
+    idempotent rotate_secret of app: RotateSecret => (), each(apps::rotate_secret);
     /// Keeps the answer to a request that changed nothing, for its idempotency key.
-    idempotent keep_answer: KeepAnswer => (), each(idempotency::keep_answer);
+    idempotent keep_answer of none: KeepAnswer => (), each(idempotency::keep_answer);
     /// Creates a saved destination.
-    idempotent create_destination: CreateDestination => () | TooManyDestinations,
+    idempotent create_destination of inner: CreateDestination => () | TooManyDestinations,
         each(destinations::create_destination);
     /// Changes a saved destination.
-    write update_destination: UpdateDestination => Result<SavedDestination, DestinationRefusal>,
+    write update_destination of app: UpdateDestination => Result<SavedDestination, DestinationRefusal>,
         each(destinations::update_destination);
     /// Enables a saved destination.
-    idempotent enable_destination: EnableDestination => SavedDestination | DestinationRefusal,
+    idempotent enable_destination of app: EnableDestination => SavedDestination | DestinationRefusal,
         each(destinations::enable_destination);
     /// Replaces the secret of a saved destination.
-    idempotent rotate_destination_secret: RotateDestinationSecret => () | DestinationRefusal,
+    idempotent rotate_destination_secret of app: RotateDestinationSecret => () | DestinationRefusal,
         each(destinations::rotate_destination_secret);
     /// Deletes a saved destination.
-    write delete_destination: DeleteDestination => Result<(), DestinationRefusal>,
+    write delete_destination of app: DeleteDestination => Result<(), DestinationRefusal>,
         each(destinations::delete_destination);
     /// Applies the destinations of the configuration file.
-    write apply_managed: ApplyManaged => ManagedChanges, each(destinations::apply_managed);
+    write apply_managed of none: ApplyManaged => ManagedChanges, each(destinations::apply_managed);
     /// Continues to skip or to retry the deliveries of a saved destination. If more may remain, the caller repeats the
     /// command.
-    write sweep_destinations: SweepDestinations => bool, each(destinations::sweep_destinations);
+    write sweep_destinations of none: SweepDestinations => bool, each(destinations::sweep_destinations);
     /// Registers a watch.
-    idempotent register: Register => Watch | RegisterRefusal, watches::register;
+    idempotent register of inner: Register => Watch | RegisterRefusal, watches::register;
     /// Registers watches in one transaction, without those that do not fit their groups.
-    idempotent register_many: RegisterMany => Vec<Result<Watch, GroupRefusal>> | RegisterRefusal,
+    idempotent register_many of watches: RegisterMany => Vec<Result<Watch, GroupRefusal>> | RegisterRefusal,
         each(watches::register_many);
     /// Changes a watch that has not ended.
-    write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
-    /// Writes a change of a job that has not ended. If the result has a last watch, more remain: the caller repeats
-    /// the command with `after` set to that watch.
-    write record_observation: RecordObservation => Notified, jobs::record_observation;
+    write amend_watch of app: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
+    /// Writes a change of a job that has not ended. If the result has positions, more watches remain: the caller repeats
+    /// the command with `after` set to these positions.
+    write record_observation of none: RecordObservation => Notified, observations::record_observation;
     /// Writes the ending of a job, and ends the first of its watches. Returns whether more remain: the caller
     /// continues with `notify_watches`.
-    write end_job: EndJob => bool, endings::end_job;
+    write end_job of none: EndJob => bool, endings::end_job;
     /// Ends more watches of a job that has ended. Returns whether more remain: the caller repeats the command.
-    write notify_watches: NotifyWatches => bool, endings::notify_watches;
+    write notify_watches of none: NotifyWatches => bool, endings::notify_watches;
     /// Ends watches of a job that its provider does not know. If it returns [`NotFoundEnd::More`], the caller repeats
     /// the command with `after` set to those positions.
-    write end_not_found: EndNotFound => NotFoundEnd, endings::end_not_found;
+    write end_not_found of none: EndNotFound => NotFoundEnd, endings::end_not_found;
     /// Ends watches that have expired. Returns whether more remain: the caller repeats the command.
-    write expire_watches: ExpireWatches => bool, endings::expire_watches;
+    write expire_watches of none: ExpireWatches => bool, endings::expire_watches;
     /// Writes the result of a requested poll of a job that has ended.
-    write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
+    write refresh_ending of none: RefreshEnding => (), jobs::refresh_ending;
     /// Stops a watch. Returns the watch after the stop.
-    idempotent stop_watch: StopWatch => Watch | NotFound, watches::stop_watch;
+    idempotent stop_watch of app: StopWatch => Watch | NotFound, watches::stop_watch;
     /// Erases a watch. If the result is [`WatchErasure::More`], the caller repeats `advance_operation`.
-    write erase_watch: EraseWatch => WatchErasure, each(operations::erase_watch);
+    write erase_watch of app: EraseWatch => WatchErasure, each(operations::erase_watch);
     /// Creates an operation.
-    idempotent create_operation: CreateOperation => () | TooManyOperations, each(operations::create_operation);
+    idempotent create_operation of app: CreateOperation => () | TooManyOperations, each(operations::create_operation);
     /// Makes a step of an operation. Returns whether it is still in progress.
-    write advance_operation: AdvanceOperation => bool, each(operations::advance_operation);
+    write advance_operation of none: AdvanceOperation => bool, each(operations::advance_operation);
     /// Ends an operation because of an error.
-    write fail_operation: FailOperation => (), each(operations::fail_operation);
+    write fail_operation of none: FailOperation => (), each(operations::fail_operation);
     /// Ends groups that have expired. Returns the next expiry, which may have passed: then the caller repeats the command.
-    write expire_groups: ExpireGroups => Option<Timestamp>, each(groups::expire_groups);
+    write expire_groups of none: ExpireGroups => Option<Timestamp>, each(groups::expire_groups);
     /// Records the request to poll a job at once.
-    idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
+    idempotent poll_now of app: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.
-    write record_attempt: RecordAttempt => (), deliveries::record_attempt;
+    write record_attempt of none: RecordAttempt => (), deliveries::record_attempt;
     /// Postpones a delivery whose attempt waits for a late reply.
-    write postpone_delivery: PostponeDelivery => (), deliveries::postpone_delivery;
+    write postpone_delivery of none: PostponeDelivery => (), deliveries::postpone_delivery;
     /// Notes that the process runs.
-    write note_running: NoteRunning => (), each(deliveries::note_running);
+    write note_running of none: NoteRunning => (), each(deliveries::note_running);
     /// Reschedules a chunk of the deliveries whose last attempt lies in the future. If more may remain, the caller
     /// repeats the command from the position of the result.
-    write reschedule_retries: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);
+    write reschedule_retries of none: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.
-    idempotent retry_delivery: RetryDelivery => () | RetryRefusal, each(deliveries::retry_delivery);
+    idempotent retry_delivery of app: RetryDelivery => () | RetryRefusal, each(deliveries::retry_delivery);
     /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
     /// delivery would be sent again.
-    read load_due_deliveries: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
+    read load_due_deliveries of none: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
     /// Ends a chunk of the deliveries that have been pending for too long. If more may remain, the caller repeats the
     /// command from the app of the result.
-    write end_overdue: EndOverdue => EndedOverdue, each(deliveries::end_overdue);
+    write end_overdue of none: EndOverdue => EndedOverdue, each(deliveries::end_overdue);
     /// Deletes a chunk of what is older than the retention. If more may remain, the caller repeats the command from
     /// the position of the result.
-    write prune: Prune => Pruned, each(prune::prune);
+    write prune of none: Prune => Pruned, each(prune::prune);
     /// Writes something that changes no fact, to show whether the database accepts writes.
-    write probe: Probe => (), nodes::probe;
+    write probe of none: Probe => (), nodes::probe;
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! the mark; the name is checked here, and the handshake proves that the server has the key.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
@@ -33,6 +34,7 @@ use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
 use crate::clock::Clock;
 use crate::file_state::{FileState, FileValue, Source};
+use crate::named_file;
 
 /// Certificate authorities that are trusted in addition to others.
 type Roots = Vec<CertificateDer<'static>>;
@@ -113,6 +115,12 @@ pub fn watch_named(file: Option<&OsStr>, folders: Option<&OsStr>) {
 /// authority must not get those that are compiled in.
 pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> {
     if let Some(file) = file {
+        // To open a FIFO would wait for a writer. Every other error is one of those that follow.
+        if let Err(error) = named_file::check(Path::new(file))
+            && error.kind() == io::ErrorKind::InvalidInput
+        {
+            bail!("SSL_CERT_FILE={}: the file cannot be read: {error}", file.display());
+        }
         let found = load_certs_from_paths(Some(Path::new(file)), None);
         refuse_none("SSL_CERT_FILE", file, &found)?;
     }

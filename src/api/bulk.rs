@@ -74,14 +74,18 @@ enum RetriedStatus {
 /// Requests an attempt of each at once, with the same `webhook-id`. A pending delivery keeps its schedule. One that has
 /// failed or was skipped gets one attempt; if that fails, it stays as it was. The attempts follow new deliveries to
 /// the same destination, and wait until a host that is down can be reached. Not included: deliveries of stopped watches,
-/// those to disabled destinations, and progress of watches that have ended, unless the reason is `superseded`.
+/// those to disabled destinations, and progress of watches that have ended, unless the reason is `superseded`. An app can
+/// start ten such retries a minute.
 #[utoipa::path(
     post, path = "/v1/deliveries/retry", operation_id = "retryDeliveries", tag = "Deliveries",
     security(("key" = ["write"])),
     request_body(content = RetryRequest, example = json!({
         "status": ["failed", "pending"], "origin": "https://app.example.com", "since": "2h",
     })),
-    responses(StartResponses)
+    responses(
+        StartResponses,
+        (status = 429, description = "The app has started ten such retries within a minute."),
+    )
 )]
 pub async fn retry(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
@@ -100,6 +104,9 @@ pub async fn retry(call: Call) -> Answer {
         Some((filter, options(fields, is_filtered, "retry every failed delivery")))
     })?;
     let _permit = api.batches.acquire(app, &api.clock).await?;
+    if !is_dry_run {
+        api.send_rates.take_bulk_retry(app, api.clock.moment())?;
+    }
     let count = api.store.count_retried(app, &filter).await?;
     start(&write, Subject::RetryDeliveries(filter), count, is_dry_run).await
 }

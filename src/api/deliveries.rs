@@ -199,13 +199,16 @@ pub async fn attempts(call: Call) -> Answer {
 ///
 /// A pending delivery keeps its schedule. A delivery that has ended gets one attempt with the same
 /// `webhook-id`; if it fails, its status stays as it was. Only a delivery that was skipped as `gone` becomes `failed`
-/// if the receiver refuses it with 410 as well.
+/// if the receiver refuses it with 410 as well. A delivery can be retried ten times a minute, and an app can retry a
+/// hundred deliveries in ten seconds.
 #[utoipa::path(
     post, path = "/v1/deliveries/{id}/retry", operation_id = "retryDelivery", tag = "Deliveries",
     security(("key" = ["write"])), params(("id" = DeliveryId, Path)),
     responses(
         (status = 202, description = "The delivery without its attempts. The request to retry is committed.", body = DeliveryView),
         (status = 409, description = "The watch was stopped, or a request with this Idempotency-Key is in progress."),
+        (status = 429, description = "The delivery was retried ten times within a minute, or the app has retried a \
+            hundred deliveries within ten seconds."),
     )
 )]
 pub async fn retry(call: Call) -> Answer {
@@ -217,6 +220,7 @@ pub async fn retry(call: Call) -> Answer {
     // It does not wait any more: the request makes an attempt.
     let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery, None));
     write.reserve_answer(answer.body.len())?;
+    api.send_rates.take_retry(app, id, api.clock.moment())?;
     let retry = RetryDelivery { app, delivery: id, now: api.clock.now() };
     let retry = Idempotent::with_response(retry, write.key(), &answer);
     match api.store.retry_delivery(retry).await?? {

@@ -16,7 +16,7 @@ use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, Problem, not_o
 use super::signing_fields::SigningFields;
 use super::waiting::{WaitingView, Waits};
 use crate::channels::webhook::check_header;
-use crate::channels::{self, Channels, ParsedAddress, Shorthand, ShownAddress};
+use crate::channels::{self, ChannelSpec, Channels, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
     Access, AddressError, AppNo, Auth, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId,
@@ -256,8 +256,20 @@ pub(super) fn inline(
     channels: &Channels,
     fields: &mut ObjectReader<'_, '_>,
 ) -> Option<(String, InlineRequest)> {
+    let has_type = fields.has("type");
     let channel = match fields.text("type") {
-        None => channels::DEFAULT,
+        None => {
+            if let (false, Some((spec, field))) = (has_type, other_channel(fields)) {
+                let kind = spec.kind.as_str();
+                let detail = format!(
+                    "is required with {field}, a field of another channel than the default; set it to \"{kind}\""
+                );
+                own_fields().for_each(|name| _ = fields.take(name));
+                fields.error("type", FieldErrorCode::Required, &detail);
+                return None;
+            }
+            channels::DEFAULT
+        }
         Some(word) => {
             let allowed = ChannelKind::WORDS.iter().copied();
             let parsed = ChannelKind::parse(&word).ok_or_else(|| not_one_of(&word, allowed));
@@ -282,6 +294,18 @@ pub(super) fn inline(
     let (at, text) = found?;
     let address = fields.errors.keep(&at, channels.parse_address(channel, &text))?;
     Some((at, InlineRequest { channel, address, headers, signing, auth }))
+}
+
+/// Returns the channel that a destination without a type seems to mean: it has a field for an address of that channel,
+/// and none of the default channel.
+fn other_channel(fields: &mut ObjectReader<'_, '_>) -> Option<(&'static ChannelSpec, &'static str)> {
+    if channels::spec(channels::DEFAULT).address_fields.iter().any(|name| fields.has(name)) {
+        return None;
+    }
+    channels::TABLE.iter().find_map(|spec| {
+        let field = spec.address_fields.iter().find(|name| fields.has(name))?;
+        Some((spec, *field))
+    })
 }
 
 /// Takes the string that stands under exactly one of these names.

@@ -14,10 +14,10 @@ mod memory_budget;
 pub mod object_reader;
 mod problem;
 mod query;
+mod rate_limit;
 mod serve;
 mod state;
 mod stream;
-mod test_rate;
 mod wrong_keys;
 
 pub use answer::{
@@ -33,7 +33,7 @@ pub use problem::{
     FieldError, FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of,
 };
 pub use query::{Query, traceparent};
+pub use rate_limit::SendRates;
 pub use serve::{Front, Site, is_set, serve};
 pub use state::{Api, Batches, CONNECTIONS_MAX, DeliveryWaits, WAITS_MAX};
-pub use test_rate::TestRate;
 pub use wrong_keys::WrongKeys;

@@ -14,15 +14,16 @@ use super::http::{
     json, page,
 };
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
-use crate::store::RevokeKey;
-use crate::tenants::{self, EXPIRES_IN, KeyView, check_expiry};
+use crate::store::{RevokeKey, StoreError};
+use crate::tenants::{self, CreateError, EXPIRES_IN, KeyView, check_expiry};
 
 /// Finds an app that the caller manages.
 fn find_app(api: &Api, only: Option<AppNo>, id: &str) -> Result<Arc<App>, Invalid> {
-    managed_app(api, only, id).ok_or_else(|| {
-        (FieldErrorCode::UnknownApp, "there is no such app, or this API key does not manage it".to_owned())
-    })
+    managed_app(api, only, id).ok_or_else(|| (FieldErrorCode::UnknownApp, NO_APP.to_owned()))
 }
+
+/// The detail for an app that does not exist, or of another tenant.
+const NO_APP: &str = "there is no such app, or this API key does not manage it";
 
 /// List keys
 ///
@@ -112,8 +113,15 @@ pub async fn create(call: Call) -> Answer {
     let NewKey { name, scope, expires_in, expires_at, app_id } = request;
     let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
     let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
+    let is_other_app = app.no != write.app();
     let created = tenants::create_key(&api.store, name, scope, expires_at, app, now, write.key());
-    Ok(created.await?.into_response())
+    match created.await {
+        // Deleted after the body was read.
+        Err(CreateError::Store(StoreError::AppDeleted)) if is_other_app => {
+            Err(Problem::field("/appId", FieldErrorCode::UnknownApp, NO_APP).into())
+        }
+        created => Ok(created?.into_response()),
+    }
 }
 
 fn read(api: &Api, only: Option<AppNo>, now: Timestamp, fields: &mut ObjectReader<'_, '_>) -> Option<NewKey> {

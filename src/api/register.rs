@@ -231,7 +231,6 @@ pub(super) fn events(fields: &mut ObjectReader<'_, '_>, named: EventList) -> Opt
 pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
     match refusal {
         RegisterRefusal::DestinationDeleted => destination_deleted(),
-        RegisterRefusal::AppDeleted => Problem::unauthorized(),
         RegisterRefusal::Group(refusal) => groups::refused(&refusal),
     }
 }

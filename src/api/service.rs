@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::http::{Answer, Api, Problem, ProblemCode, json};
 use crate::clock::Clock;
+use crate::store::StoreError;
 use crate::telemetry::metrics::Snapshot;
 
 /// Maximum time that a scrape waits for the count of the backlog. Scrapers wait for 10 s by default.
@@ -34,8 +35,8 @@ pub async fn healthz() -> Response {
 
 /// Check readiness
 ///
-/// The service is ready when the database answers and accepts writes, the jobs are loaded, and the server
-/// is not about to stop.
+/// The service is ready when the database answers and accepts writes, has all its tables, the jobs are loaded, and the
+/// server is not about to stop.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "ready", tag = "Service",
     responses(
@@ -50,10 +51,14 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
         "the database does not answer; the server's log says why"
     } else if api.store.refusing() {
         "the database refuses writes; the server's log says why"
-    } else if api.store.check_reads().await.is_err() {
-        "the database does not answer, or not within 2 s; the server's log says why"
     } else {
-        return Ok(json(StatusCode::OK, &ServiceStatus { status: "ready" }));
+        match api.store.check_reads().await {
+            Ok(()) => return Ok(json(StatusCode::OK, &ServiceStatus { status: "ready" })),
+            Err(StoreError::Schema(_)) => {
+                "a table of the database is missing or may not be used; the server's log says which"
+            }
+            Err(_) => "the database does not answer, or not within 2 s; the server's log says why",
+        }
     };
     Err(Problem::new(ProblemCode::NotReady, reason).into())
 }

@@ -11,8 +11,7 @@ use utoipa::ToSchema;
 
 use super::destinations::{DestinationReader, DestinationRequest, Target, UNKNOWN, destinations};
 use super::http::{
-    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Problem, ProblemCode, Write, first_answer,
-    joined,
+    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Problem, Write, first_answer, joined,
 };
 use crate::channels::{AttemptResult, hint};
 use crate::domain::{
@@ -172,11 +171,7 @@ async fn test(
 ) -> Result<AttemptResult, Problem> {
     let busy = || Problem::busy("too many tests are in progress; send this one again later");
     let _permit = api.tests.try_acquire(app).ok_or_else(busy)?;
-    if let Err(wait) = api.test_rate.try_take(app, api.clock.moment()) {
-        let detail =
-            "this app has sent ten tests within a minute; Retry-After says when the next one is possible";
-        return Err(Problem::new(ProblemCode::RateLimited, detail).retry_after(wait));
-    }
+    api.send_rates.take_test(app, api.clock.moment())?;
     let delivery = delivery(api, app, destination, saved, api.clock.now());
     let closed = || {
         Problem::busy(

@@ -1,6 +1,5 @@
 //! Destinations of the configuration file, which each start applies to the database.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -8,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::api::managed_destination;
 use crate::channels::Channels;
 use crate::clock::Clock;
-use crate::config::DestinationSection;
-use crate::domain::{AppNo, DestinationId};
+use crate::config::{ConfigError, DestinationSection};
+use crate::domain::{AppNo, DestinationId, Id};
 use crate::egress::Egress;
-use crate::store::{ApplyManaged, ManagedChanges, Store};
+use crate::store::{ApplyManaged, ManagedChanges, ManagedDestination, Store};
 
 /// Maximum time of the start in which host names of destinations are resolved. A name for which no time is left is
 /// accepted, and checked at each attempt.
@@ -21,34 +20,18 @@ const LOOK_UPS_FOR: Duration = Duration::from_secs(5);
 pub async fn apply(
     store: &Store,
     sections: &[DestinationSection],
-    (channels, egress): (&Channels, &Egress),
+    parts: (&Channels, &Egress),
     clock: &Clock,
 ) -> Result<()> {
     if sections.is_empty() && !store.has_managed_destination().await? {
         return Ok(());
     }
-    let (now, until) = (clock.now(), clock.moment().plus(LOOK_UPS_FOR));
-    let (mut destinations, mut errors) = (Vec::with_capacity(sections.len()), Vec::new());
-    let mut apps: BTreeMap<&str, Option<AppNo>> = BTreeMap::new();
-    for DestinationSection { source, app, name, fields } in sections {
-        let no = apps.entry(app).or_insert_with(|| store.app_by_name(app).map(|app| app.no));
-        let Some(app) = *no else {
-            let remedy = format!("create it with `ringback apps create {app}`, or correct the name");
-            errors.push(format!("{source}: [[destination]] app: there is no app `{app}`; {remedy}"));
-            continue;
-        };
-        let id = DestinationId(store.ids().draw(now));
-        match managed_destination((channels, egress), (app, id), fields, (now, until)).await {
-            Ok(destination) => destinations.push(destination),
-            Err(invalid) => errors.extend(
-                invalid
-                    .into_iter()
-                    .map(|(field, detail)| format!("{source}: [[destination]] `{name}`: {field}: {detail}")),
-            ),
-        }
-    }
+    let now = clock.now();
+    let app = |name: &str| store.app_by_name(name).map(|app| app.no);
+    let id = || DestinationId(store.ids().draw(now));
+    let (destinations, errors) = read(sections, parts, clock, (app, id)).await;
     if !errors.is_empty() {
-        bail!(errors.join("\n"));
+        bail!(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     }
     let applied = store.apply_managed(ApplyManaged { destinations, now }).await;
     let ManagedChanges { created, unmanaged } =
@@ -64,4 +47,43 @@ pub async fn apply(
         );
     }
     Ok(())
+}
+
+/// Returns every error in the destinations of the configuration file. Without a database, it is not known whether their
+/// apps exist.
+pub async fn errors(
+    sections: &[DestinationSection],
+    parts: (&Channels, &Egress),
+    clock: &Clock,
+) -> Vec<ConfigError> {
+    // They are not stored.
+    let (app, id) = (|_: &str| Some(AppNo(0)), || DestinationId(Id::from_bytes([0; 16])));
+    read(sections, parts, clock, (app, id)).await.1
+}
+
+/// Reads destinations of the configuration file. `app` finds an app by its name, and `id` draws an id. Returns every
+/// error.
+async fn read(
+    sections: &[DestinationSection],
+    (channels, egress): (&Channels, &Egress),
+    clock: &Clock,
+    (app, id): (impl Fn(&str) -> Option<AppNo>, impl Fn() -> DestinationId),
+) -> (Vec<ManagedDestination>, Vec<ConfigError>) {
+    let (now, until) = (clock.now(), clock.moment().plus(LOOK_UPS_FOR));
+    let (mut destinations, mut errors) = (Vec::with_capacity(sections.len()), Vec::new());
+    for section in sections {
+        let name = &section.app;
+        let Some(app) = app(name) else {
+            let remedy = format!("create it with `ringback apps create {name}`, or correct the name");
+            errors.push(section.error("app", &format!("there is no app `{name}`; {remedy}")));
+            continue;
+        };
+        match managed_destination((channels, egress), (app, id()), &section.fields, (now, until)).await {
+            Ok(destination) => destinations.push(destination),
+            Err(invalid) => {
+                errors.extend(invalid.iter().map(|(field, detail)| section.error(field, detail)));
+            }
+        }
+    }
+    (destinations, errors)
 }

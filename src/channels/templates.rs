@@ -16,7 +16,6 @@
 pub(super) mod samples;
 
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
@@ -24,6 +23,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_fo
 
 use super::template_context::TemplateContext;
 use crate::domain::{file_text, nearest, similar};
+use crate::named_file;
 
 /// Steps that one rendering may take: some hundred thousand steps or some megabytes, far more than a page
 /// needs. It bounds time and memory.
@@ -228,13 +228,11 @@ fn find_files(
             errors.push(format!("{}: there is no such template; {near}", path.display()));
             continue;
         };
-        let mut bytes = Vec::new();
-        let read = fs::File::open(&path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
-        match read {
-            Ok(_) if bytes.len() as u64 > FILE_MAX => {
+        match named_file::read(&path, FILE_MAX) {
+            Ok(bytes) if bytes.len() as u64 > FILE_MAX => {
                 errors.push(format!("{}: is larger than 256 KiB", path.display()));
             }
-            Ok(_) => match file_text(bytes) {
+            Ok(bytes) => match file_text(bytes) {
                 Ok(source) => found.push((*file, source)),
                 Err(error) => errors.push(format!("{}: {error}", path.display())),
             },

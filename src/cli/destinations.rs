@@ -1,6 +1,7 @@
 //! `ringback destinations`: saves, lists, shows, changes, enables and deletes destinations of a running server.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
@@ -10,7 +11,8 @@ use super::client::{Paging, Server, segment};
 use super::output::{Failure, address, clean, discards_stdout, join, print_line, print_note, text, texts};
 use super::request_fields::{Body, Field};
 use super::terminal::{Column, FieldList, Terminal};
-use crate::domain::Masked;
+use crate::domain::{Masked, file_text};
+use crate::named_file;
 
 /// Path of the list.
 const PATH: &str = "/v1/destinations";
@@ -169,11 +171,17 @@ struct SecurityFlags {
     ca: Option<Masked>,
 }
 
+/// Maximum size of a file with certificates or credentials, in bytes. The server accepts less.
+const FILE_MAX: u64 = 1024 * 1024;
+
 /// Reads a file.
 fn text_file(path: &str) -> Result<Masked, String> {
-    std::fs::read_to_string(path)
-        .map(Masked::new)
-        .map_err(|error| format!("the file cannot be read: {error}"))
+    let bytes = named_file::read_once(Path::new(path), FILE_MAX)
+        .map_err(|error| format!("the file cannot be read: {error}"))?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err("the file is larger than 1 MiB; is it the right one?".to_owned());
+    }
+    file_text(bytes).map(Masked::new).map_err(|error| format!("the file {error}"))
 }
 
 /// Reads a file that holds a JSON object. The error does not repeat it.

@@ -11,7 +11,7 @@ use super::arguments::{complete_configuration, configuration};
 use super::output::{Failure, clean, discards_stdout, print_aside, print_line, print_note, print_waiting};
 use super::signals::{Signals, survive_file_size_limit};
 use super::terminal::{Column, Terminal};
-use crate::app::{App, FirstStart, HostEnvironment};
+use crate::app::{App, FirstStart, HostEnvironment, destination_errors};
 use crate::clock::Clock;
 use crate::config::{Config, Effective, Flags};
 use crate::{egress, telemetry};
@@ -187,7 +187,7 @@ fn local_address(mut listen: SocketAddr) -> SocketAddr {
 /// Show every effective setting and its source
 ///
 /// Secrets are masked. All errors are listed, including those in the definitions and templates that the configuration
-/// names; the exit code is then 1.
+/// names, and in its destinations, whose host names are looked up as at a start; the exit code is then 1.
 /// Precedence: defaults < ringback.toml (or --config FILE) < environment < flags.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -202,10 +202,19 @@ pub struct ShowConfig {
 
 impl ShowConfig {
     /// Runs the command.
-    pub fn run(self) -> Result<(), Failure> {
+    pub async fn run(self) -> Result<(), Failure> {
         // An error in a flag is one of the errors that this command lists, not a wrong use of it.
         let config =
             complete_configuration(&self.flags).map_err(|failure| Failure::Failed(failure.to_string()))?;
+        let errors = if config.destinations.is_empty() {
+            Vec::new()
+        } else {
+            destination_errors(&config, HostEnvironment::system()?).await?
+        };
+        if !errors.is_empty() {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return Err(Failure::Failed(lines.join("\n")));
+        }
         for warning in &config.warnings {
             print_note(format_args!("warning: {warning}"));
         }

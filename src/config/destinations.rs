@@ -1,12 +1,12 @@
 //! `[[destination]]`: saved destinations of the configuration file.
 //!
 //! This file reads the app and the name, which identify a destination. The other fields are those of the API, and the
-//! API checks them at the start: they are passed on as JSON.
+//! API checks them, at the start and for `ringback config`: they are passed on as JSON.
 
 use serde_json::{Map, Number, Value};
 use toml::de::{DeTable, DeValue};
 
-use super::Source;
+use super::{ConfigError, Source};
 use crate::domain::Masked;
 
 /// Name of the section.
@@ -23,12 +23,22 @@ const SECTIONS_MAX: usize = 1_000;
 pub struct DestinationSection {
     /// Line of the section.
     pub source: Source,
+    /// Number of the section, from 1.
+    pub number: usize,
     /// Name of the app.
     pub app: String,
     /// Name of the destination, unique in its app.
     pub name: String,
     /// All fields except the app, as a JSON object. It can hold a secret.
     pub fields: Masked,
+}
+
+impl DestinationSection {
+    /// Returns the error of a field, with its source.
+    pub fn error(&self, field: &str, detail: &str) -> ConfigError {
+        let message = format!("{KEY}[{}].{field}: {detail}", self.number);
+        ConfigError { source: self.source.clone(), message }
+    }
 }
 
 /// A field as it may be shown, with its key and its source.
@@ -62,14 +72,14 @@ pub(super) fn read(
             let (key, value) = (key.get_ref().as_ref(), shown_value(key.get_ref(), value.get_ref()));
             shown.push((format!("{KEY}[{n}].{key}"), value, at.clone()));
         }
-        match section(table, &at) {
+        match section(table, &at, n) {
             Ok(section) if sections.iter().any(|known| is_same(known, &section)) => {
                 let message =
-                    format!("[[{KEY}]] name: the app has another one of this name; give each its own");
+                    format!("{KEY}[{n}].name: the app has another one of this name; give each its own");
                 errors.push((at, message));
             }
             Ok(section) => sections.push(section),
-            Err(message) => errors.push((at, format!("[[{KEY}]] {message}"))),
+            Err(message) => errors.push((at, format!("{KEY}[{n}].{message}"))),
         }
     }
     (sections, shown, errors)
@@ -79,7 +89,7 @@ fn is_same(one: &DestinationSection, other: &DestinationSection) -> bool {
     one.app == other.app && one.name == other.name
 }
 
-fn section(table: &DeTable<'_>, at: &Source) -> Result<DestinationSection, String> {
+fn section(table: &DeTable<'_>, at: &Source, number: usize) -> Result<DestinationSection, String> {
     let mut fields = object(table);
     let app = match fields.remove("app") {
         None => DEFAULT_APP.to_owned(),
@@ -90,7 +100,7 @@ fn section(table: &DeTable<'_>, at: &Source) -> Result<DestinationSection, Strin
         return Err("name: is required; the next start finds the destination by it".to_owned());
     };
     let (name, fields) = (name.clone(), Masked::new(Value::Object(fields).to_string()));
-    Ok(DestinationSection { source: at.clone(), app, name, fields })
+    Ok(DestinationSection { source: at.clone(), number, app, name, fields })
 }
 
 fn object(table: &DeTable<'_>) -> Map<String, Value> {
@@ -199,9 +209,9 @@ mod tests {
         assert_eq!(
             read(text).unwrap_err(),
             [
-                "ringback.toml:1: [[destination]] name: is required; the next start finds the destination by it",
-                "ringback.toml:5: [[destination]] name: the app has another one of this name; give each its own",
-                "ringback.toml:7: [[destination]] app: must be the name of an app",
+                "ringback.toml:1: destination[1].name: is required; the next start finds the destination by it",
+                "ringback.toml:5: destination[3].name: the app has another one of this name; give each its own",
+                "ringback.toml:7: destination[4].app: must be the name of an app",
             ]
         );
         let single = read("[destination]\nname = 'a'\n").unwrap_err();

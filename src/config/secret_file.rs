@@ -5,12 +5,13 @@
 //! variable. The path is shown only after the file was read: before, it can be a secret that was put into the wrong
 //! variable.
 
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
+use std::path::Path;
 
 use super::settings::FILE_SUFFIX;
 use super::{ConfigError, Environment, Source};
 use crate::domain::file_value;
+use crate::named_file;
 
 /// Maximum size of a file, in bytes. The longest secret is a list of encryption keys.
 const SIZE_MAX: u64 = 64 * 1024;
@@ -46,12 +47,11 @@ pub(super) fn has_file(env: &Environment, variable: &str) -> bool {
 
 /// Reads the value. The error is a sentence that shows neither the path nor the value.
 fn read(path: &str) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    match fs::File::open(path).and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut bytes)) {
-        Ok(_) if bytes.len() as u64 > SIZE_MAX => {
+    match named_file::read_once(Path::new(path), SIZE_MAX) {
+        Ok(bytes) if bytes.len() as u64 > SIZE_MAX => {
             Err("the file is larger than 64 KiB; is it the right one?".to_owned())
         }
-        Ok(_) => file_value(bytes).map_err(|error| format!("the file {error}")),
+        Ok(bytes) => file_value(bytes).map_err(|error| format!("the file {error}")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err("there is no such file; write the path of a file that holds the value".to_owned())
         }
@@ -61,7 +61,8 @@ fn read(path: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+
     use crate::config::{Access, Config, Flags, Masked, table};
 
     const HUSH: &str = "hush-0123456789abcdef";

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::domain::file_text;
+use crate::named_file;
 
 /// The file that is read without `--config`, if it exists.
 const DEFAULT_FILE: &str = "ringback.toml";
@@ -142,10 +142,8 @@ impl File {
     fn find_or(requested: Option<&Path>, default: &Path) -> Result<Option<Self>, ConfigError> {
         let path = requested.unwrap_or(default);
         let name = path.display().to_string();
-        let mut bytes = Vec::new();
-        let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
-        let message = match read {
-            Ok(_) if bytes.len() as u64 <= FILE_MAX => match file_text(bytes) {
+        let message = match named_file::read_once(path, FILE_MAX) {
+            Ok(bytes) if bytes.len() as u64 <= FILE_MAX => match file_text(bytes) {
                 Ok(text) => return Ok(Some(Self { path: name, text })),
                 Err(error) => format!("{name} {error}"),
             },
@@ -164,6 +162,8 @@ impl File {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,8 @@
 //! Messages between components, and how busy a component is.
 
 use super::{
-    AppNo, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingDelivery, Terms,
-    Timestamp, WatchId,
+    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingDelivery,
+    Terms, Timestamp, WatchId,
 };
 
 /// What the poller needs to know about a job to schedule its polls.
@@ -20,6 +20,8 @@ pub struct JobSnapshot {
     pub generation: i64,
     /// What is stored about the job.
     pub known: Known,
+    /// Its apps whose progress events differ from those of the others.
+    pub apart: AppsApart,
     /// Whether the provider has ever reported a status of the job, also in an earlier generation.
     pub had_status: bool,
     /// First registration of this generation.

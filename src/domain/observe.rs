@@ -3,138 +3,98 @@
 //! A poll without a change writes nothing. The poller must therefore know what is stored. It keeps a [`Known`]
 //! for each job, which is small, because there may be a million.
 //!
-//! **The bytes of progress events are bounded.** One answer of a provider causes a *round* of `job.progress` events: one
-//! event for each watch of the job that wants them, and each has the text of the job, up to 64 KiB. The time until the
-//! next round is therefore at least [`PROGRESS_EVERY`], and grows with the bytes of the last one. It belongs to the job
-//! and not to its watches: a new watch gets the progress with the next round, and causes none. Only events wait for the
-//! round. The row of the job, which the API shows, is written every [`PROGRESS_EVERY`].
-//!
-//! The time and the bytes of the last round are stored with its events, in the same transactions, so a crash does not
-//! change the bound. A clock that is set back ends the wait: this costs one round.
+//! When watches get `job.progress` events, which are bounded, is decided in `progress`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::Duration;
 
+use super::progress::{AppsApart, PROGRESS_EVERY, ProgressApps, ProgressRound, Reported};
 use super::{EndingKind, JobStatus, Observation, Timestamp};
-
-/// Shortest time between two writes of the progress alone, and between two rounds of progress events.
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-
-/// Bytes that the progress events of one job take per millisecond on average: 200 KB/s, or 17 GB a day.
-const PROGRESS_BYTES_PER_MS: u64 = 200;
-
-/// The last round of a job's progress events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProgressRound {
-    /// Time of the observation that they report.
-    pub at: Timestamp,
-    /// Bytes that they take in the database.
-    pub bytes: u64,
-}
-
-impl ProgressRound {
-    /// Returns the time from which on the next round may be created.
-    fn next_at(self) -> Timestamp {
-        self.at.plus(PROGRESS_EVERY.max(Duration::from_millis(self.bytes / PROGRESS_BYTES_PER_MS)))
-    }
-}
 
 /// What is stored about a job, in the fewest bytes that show whether an observation changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Status as last written.
     pub status: JobStatus,
-    /// Progress as last reported by a round of events.
-    reported: Option<u8>,
+    /// What was reported to all apps but those that are apart ([`AppsApart`]), and the time of their next round.
+    reported: Reported,
     /// Progress as last written.
     written: Option<u8>,
     /// Time of the last write of another progress; the epoch for a job that was never polled.
     written_at: Timestamp,
-    /// Time from which on the next round of progress events may be created.
-    next_round_at: Timestamp,
     rest: u64,
 }
 
 impl Known {
-    /// Creates it from an observation and the last round of progress events, which were read from the store at `now`.
-    /// The progress that is stored counts as reported.
-    pub fn new(seen: &Observation, round: Option<ProgressRound>, now: Timestamp) -> Self {
+    /// Creates it from an observation and the last rounds of progress events, which were read from the store at `now`.
+    /// The progress that is stored counts as reported to the apps without a round.
+    pub fn new(seen: &Observation, rounds: &[ProgressRound], now: Timestamp) -> Self {
         let written_at = if seen.progress.is_some() { now } else { Timestamp::default() };
-        // A round in the future means that the clock was set back while no process ran.
-        let round = round.map(|round| ProgressRound { at: round.at.min(now), ..round });
-        let next_round_at = match round {
-            Some(round) => round.next_at(),
-            None if seen.progress.is_some() => now.plus(PROGRESS_EVERY),
-            None => Timestamp::default(),
+        let last_round_at = rounds.iter().map(|round| round.at.min(now)).max();
+        let since = last_round_at.or(seen.progress.map(|_| now));
+        let next_at = since.map(|since| since.plus(PROGRESS_EVERY)).unwrap_or_default();
+        let reported = Reported { progress: seen.progress, next_at };
+        let (status, written, rest) = (seen.status, seen.progress, fingerprint(seen));
+        Self { status, reported, written, written_at, rest }
+    }
+
+    /// What was reported to all apps but those that are apart.
+    pub fn reported(&self) -> Reported {
+        self.reported
+    }
+
+    /// Returns what is stored after a change is written, and its progress is reported to these apps.
+    #[must_use]
+    pub fn after(self, seen: &Observation, progress: &ProgressApps, now: Timestamp) -> Self {
+        let is_reported = *progress != ProgressApps::None;
+        let written_at = if seen.progress == self.written && !is_reported { self.written_at } else { now };
+        let reported = match progress {
+            ProgressApps::AllExcept(_) => {
+                Reported { progress: seen.progress, next_at: now.plus(PROGRESS_EVERY) }
+            }
+            ProgressApps::None | ProgressApps::Only(_) => self.reported,
         };
-        Self {
-            status: seen.status,
-            reported: seen.progress,
-            written: seen.progress,
-            written_at,
-            next_round_at,
-            rest: fingerprint(seen),
-        }
+        let (status, written, rest) = (seen.status, seen.progress, fingerprint(seen));
+        Self { status, reported, written, written_at, rest }
     }
 
-    /// Returns what is stored after a change is written.
-    #[must_use]
-    pub fn after(self, seen: &Observation, progressed: bool, now: Timestamp) -> Self {
-        let written_at = if seen.progress == self.written { self.written_at } else { now };
-        let known =
-            Self { status: seen.status, written: seen.progress, written_at, rest: fingerprint(seen), ..self };
-        if !progressed {
-            return known;
-        }
-        Self {
-            reported: seen.progress,
-            written_at: now,
-            ..known.after_round(ProgressRound { at: now, bytes: 0 })
-        }
-    }
-
-    /// Returns what is stored after a round of progress events is written.
-    #[must_use]
-    pub fn after_round(self, round: ProgressRound) -> Self {
-        Self { next_round_at: round.next_at(), ..self }
-    }
-
-    /// Discards what is stored, so that the next poll counts as a change, and the progress as not reported. For a new
-    /// watch with progress events. The time of the next round remains: other watches get the events, too.
+    /// Discards what is stored, so that the next poll counts as a change. For a new watch with progress events.
     pub fn forget(&mut self) {
-        (self.reported, self.rest) = (None, 0);
+        self.rest = 0;
     }
 }
 
 /// What an observation means for a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Nothing new.
     Nothing,
     /// The job runs, and something has changed.
     Changed {
-        /// Whether a progress event is due.
-        progressed: bool,
+        /// The apps for which a progress event is due.
+        progress: ProgressApps,
+        /// Whether more than the progress has changed, or a watch is new.
+        is_other: bool,
     },
     /// The job has ended.
     Ended(EndingKind),
 }
 
-/// Decides what `seen` means for a job about which `known` is stored. A status that moves backwards is a change like
-/// any other, because providers put jobs back into their queue.
-pub fn observe(known: &Known, seen: &Observation, now: Timestamp) -> Finding {
+/// Decides what `seen` means for a job about which `known` is stored. `apart` are the apps whose progress events differ
+/// from those of the others. A status that moves backwards is a change like any other, because providers put jobs back
+/// into their queue.
+pub fn observe(known: &Known, apart: &AppsApart, seen: &Observation, now: Timestamp) -> Finding {
     if let Some(kind) = seen.status.ending() {
         return Finding::Ended(kind);
     }
-    // A progress of 0 is not reported as progress.
-    let moved = |from: Option<u8>| seen.progress.is_some_and(|progress| progress != from.unwrap_or(0));
     // A time in the future means that the clock was set back.
     let is_set_back = now < known.written_at;
-    let progressed = moved(known.reported) && (is_set_back || now >= known.next_round_at);
+    let progress = apart.due(known.reported, seen.progress, now, is_set_back);
     let is_write_due = is_set_back || now >= known.written_at.plus(PROGRESS_EVERY);
-    let outdated = moved(known.written) && is_write_due;
-    if progressed || outdated || seen.status != known.status || fingerprint(seen) != known.rest {
-        return Finding::Changed { progressed };
+    // A progress of 0 says nothing.
+    let is_outdated = seen.progress.is_some_and(|progress| progress != known.written.unwrap_or(0));
+    let is_other = seen.status != known.status || fingerprint(seen) != known.rest;
+    if progress != ProgressApps::None || (is_outdated && is_write_due) || is_other {
+        return Finding::Changed { progress, is_other };
     }
     Finding::Nothing
 }
@@ -150,109 +110,189 @@ fn fingerprint(seen: &Observation) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::domain::AppNo;
 
     const HOUR: Duration = Duration::from_secs(3_600);
+    const HEAVY: AppNo = AppNo(1);
 
     fn seen(status: JobStatus, progress: u8) -> Observation {
         Observation { status, progress: Some(progress), ..Observation::default() }
     }
 
+    fn processing(progress: u8) -> Observation {
+        seen(JobStatus::Processing, progress)
+    }
+
+    fn changed(progress: ProgressApps, is_other: bool) -> Finding {
+        Finding::Changed { progress, is_other }
+    }
+
+    /// A job as the poller keeps it.
+    #[derive(Clone, Debug)]
+    struct Job {
+        known: Known,
+        apart: AppsApart,
+    }
+
+    impl Job {
+        fn new(seen: &Observation, rounds: &[ProgressRound], now: Timestamp) -> Self {
+            let known = Known::new(seen, rounds, now);
+            Self { known, apart: AppsApart::new(rounds, known.reported(), now) }
+        }
+
+        /// Observes the job, and notes what follows. An app in `bytes` has a round of this size.
+        fn observe(&mut self, seen: &Observation, bytes: &[(AppNo, u64)], now: Timestamp) -> Finding {
+            let finding = observe(&self.known, &self.apart, seen, now);
+            if let Finding::Changed { progress, .. } = &finding {
+                self.known = self.known.after(seen, progress, now);
+                self.apart.after(progress, seen.progress, self.known.reported(), now);
+                for &(app, bytes) in bytes.iter().filter(|(app, _)| progress.contains(*app)) {
+                    let round = ProgressRound { app, at: now, bytes, progress: seen.progress };
+                    self.apart.hold(&round, self.known.reported());
+                }
+            }
+            finding
+        }
+    }
+
     #[test]
     fn a_poll_that_learns_nothing_changes_nothing() {
         let at = Timestamp::from_millis(1_000_000);
-        let known = Known::new(&seen(JobStatus::Processing, 50), None, at);
+        let job = Job::new(&processing(50), &[], at);
         let soon = at.plus(Duration::from_secs(1));
         let later = at.plus(Duration::from_secs(5));
         let table = [
-            (seen(JobStatus::Processing, 50), later, Finding::Nothing),
-            (seen(JobStatus::Processing, 51), soon, Finding::Nothing),
-            (seen(JobStatus::Processing, 51), later, Finding::Changed { progressed: true }),
-            (seen(JobStatus::Pending, 50), soon, Finding::Changed { progressed: false }),
+            (processing(50), later, Finding::Nothing),
+            (processing(51), soon, Finding::Nothing),
+            (processing(51), later, changed(ProgressApps::ALL, false)),
+            (seen(JobStatus::Pending, 50), soon, changed(ProgressApps::None, true)),
             (seen(JobStatus::Completed, 100), soon, Finding::Ended(EndingKind::Completed)),
             (seen(JobStatus::Cancelled, 50), soon, Finding::Ended(EndingKind::Cancelled)),
         ];
         for (seen, now, finding) in table {
-            assert_eq!(observe(&known, &seen, now), finding, "{seen:?}");
+            assert_eq!(job.clone().observe(&seen, &[], now), finding, "{seen:?}");
         }
-        let mut with_output = seen(JobStatus::Processing, 50);
+        let mut with_output = processing(50);
         with_output.output = Some("https://cdn.example/0.mp4".into());
-        assert_eq!(observe(&known, &with_output, soon), Finding::Changed { progressed: false });
+        assert_eq!(job.clone().observe(&with_output, &[], soon), changed(ProgressApps::None, true));
     }
 
     #[test]
-    fn a_new_watch_makes_the_next_poll_a_change() {
+    fn a_new_watch_gets_the_progress_with_the_next_round_of_its_app() {
         let at = Timestamp::from_millis(1_000_000);
-        let mut known = Known::new(&seen(JobStatus::Processing, 50), None, at);
-        known.forget();
-        let same = seen(JobStatus::Processing, 50);
-        assert_eq!(observe(&known, &same, at), Finding::Changed { progressed: false });
-        // Its progress comes with the next round, as the round before was for the other watches.
-        let known = known.after(&same, false, at);
+        let mut job = Job::new(&processing(50), &[], at);
+        job.known.forget();
+        job.apart.forget(HEAVY, job.known.reported());
+        let same = processing(50);
+        assert_eq!(job.observe(&same, &[], at), changed(ProgressApps::None, true));
         let next = at.plus(PROGRESS_EVERY);
-        assert_eq!(observe(&known, &same, at.plus(Duration::from_secs(4))), Finding::Nothing);
-        assert_eq!(observe(&known, &same, next), Finding::Changed { progressed: true });
-        assert_eq!(observe(&known.after(&same, true, next), &same, next.plus(HOUR)), Finding::Nothing);
+        assert_eq!(job.observe(&same, &[], at.plus(Duration::from_secs(4))), Finding::Nothing);
+        // The other apps know it.
+        assert_eq!(job.observe(&same, &[], next), changed(ProgressApps::Only(vec![HEAVY]), false));
+        assert_eq!(job.observe(&same, &[], next.plus(HOUR)), Finding::Nothing);
+        // And follow the same times again.
+        let later = next.plus(HOUR);
+        assert_eq!(job.observe(&processing(60), &[], later), changed(ProgressApps::ALL, false));
+        assert!(job.apart.is_empty(), "{job:?}");
     }
 
     #[test]
-    fn a_round_of_many_bytes_delays_the_next_one() {
+    fn a_round_of_many_bytes_delays_the_next_one_of_its_app() {
         let at = Timestamp::from_millis(1_000_000_000);
         // 100 watches of 1 KB, and 5,000 of 60 KB.
         for (bytes, wait) in [(0, 5), (100_000, 5), (1_000_000, 5), (2_000_000, 10), (300_000_000, 1_500)] {
-            let known = Known::new(&seen(JobStatus::Processing, 10), None, at);
-            let known = known.after(&seen(JobStatus::Processing, 20), true, at);
-            let round = ProgressRound { at, bytes };
-            let stored = Known::new(&seen(JobStatus::Processing, 20), Some(round), at);
+            let mut job = Job::new(&processing(10), &[], at.minus(HOUR));
+            job.observe(&processing(20), &[(HEAVY, bytes)], at);
+            let round = ProgressRound { app: HEAVY, at, bytes, progress: Some(20) };
+            let stored = Job::new(&processing(20), &[round], at);
             let next = at.plus(Duration::from_secs(wait));
             let before = next.minus(Duration::from_millis(1));
-            for mut known in [known.after_round(round), stored] {
-                let moved = seen(JobStatus::Processing, 30);
+            for mut job in [job, stored] {
+                let moved = processing(30);
                 if wait > 5 {
-                    // The row of the job is written all the same, and the event comes later.
+                    // The other apps do not wait.
                     let soon = at.plus(PROGRESS_EVERY);
-                    assert_eq!(observe(&known, &moved, soon), Finding::Changed { progressed: false });
-                    known = known.after(&moved, false, soon);
+                    let others = changed(ProgressApps::AllExcept(vec![HEAVY]), false);
+                    assert_eq!(job.observe(&moved, &[], soon), others, "{bytes}");
                 }
-                assert_eq!(observe(&known, &moved, before), Finding::Nothing, "{bytes}");
-                assert_eq!(observe(&known, &moved, next), Finding::Changed { progressed: true }, "{bytes}");
+                assert_eq!(job.clone().observe(&moved, &[], before), Finding::Nothing, "{bytes}");
                 let done = seen(JobStatus::Completed, 100);
-                assert_eq!(observe(&known, &done, before), Finding::Ended(EndingKind::Completed));
+                assert_eq!(job.clone().observe(&done, &[], before), Finding::Ended(EndingKind::Completed));
+                let due = if wait > 5 { ProgressApps::Only(vec![HEAVY]) } else { ProgressApps::ALL };
+                assert_eq!(job.observe(&moved, &[], next), changed(due, false), "{bytes}");
+                assert_eq!(job.observe(&moved, &[], next.plus(HOUR)), Finding::Nothing, "once");
             }
         }
+    }
+
+    /// One job with an app of large rounds, polled every second, for an hour. What each app gets is what it gets alone.
+    #[test]
+    fn each_app_gets_the_progress_as_if_it_were_alone() {
+        let at = |second: u64| Timestamp::from_millis(1_000_000_000).plus(Duration::from_secs(second));
+        let (light, bytes) = (AppNo(2), 4_000_000);
+        let progress = |second: u64| u8::try_from(second / 7 % 100).unwrap();
+        let run = |sizes: &[(AppNo, u64)]| {
+            let mut job = Job::new(&Observation::default(), &[], at(0));
+            let mut got = vec![Vec::new(); 2];
+            for second in 1..3_600 {
+                let seen = processing(progress(second));
+                if let Finding::Changed { progress, .. } = job.observe(&seen, sizes, at(second)) {
+                    for (app, got) in [HEAVY, light].into_iter().zip(&mut got) {
+                        got.extend(progress.contains(app).then_some((second, seen.progress)));
+                    }
+                }
+            }
+            got
+        };
+        let together = run(&[(HEAVY, bytes), (light, 1_000)]);
+        assert_eq!(together[0], run(&[(HEAVY, bytes)])[0]);
+        assert_eq!(together[1], run(&[(light, 1_000)])[1]);
+        assert!(together[0].windows(2).all(|two| two[1].0 - two[0].0 == 20 && two[1].1 != two[0].1));
+        assert_eq!(together[1].len(), 514, "each value once: {:?}", together[1]);
     }
 
     #[test]
     fn a_round_in_the_future_delays_no_longer_than_one_of_now() {
         let at = Timestamp::from_millis(1_000_000_000);
-        let round = ProgressRound { at: at.plus(24 * HOUR), bytes: 2_000_000 };
-        let known = Known::new(&seen(JobStatus::Processing, 10), Some(round), at);
-        let finding = observe(&known, &seen(JobStatus::Processing, 20), at.plus(Duration::from_secs(10)));
-        assert_eq!(finding, Finding::Changed { progressed: true });
+        let round =
+            ProgressRound { app: HEAVY, at: at.plus(24 * HOUR), bytes: 2_000_000, progress: Some(10) };
+        let mut job = Job::new(&processing(10), &[round], at);
+        let finding = job.observe(&processing(20), &[], at.plus(Duration::from_secs(10)));
+        assert_eq!(finding, changed(ProgressApps::ALL, false));
     }
 
     #[test]
     fn progress_is_reported_after_the_clock_was_set_back() {
         let at = Timestamp::from_millis(1_000_000_000);
-        let round = ProgressRound { at, bytes: 300_000_000 };
-        let known = Known::new(&seen(JobStatus::Processing, 50), Some(round), at);
-        let hour_before = at.minus(HOUR);
-        let finding = observe(&known, &seen(JobStatus::Processing, 51), hour_before);
-        assert_eq!(finding, Finding::Changed { progressed: true });
+        let round = ProgressRound { app: HEAVY, at, bytes: 300_000_000, progress: Some(50) };
+        let mut job = Job::new(&processing(50), &[round], at);
+        let finding = job.observe(&processing(51), &[], at.minus(HOUR));
+        assert_eq!(finding, changed(ProgressApps::ALL, false));
     }
 
     #[test]
     fn early_progress_is_reported_later() {
         let at = Timestamp::from_millis(1_000_000);
-        let unseen = Known::new(&Observation::default(), None, at);
-        let first = seen(JobStatus::Processing, 10);
-        assert_eq!(observe(&unseen, &first, at), Finding::Changed { progressed: true });
-        let known = unseen.after(&first, true, at);
+        let mut job = Job::new(&Observation::default(), &[], at);
+        assert_eq!(job.observe(&processing(10), &[], at), changed(ProgressApps::ALL, true));
         let soon = at.plus(Duration::from_secs(2));
         let next = seen(JobStatus::Pending, 20);
-        assert_eq!(observe(&known, &next, soon), Finding::Changed { progressed: false });
-        let known = known.after(&next, false, soon);
-        let later = at.plus(PROGRESS_EVERY);
-        assert_eq!(observe(&known, &next, later), Finding::Changed { progressed: true });
+        assert_eq!(job.observe(&next, &[], soon), changed(ProgressApps::None, true));
+        assert_eq!(job.observe(&next, &[], at.plus(PROGRESS_EVERY)), changed(ProgressApps::ALL, false));
+    }
+
+    #[test]
+    fn what_was_not_reported_before_a_restart_is_reported_after_it() {
+        let at = Timestamp::from_millis(1_000_000_000);
+        // The row has a newer progress than the last round of the app, which waits for its bytes.
+        let round = ProgressRound { app: HEAVY, at, bytes: 4_000_000, progress: Some(20) };
+        let mut job = Job::new(&processing(90), &[round], at.plus(Duration::from_secs(10)));
+        let due = at.plus(Duration::from_secs(20));
+        assert_eq!(job.observe(&processing(90), &[], due.minus(Duration::from_millis(1))), Finding::Nothing);
+        let only = changed(ProgressApps::Only(vec![HEAVY]), false);
+        assert_eq!(job.observe(&processing(90), &[], due), only);
     }
 }

@@ -202,22 +202,23 @@ impl Decision {
             self.refresh = Some(RefreshEnding { job, seen, has_status: true });
             return;
         }
-        match observe(&schedule.known, seen, now) {
+        match observe(&schedule.known, schedule.apart(), seen, now) {
             Finding::Nothing => {}
-            Finding::Changed { progressed } => {
+            Finding::Changed { progress, is_other } => {
                 let notify = schedule.terms.is_some_and(|terms| terms.wants_progress);
                 self.observed = Some(RecordObservation {
                     job,
                     generation,
                     seen: seen.clone(),
                     status_changed: schedule.known.status != seen.status,
-                    progressed,
+                    is_other,
+                    progress: progress.clone(),
                     notify,
                     raw: raw(notify),
-                    after: None,
+                    after: Vec::new(),
                     observed_at: now,
                 });
-                schedule.known = schedule.known.after(seen, progressed, now);
+                schedule.report(seen, &progress, now);
             }
             Finding::Ended(kind) => {
                 let (seen, raw) = (seen.clone(), raw(true));
@@ -364,7 +365,8 @@ fn log_report(schedule: &JobSchedule, report: &JobReport) {
     let JobName { provider, job_id: job, .. } = &schedule.name;
     let job_status = report.observation.raw_status.as_deref();
     let provider_request = report.request_id.as_deref();
-    let changed = || observe(&schedule.known, &report.observation, Timestamp::default()) != Finding::Nothing;
+    let finding = || observe(&schedule.known, schedule.apart(), &report.observation, Timestamp::default());
+    let changed = || finding() != Finding::Nothing;
     if report.unknown_status && changed() {
         tracing::warn!(
             provider,
@@ -405,7 +407,7 @@ fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
 mod tests {
     use super::*;
     use crate::domain::{
-        AppNo, JobSnapshot, Known, Limits, Observation, PollPolicy, PollerMessage, Rate, Terms,
+        AppNo, AppsApart, JobSnapshot, Known, Limits, Observation, PollPolicy, PollerMessage, Rate, Terms,
     };
     use crate::poller::scheduler::{Action, FinishedPoll};
 
@@ -436,7 +438,8 @@ mod tests {
                 app: AppNo(1),
                 other_app: None,
                 generation: 0,
-                known: Known::new(&Observation::default(), None, at(0)),
+                known: Known::new(&Observation::default(), &[], at(0)),
+                apart: AppsApart::NONE,
                 had_status: false,
                 registered_at: at(0),
                 watching: 1,
@@ -609,7 +612,7 @@ mod tests {
         let job = scheduler.jobs.get_mut(&JobNo(1)).expect("scheduled");
         assert_eq!(not_found_grace(job, Duration::from_secs(60)), Duration::from_secs(60));
         job.had_status = true;
-        assert_eq!(job.known, Known::new(&Observation::default(), None, at(0)));
+        assert_eq!(job.known, Known::new(&Observation::default(), &[], at(0)));
         assert_eq!(not_found_grace(job, Duration::from_secs(60)), GRACE_KNOWN);
         assert_eq!(not_found_grace(job, 2 * GRACE_KNOWN), 2 * GRACE_KNOWN);
         let response = failed(PollFailure::NotFound, Some(404));

@@ -1,5 +1,6 @@
 //! The poller: it starts polls, writes their results, and reports its state.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,14 +11,13 @@ use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProgressRound, ProviderHealth, ProviderState,
-    Rate, Timestamp,
+    Activity, AppNo, JobName, JobNo, Limits, PollPolicy, PollStats, ProgressRound, ProviderHealth,
+    ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::providers::Interpretation;
 use crate::store::{
-    ExpireWatches, NotFoundEnd, Notified, NotifyWatches, RecordObservation, Store, StoreError,
-    write_until_accepted,
+    ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, Store, StoreError, write_until_accepted,
 };
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -206,21 +206,21 @@ impl Poller {
     }
 
     /// Writes an observation and notifies the watches of the job, a chunk at a time. The bytes of the events delay the
-    /// next round of progress events.
+    /// next round of progress events of their app.
     async fn record(&self, mut observed: RecordObservation) {
-        let (job, at) = (observed.job, observed.observed_at);
-        let mut bytes = 0;
-        while let Some(Notified { last, progress_bytes }) =
-            self.write(|| self.store.record_observation(observed.clone())).await
-        {
-            bytes = progress_bytes;
-            let Some(last) = last else { break };
-            observed.after = Some(last);
+        let job = observed.job;
+        let mut rounds: BTreeMap<AppNo, ProgressRound> = BTreeMap::new();
+        while let Some(notified) = self.write(|| self.store.record_observation(observed.clone())).await {
+            rounds.extend(notified.rounds.into_iter().map(|round| (round.app, round)));
+            if notified.next.is_empty() {
+                break;
+            }
+            observed.after = notified.next;
         }
         let mut scheduler = self.scheduler();
         let found = scheduler.jobs.get_mut(&job).filter(|found| found.generation == observed.generation);
-        if let Some(found) = found.filter(|_| bytes > 0) {
-            found.known = found.known.after_round(ProgressRound { at, bytes });
+        if let Some(found) = found {
+            rounds.values().for_each(|round| found.hold(round));
         }
     }
 

@@ -188,6 +188,9 @@ impl Scheduler {
                     queue.add_app(facts.no, found, facts.app, now);
                 } else {
                     self.insert(&facts, now);
+                    if let Some(found) = self.jobs.get_mut(&facts.no) {
+                        found.forget_reported(&facts);
+                    }
                 }
                 self.schedule_new_watch(facts.no, now);
             }

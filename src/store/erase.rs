@@ -7,7 +7,8 @@
 //! (`operations/advance`).
 //!
 //! **An attempt in flight** continues, because its request is on its way. Its record changes no row, because the
-//! delivery does not exist any more, and no attempt follows. What the dispatcher has loaded is dropped, as after a stop.
+//! delivery does not exist any more, and no attempt follows. What the dispatcher has loaded is dropped, as after a
+//! stop.
 //!
 //! **An event** leaves its id and its position in the feed, so that a reader whose last event was erased continues
 //! after it. The number of these rows is limited by the retention of events.
@@ -17,8 +18,8 @@
 //! and its row an hour later, unless it was registered again (`prune`).
 //!
 //! **An app** is erased in steps of the same kind: watches first, then everything that is left of the app, and its row
-//! at the end. Its keys are revoked before the first step, and registrations of its clients that are still in progress
-//! are refused by the writer. Until its watches are stopped, the app still signs what is sent in its name.
+//! at the end. Its keys are revoked before the first step, and requests of its clients that are still in progress are
+//! refused by the writer. Until its watches are stopped, the app still signs what is sent in its name.
 
 use std::collections::BTreeSet;
 
@@ -81,8 +82,8 @@ pub(super) fn begin(
     Ok(ids)
 }
 
-/// Deletes up to `left` deliveries, attempts and events of a watch whose row is deleted, and of operational events about
-/// it. `now`: the ids and positions of the events are kept. Returns how many more rows can be deleted in this
+/// Deletes up to `left` deliveries, attempts and events of a watch whose row is deleted, and of operational events
+/// about it. `now`: the ids and positions of the events are kept. Returns how many more rows can be deleted in this
 /// transaction; 0 if rows may be left.
 pub(super) fn rest(
     batch: &mut Batch<'_>,

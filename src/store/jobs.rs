@@ -1,52 +1,16 @@
 //! Jobs as last observed, and what the poller needs of them.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx, params, row_sql};
+use super::db::{Result, Row, params, row_sql};
 use super::idempotency::Outcome;
 use super::reads::{INTERNAL, ReadStore};
-use super::rows::{read_name, to_json};
-use super::watch_events::{JobChange, WatchToNotify, Watches, chunk_size, read_watches};
+use super::rows::{read_name, read_rounds, to_json};
 use crate::domain::{
-    AppNo, EventId, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage,
-    ProgressRound, Terms, Timestamp, WatchId,
+    AppNo, AppsApart, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage, Terms, Timestamp,
+    WatchId,
 };
-
-/// Writes a change of a job that has not ended.
-#[derive(Clone, Debug)]
-pub struct RecordObservation {
-    /// The job.
-    pub job: JobNo,
-    /// Generation that was polled.
-    pub generation: i64,
-    /// The observation.
-    pub seen: Observation,
-    /// Whether the status differs from the last observation.
-    pub status_changed: bool,
-    /// Whether the progress differs, and progress is due for an event.
-    pub progressed: bool,
-    /// Whether any watch wants an event for it.
-    pub notify: bool,
-    /// The provider's answer, if a watch wants it and it is small enough.
-    pub raw: Option<Arc<[u8]>>,
-    /// Last watch that was notified by an earlier transaction.
-    pub after: Option<(AppNo, WatchId)>,
-    /// Time of the observation.
-    pub observed_at: Timestamp,
-}
-
-/// Result of [`RecordObservation`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notified {
-    /// Last watch that was notified, if more remain.
-    pub last: Option<(AppNo, WatchId)>,
-    /// Bytes of the `job.progress` events of this observation, in this and earlier transactions.
-    pub progress_bytes: u64,
-}
 
 /// Writes the result of a requested poll of a job that has ended.
 #[derive(Clone, Debug)]
@@ -78,7 +42,7 @@ pub struct NotFound;
 const JOB: &str =
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
     case when j.poll_requested_at is null then 0 else 1 end, j.had_status,
-    j.progressed_at, j.progress_bytes";
+    j.progress_rounds";
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
 /// for each column, and one for each app that watches the job. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
@@ -139,16 +103,16 @@ impl ReadStore {
 }
 
 fn read_snapshot(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
-    let (watching, app) = (row.count(12)?, AppNo(row.opt_int(17)?.unwrap_or_default()));
-    let other_app = row.opt_int(18)?.map(AppNo).filter(|other| *other != app);
-    Ok(JobSnapshot { watching, terms: read_terms(row, 13)?, other_app, ..read_job(row, app, now)? })
+    let (watching, app) = (row.count(11)?, AppNo(row.opt_int(16)?.unwrap_or_default()));
+    let other_app = row.opt_int(17)?.map(AppNo).filter(|other| *other != app);
+    Ok(JobSnapshot { watching, terms: read_terms(row, 12)?, other_app, ..read_job(row, app, now)? })
 }
 
 /// Reads the columns [`JOB`].
 fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
     let seen: Observation = row.json(6)?;
-    let bytes = u64::try_from(row.int(11)?).unwrap_or_default();
-    let round = row.opt_time(10)?.map(|at| ProgressRound { at, bytes });
+    let rounds = read_rounds(row, 10)?;
+    let known = Known::new(&seen, &rounds, now);
     Ok(JobSnapshot {
         traced: None,
         no: JobNo(row.int(0)?),
@@ -156,7 +120,8 @@ fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
         app,
         other_app: None,
         generation: row.int(5)?,
-        known: Known::new(&seen, round, now),
+        known,
+        apart: AppsApart::new(&rounds, known.reported(), now),
         registered_at: row.time(7)?,
         poll_requested: row.flag(8)?,
         had_status: row.flag(9)?,
@@ -227,158 +192,6 @@ fn notify_watchers_changed(batch: &mut Batch<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes observations, and notifies a chunk of the watches of each job.
-pub(super) fn record_observation(
-    batch: &mut Batch<'_>,
-    commands: &[&RecordObservation],
-) -> Result<Vec<Notified>> {
-    let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
-    let changed = batch.tx.update_each(
-        row_sql!(
-            "update jobs set seen = $1, had_status = 1, poll_requested_at = null"
-            where "no = $2 and generation = $3 and ended = 0"
-        ),
-        commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),
-    )?;
-    let applied =
-        || commands.iter().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(command, _)| *command);
-    batch.tx.each(
-        "insert into observations (job, observed_at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
-         on conflict (job, observed_at) do nothing",
-        applied().filter(|command| command.status_changed).map(|command| {
-            let Observation { status, raw_status, progress, .. } = &command.seen;
-            params![command.job, command.observed_at, status, raw_status, *progress]
-        }),
-    )?;
-    let notifying: Vec<&RecordObservation> = applied().filter(|command| command.notify).collect();
-    let mut notified = notify_progress(batch, &notifying)?.into_iter();
-    let notified = |(command, changed): (&&RecordObservation, &usize)| {
-        let is_notified = *changed > 0 && command.notify;
-        is_notified.then(|| notified.next()).flatten().unwrap_or_default()
-    };
-    Ok(commands.iter().zip(&changed).map(notified).collect())
-}
-
-/// A `job.processing` or `job.progress` event that a watch may be due.
-struct ProgressEvent<'a> {
-    change: &'a JobChange<'a>,
-    watch: &'a WatchToNotify,
-    event_type: EventType,
-    n: u32,
-    /// Id of the watch's last event of this type, if there may be one.
-    last: Option<EventId>,
-}
-
-/// Creates `job.processing` (once for each watch) and `job.progress` events for a chunk of each job's watches.
-fn notify_progress(batch: &mut Batch<'_>, commands: &[&RecordObservation]) -> Result<Vec<Notified>> {
-    let changes = read_changes(&batch.tx, commands)?;
-    let mut events = Vec::new();
-    for (command, change) in commands.iter().zip(&changes) {
-        for watch in &change.watches.chunk {
-            let event = |event_type, n, last: Option<u32>| {
-                let last = last.map(|n| EventId::derive(watch.id, event_type, n));
-                ProgressEvent { change, watch, event_type, n, last }
-            };
-            if change.seen.status == JobStatus::Processing && watch.events.has(EventType::JobProcessing) {
-                events.push(event(EventType::JobProcessing, 0, Some(0)));
-            }
-            if command.progressed && watch.events.has(EventType::JobProgress) {
-                let n = watch.progress;
-                events.push(event(EventType::JobProgress, n + 1, (n > 0).then_some(n)));
-            }
-        }
-    }
-    let last = events.iter().filter_map(|event| event.last).map(|id| params![id]);
-    let times = batch.tx.fetch("select observed_at from events where id = $1", last, |row| row.time(0))?;
-    let mut times = times.into_iter();
-    // If the same observation is written again after a commit whose outcome was unknown, its progress is not due
-    // again.
-    events.retain(|ProgressEvent { change, event_type, last, .. }| {
-        let last_at = last.and_then(|_| times.next()?.pop());
-        if *event_type == EventType::JobProgress { last_at != Some(change.at) } else { last_at.is_none() }
-    });
-    let progressed = events.iter().filter(|event| event.event_type == EventType::JobProgress);
-    batch.tx.update_each(
-        row_sql!("update watches set progress = progress + 1" where "app = $1 and id = $2"),
-        progressed.map(|event| params![event.watch.app, event.watch.id]),
-    )?;
-    let mut bytes = BTreeMap::<JobNo, u64>::new();
-    for ProgressEvent { change, watch, event_type, n, .. } in events {
-        let taken = watch.create_event(batch, event_type, n, change);
-        if event_type == EventType::JobProgress {
-            *bytes.entry(change.job).or_default() += taken;
-        }
-    }
-    let bytes = record_rounds(&batch.tx, commands, &bytes)?;
-    let last = |Watches { chunk, has_more }: &Watches| {
-        chunk.last().filter(|_| *has_more).map(|watch| (watch.app, watch.id))
-    };
-    let notified = |(change, progress_bytes): (&JobChange<'_>, u64)| Notified {
-        last: last(&change.watches),
-        progress_bytes,
-    };
-    Ok(changes.iter().zip(bytes).map(notified).collect())
-}
-
-/// Adds the bytes of the events of this transaction to the rounds of their jobs. Returns for each command the bytes of
-/// its round, which earlier transactions may have begun.
-fn record_rounds(
-    tx: &Tx<'_>,
-    commands: &[&RecordObservation],
-    bytes: &BTreeMap<JobNo, u64>,
-) -> Result<Vec<u64>> {
-    // A round without watches is none.
-    let added = commands.iter().filter_map(|command| Some((command, *bytes.get(&command.job)?)));
-    tx.update_each(
-        row_sql!(
-            "update jobs set
-               progress_bytes = $1 + case when progressed_at = $2 then progress_bytes else 0 end,
-               progressed_at = $2"
-            where "no = $3"
-        ),
-        added.map(|(command, bytes)| {
-            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            params![bytes, command.observed_at, command.job]
-        }),
-    )?;
-    let rounds = tx.fetch(
-        "select progress_bytes from jobs where no = $1 and progressed_at = $2",
-        commands.iter().map(|command| params![command.job, command.observed_at]),
-        |row| row.int(0),
-    )?;
-    let bytes = |rounds: Vec<i64>| rounds.first().and_then(|bytes| u64::try_from(*bytes).ok());
-    Ok(rounds.into_iter().map(|rounds| bytes(rounds).unwrap_or_default()).collect())
-}
-
-/// Reads for each observation the name of the job and the next chunk of its watches.
-fn read_changes<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Result<Vec<JobChange<'a>>> {
-    let names = tx.ones(
-        "select provider, account, job_id, coalesce(long_params, params) from jobs where no = $1",
-        commands.iter().map(|command| params![command.job]),
-        |row| read_name(row, 0),
-    )?;
-    let watches = read_watches(
-        tx,
-        "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id",
-        chunk_size(commands.iter().map(|command| command.seen.text_size())),
-        commands.iter().map(|command| {
-            let (app, watch) = command.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
-            params![command.job, app, watch]
-        }),
-    )?;
-    let change = |((command, name), watches): ((&&'a RecordObservation, JobName), Watches)| JobChange {
-        job: command.job,
-        name,
-        seen: Cow::Borrowed(&command.seen),
-        at: command.observed_at,
-        ending: None,
-        error: None,
-        raw: command.raw.clone(),
-        watches,
-    };
-    Ok(commands.iter().zip(names).zip(watches).map(change).collect())
-}
-
 pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding]) -> Result<Vec<()>> {
     let seen: Vec<(JobNo, String, JobStatus)> = commands
         .iter()
@@ -416,8 +229,7 @@ pub(super) fn poll_now(batch: &mut Batch<'_>, command: &PollNow) -> Outcome<(), 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::EventSet;
+    use crate::domain::{EventSet, EventType};
 
     #[test]
     fn the_statements_contain_the_bits_of_progress_events() {

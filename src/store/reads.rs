@@ -1,11 +1,12 @@
 //! State that the handles and the writer of a store share, and the reading half of a store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::db::{Fault, Files, Readers, Result, StoreError, Tx};
 use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
+use super::schema::{SchemaChange, SchemaState, unusable_tables};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
 use crate::clock::Clock;
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) refusing: AtomicBool,
     /// Whether the database did not answer the last check in time.
     pub(super) silent: AtomicBool,
+    /// Whether the tables of the database can be used.
+    pub(super) schema: Mutex<SchemaState>,
     /// Files of a SQLite database.
     pub(super) files: Option<Arc<Files>>,
     /// Size of the log of a SQLite database, in bytes, when it was last checked.
@@ -90,11 +93,44 @@ impl Shared {
         apps.all(|app| tenants.is_live(app))
     }
 
+    /// Notes an error of a statement: whether a table or a column is missing.
+    pub(super) fn note_error(&self, error: &StoreError) {
+        if let StoreError::Schema(reason) = error {
+            let change = self.schema().failed(Clock::System.moment());
+            log_schema(change, reason);
+        }
+    }
+
+    /// Notes the tables that cannot be used. Returns whether the schema counts as complete.
+    fn note_tables(&self, unusable: &[String]) -> bool {
+        let mut schema = self.schema();
+        let change = schema.checked(unusable.is_empty(), Clock::System.moment());
+        log_schema(change, &unusable.join(", "));
+        !schema.is_broken()
+    }
+
+    fn schema(&self) -> MutexGuard<'_, SchemaState> {
+        self.schema.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Applies the changes of a commit to the apps and keys in memory.
     pub(super) fn apply(&self, changes: Vec<TenantChange>) {
         if !changes.is_empty() {
             self.tenants.write().unwrap_or_else(PoisonError::into_inner).apply(changes);
         }
+    }
+}
+
+/// Logs that the schema became incomplete or complete. `what`: the tables, or an error that names what is missing.
+fn log_schema(change: SchemaChange, what: &str) {
+    match change {
+        SchemaChange::Broken => tracing::error!(
+            missing = what,
+            "a table or a column of the database is missing, or may not be used: requests that need it fail; restore it \
+             from a backup, or give its permissions back to the user of database_url"
+        ),
+        SchemaChange::Recovered => tracing::info!("the tables of the database can be used again"),
+        SchemaChange::None => {}
     }
 }
 
@@ -114,7 +150,8 @@ impl ReadStore {
         app: AppNo,
         read: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.in_time(self.readers.read(app, read), StoreError::Unavailable).await
+        let answer = self.in_time(self.readers.read(app, read), StoreError::Unavailable).await;
+        answer.inspect_err(|error| self.shared.note_error(error))
     }
 
     /// Returns the answer of the database. A request gets the error `late` if none arrives within [`ANSWER_MAX`].
@@ -183,11 +220,13 @@ impl ReadStore {
         self.shared.silent.load(Ordering::Acquire)
     }
 
-    /// Runs a query, to show whether the database answers in time.
+    /// Checks whether the database answers in time, and whether its tables can be used. If they cannot, the error is
+    /// [`StoreError::Schema`].
     pub async fn check_reads(&self) -> Result<()> {
         let (clock, late) = (Clock::System, || format!("no answer within {} s", CHECK_MAX.as_secs()));
-        let answer = clock.timeout(CHECK_MAX, self.ping()).await;
-        answer.unwrap_or_else(|| Err(StoreError::Unavailable(late())))
+        let answer = clock.timeout(CHECK_MAX, self.readers.read(INTERNAL, unusable_tables)).await;
+        let unusable = answer.unwrap_or_else(|| Err(StoreError::Unavailable(late())))?;
+        if self.shared.note_tables(&unusable) { Ok(()) } else { Err(StoreError::Schema(unusable.join(", "))) }
     }
 
     /// Runs a query, and notes meanwhile whether its answer is late. Returns when the database has answered.

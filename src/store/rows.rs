@@ -6,7 +6,8 @@ use super::db::{Result, Row, StoreError, Tx, params, row_sql};
 use super::options::{options_text, read_options};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
-    ChannelKind, Destination, DestinationId, Id, JobName, Masked, SavedNo, SavedQueue, WatchId, parse_rate,
+    AppNo, ChannelKind, Destination, DestinationId, Id, JobName, Masked, ProgressRound, SavedNo, SavedQueue,
+    Timestamp, WatchId, parse_rate,
 };
 
 /// Reads four columns from `first`: provider, account, job id, all parameters.
@@ -17,6 +18,32 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
         job_id: row.text(first + 2)?,
         params: row.text(first + 3)?,
     })
+}
+
+/// A round of progress events as the column `progress_rounds` stores it: app, time, bytes, progress.
+type StoredRound = (i64, i64, u64, Option<u8>);
+
+/// Reads a column with the last rounds of progress events of a job.
+pub(super) fn read_rounds(row: &Row<'_>, column: usize) -> Result<Vec<ProgressRound>> {
+    let Some(text) = row.opt_text(column)? else { return Ok(Vec::new()) };
+    let broken = |_| StoreError::Inconsistent("the rounds of progress events of a job are broken".to_owned());
+    let stored: Vec<StoredRound> = serde_json::from_str(&text).map_err(broken)?;
+    let round = |(app, at, bytes, progress)| ProgressRound {
+        app: AppNo(app),
+        at: Timestamp::from_millis(at),
+        bytes,
+        progress,
+    };
+    Ok(stored.into_iter().map(round).collect())
+}
+
+/// Returns the value of such a column.
+pub(super) fn rounds_to_json(rounds: &[ProgressRound]) -> Option<String> {
+    let stored = |round: &ProgressRound| -> StoredRound {
+        (round.app.0, round.at.millis(), round.bytes, round.progress)
+    };
+    let stored: Vec<StoredRound> = rounds.iter().map(stored).collect();
+    (!stored.is_empty()).then(|| to_json(&stored))
 }
 
 /// Columns of a destination of a watch, for [`read_destination`]: those of `watch_destinations wd`, left joined with

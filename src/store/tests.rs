@@ -11,7 +11,7 @@ use super::events::filter::{self as event_filter, Index as EventIndex};
 use super::watches::filter::{self as watch_filter, Index};
 use super::{
     DatabaseLocation, DeliveryFilter, EventFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter,
-    deliveries, endings, jobs, prune, watch_events, watches,
+    deliveries, endings, jobs, observations, prune, watch_events, watches,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
@@ -281,8 +281,7 @@ fn no_command_reads_all_watches_of_a_job() {
         let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference\n     from watches";
         format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
     };
-    let by_app = "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id";
-    let table: [(String, &[&str]); 9] = [
+    let table: [(String, &[&str]); 11] = [
         (
             jobs::TERMS.to_owned(),
             &["watches_of_job", "watches_poll_interval", "watches_expected_at", "watches_progress"],
@@ -293,7 +292,9 @@ fn no_command_reads_all_watches_of_a_job() {
         (watch_events::of_app(endings::OF_EXPIRY), &["watches_of_job"]),
         (watch_events::of_app_after(), &["watches_of_job"]),
         (endings::IS_WATCHED.to_owned(), &["watches_of_job"]),
-        (chunk(by_app), &["watches_progress"]),
+        (chunk(observations::IN_ORDER), &["watches_progress"]),
+        (observations::APPS.to_owned(), &["watches_progress"]),
+        (observations::of_app_after(), &["watches_progress"]),
         (endings::WANTS_RAW.to_owned(), &["watches_raw"]),
     ];
     for (sql, indexes) in table {

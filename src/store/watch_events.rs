@@ -137,7 +137,8 @@ impl WatchToNotify {
     }
 }
 
-const WATCH: &str =
+/// The columns of a watch to notify.
+pub(super) const WATCH: &str =
     "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference,
        watch_group
      from watches";
@@ -222,14 +223,29 @@ pub(super) fn read_turns_after(
     most: usize,
     jobs: &[(JobNo, Vec<ExpiryPosition>)],
 ) -> Result<Vec<(Vec<WatchToNotify>, Vec<ExpiryPosition>)>> {
+    let values = |job, (app, expires_at, id): ExpiryPosition, limit| params![job, app, expires_at, id, limit];
+    let position = |watch: &WatchToNotify| (watch.app, watch.expires_at, watch.id);
+    read_from_positions(tx, &of_app_after(), most, jobs, values, position)
+}
+
+/// Does the same with positions of any kind. `sql` reads the watches of an app after a position. `values` makes its
+/// parameters from a job, a position and a maximum number of rows, and `position` makes the position of a watch.
+pub(super) fn read_from_positions<P: Copy, const N: usize>(
+    tx: &Tx<'_>,
+    sql: &str,
+    most: usize,
+    jobs: &[(JobNo, Vec<P>)],
+    values: impl Fn(JobNo, P, i64) -> [Value<'static>; N],
+    position: impl Fn(&WatchToNotify) -> P,
+) -> Result<Vec<(Vec<WatchToNotify>, Vec<P>)>> {
     let part = |apps: usize| (most / apps.max(1)).max(1);
     let rows = jobs.iter().flat_map(|(job, positions)| {
         let limit = i64::try_from(part(positions.len()) + 1).unwrap_or(i64::MAX);
-        let served = positions.iter().take(most);
-        served.map(move |(app, expires_at, id)| params![job, app, expires_at, id, limit])
+        let values = &values;
+        positions.iter().take(most).map(move |position| values(*job, *position, limit))
     });
-    let rows: Vec<[Value<'_>; 5]> = rows.collect();
-    let mut found = tx.fetch(&of_app_after(), rows, WatchToNotify::read)?.into_iter();
+    let rows: Vec<[Value<'_>; N]> = rows.collect();
+    let mut found = tx.fetch(sql, rows, WatchToNotify::read)?.into_iter();
     let chunks = jobs.iter().map(|(_, positions)| {
         // Those that this chunk does not serve are the first of the next one.
         let mut next = positions.get(most..).unwrap_or_default().to_vec();
@@ -237,7 +253,7 @@ pub(super) fn read_turns_after(
         for mut watches in found.by_ref().take(positions.len().min(most)) {
             let has_more = watches.len() > part;
             watches.truncate(part);
-            next.extend(watches.last().filter(|_| has_more).map(|last| (last.app, last.expires_at, last.id)));
+            next.extend(watches.last().filter(|_| has_more).map(&position));
             chunk.extend(watches);
         }
         (chunk, next)

@@ -101,6 +101,8 @@ pub(super) trait CommandSet: Send + Sized + 'static {
 pub(super) struct Item<Q, A> {
     pub(super) request: Q,
     pub(super) answer: Option<A>,
+    /// Whether the command is not applied, because its app is deleted.
+    pub(super) is_refused: bool,
     reply: oneshot::Sender<Result<A>>,
 }
 
@@ -110,6 +112,7 @@ impl<Q, A> Item<Q, A> {
         let answer = match (failure, self.answer) {
             (Some(failure), _) => Err(failure.clone()),
             (None, Some(answer)) => Ok(answer),
+            (None, None) if self.is_refused => Err(StoreError::AppDeleted),
             (None, None) => Err(StoreError::Inconsistent("a command was not applied".to_owned())),
         };
         let _ = self.reply.send(answer);
@@ -124,7 +127,7 @@ pub(super) async fn send<C, Q, A>(
 ) -> Result<A> {
     let ended = || StoreError::Unavailable("the writer has ended".to_owned());
     let (reply, answer) = oneshot::channel();
-    let item = Box::new(Item { request, answer: None, reply });
+    let item = Box::new(Item { request, answer: None, is_refused: false, reply });
     queue.send(command(item)).await.map_err(|_| ended())?;
     answer.await.map_err(|_| ended())?
 }
@@ -141,7 +144,9 @@ where
     write
         .retry(ConstantBuilder::new().with_delay(WRITE_RETRY_PAUSE).without_max_times())
         .sleep(clock.clone())
-        .when(|error| matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_)))
+        .when(|error| {
+            matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Schema(_))
+        })
         .await
 }
 
@@ -253,7 +258,7 @@ impl WriterLoop<'_> {
             done => done,
         });
         let failure = match done {
-            Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
+            Err(StoreError::Inconsistent(_) | StoreError::Schema(_)) if commands.len() > 1 => {
                 let second = commands.split_off(commands.len() / 2);
                 self.commit(commands);
                 self.commit(second);
@@ -267,6 +272,7 @@ impl WriterLoop<'_> {
         };
         if let Some(error) = &failure {
             self.refuse(error);
+            self.shared.note_error(error);
             if matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_)) {
                 self.refused += commands.len();
             }
@@ -344,7 +350,13 @@ impl WriterLoop<'_> {
         match &committed {
             Ok(()) => self.publish(effects),
             Err(StoreError::Unknown(_)) => self.pending_effects = Some(effects),
-            Err(StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Inconsistent(_)) => {}
+            Err(
+                StoreError::Unavailable(_)
+                | StoreError::Damaged(_)
+                | StoreError::AppDeleted
+                | StoreError::Schema(_)
+                | StoreError::Inconsistent(_),
+            ) => {}
         }
         committed
     }

@@ -144,6 +144,14 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "notify": "https://a.example/" }), "/notify", "invalid_type", "list"),
         (json!({ "notify": [1] }), "/notify/0", "invalid_type", "string or an object"),
         (json!({ "notify": [{}] }), "/notify/0/url", "required", "required"),
+        (json!({ "notify": [{ "to": "me@a.example" }] }), "/notify/0/type", "required", "with to, a field"),
+        (
+            json!({ "notify": [{ "email": "me@a.example" }] }),
+            "/notify/0/type",
+            "required",
+            "set it to \"email\"",
+        ),
+        (json!({ "notify": [{ "channel": "#ops" }] }), "/notify/0/type", "required", "set it to \"slack\""),
         (json!({ "notify": [{ "url": 1 }] }), "/notify/0/url", "invalid_type", "string"),
         (
             json!({ "notify": [{ "type": "pigeon", "url": "https://a.example/" }] }),

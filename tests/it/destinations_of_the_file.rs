@@ -129,15 +129,45 @@ async fn errors_in_destinations_of_the_file_name_line_and_field() {
     let error = t.start_error().await;
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");
-    assert!(lines[0].starts_with("ringback.toml:1: [[destination]] `a`: url: must not lead to"), "{error}");
-    assert_eq!(
-        lines[1],
-        "ringback.toml:4: [[destination]] `b`: rat: there is no such field; did you mean `rate`?"
-    );
+    assert!(lines[0].starts_with("ringback.toml:1: destination[1].url: must not lead to"), "{error}");
+    assert_eq!(lines[1], "ringback.toml:4: destination[2].rat: there is no such field; did you mean `rate`?");
     assert!(
-        lines[2].starts_with("ringback.toml:8: [[destination]] app: there is no app `nowhere`"),
+        lines[2].starts_with("ringback.toml:8: destination[3].app: there is no app `nowhere`"),
         "{error}"
     );
+    t.give_up().await;
+}
+
+/// `ringback config` finds what a start finds, except whether the apps exist.
+// Once: nothing is stored.
+#[tokio::test]
+async fn the_configuration_is_checked_as_at_a_start() {
+    let mut t = Harness::start().await;
+    t.stop().await;
+    t.file_text = Some(
+        "[[destination]]\nname = 'a'\nurl = 'http://169.254.169.254/'\n\
+         [[destination]]\nname = 'b'\nemail = 'ops@example.com'\n\
+         [[destination]]\nname = 'c'\nslack = '#ops'\nrate = '5000/s'\n\
+         [[destination]]\nname = 'd'\nurl = 'https://a.example/x'\nheaders = { host = 'x' }\n"
+            .to_owned(),
+    );
+    let at_start = t.start_error().await;
+    let environment = t.environment();
+    let found = ringback::app::destination_errors(&t.config(), environment).await.expect("checked");
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found.join("\n"), at_start);
+    let fields: Vec<&str> = found.iter().map(|line| line.splitn(3, ": ").nth(1).expect("a field")).collect();
+    let expected = [
+        "destination[1].url",
+        "destination[2].type",
+        "destination[3].rate",
+        "destination[3].type",
+        "destination[4].headers.host",
+    ];
+    assert_eq!(fields, expected, "{found:#?}");
+    assert!(found[1].ends_with(
+        "is required with email, a field of another channel than the default; set it to \"email\""
+    ));
     t.give_up().await;
 }
 

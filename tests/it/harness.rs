@@ -278,16 +278,20 @@ impl Harness {
 
     /// Returns the error with which the application does not start on its database.
     pub async fn start_error(&self) -> String {
+        App::build(self.config(), self.environment()).await.unwrap_err().to_string()
+    }
+
+    /// Returns an environment without names.
+    pub fn environment(&self) -> HostEnvironment {
         let clock = Clock::Manual(self.clock.clone());
         let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
-        let surroundings = HostEnvironment {
+        HostEnvironment {
             clock,
             resolver,
             roots: self.roots.clone(),
             descriptors: self.descriptors,
             discards_output: false,
-        };
-        App::build(self.config(), surroundings).await.unwrap_err().to_string()
+        }
     }
 
     /// Starts the application on its database.

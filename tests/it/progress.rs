@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, seconds, start};
+use crate::tenants::tenant;
 use ringback::domain::Timestamp;
 
 /// Sets the progress of a job with an output of 60 KB.
@@ -69,7 +70,63 @@ async fn registrations_of_a_job_add_no_progress_of_its_other_watches() {
     t.finish().await;
 }
 
+/// Returns the time and the progress of each `job.progress` event of an app, in seconds since the start.
+async fn reported(t: &Harness, key: &str) -> Vec<(u64, u64)> {
+    let feed = t.as_key(key, "GET", "/v1/events?type=job.progress&limit=200", "").await.expect(200);
+    let entry = |event: &Value| {
+        let at = Timestamp::parse(event["timestamp"].as_str().unwrap()).unwrap().since(start()).as_secs();
+        (at, event["data"]["progress"].as_u64().unwrap())
+    };
+    feed["data"].as_array().unwrap().iter().map(entry).collect()
+}
+
+/// Lets a job progress for 90 s, which an app with one watch and an app with many observe. Returns what each was
+/// told; of the many watches, the first one.
+async fn observed_by_both(many: usize) -> (Vec<(u64, u64)>, Vec<u64>) {
+    let t = Harness::start().await;
+    let advance = |progress: u64| {
+        t.provider.job("job_1", &json!({ "progress": progress, "output": "x".repeat(2_000) }));
+    };
+    advance(1);
+    let other = tenant(&t, "other").await;
+    let mut first = None;
+    for chunk in vec![curious(); many].chunks(1_000) {
+        let made = t.post("/v1/watches/batch", &json!({ "watches": chunk })).await.expect(200);
+        first.get_or_insert(made["data"][0]["watch"]["id"].as_str().unwrap().to_owned());
+    }
+    t.as_key(&other.key, "POST", "/v1/watches", &curious().to_string()).await.expect(201);
+    for second in 1..=90 {
+        advance(second);
+        t.pass(seconds(1)).await;
+    }
+    // The job stands still, and everyone gets the last value.
+    t.pass(seconds(60)).await;
+    let of_many = match first {
+        Some(watch) => rounds(&t, &watch).await,
+        None => Vec::new(),
+    };
+    let of_one = reported(&t, &other.key).await;
+    t.provider.completed("job_1");
+    t.pass(seconds(10)).await;
+    t.finish().await;
+    (of_one, of_many)
+}
+
+/// 2,000 watches of one app: a round has 7 MB, which take more than half a minute.
+#[tokio::test]
+async fn the_watches_of_another_app_do_not_delay_the_progress_of_a_job() {
+    let (alone, _) = observed_by_both(0).await;
+    let (beside, of_many) = observed_by_both(2_000).await;
+    assert_eq!(beside, alone);
+    assert_eq!(alone.len(), 19, "every 5 s, and the last value: {alone:?}");
+    assert!(alone.windows(2).all(|two| two[1].1 > two[0].1), "none twice: {alone:?}");
+    // The rounds of the other app are as rare as their bytes require, and the last one has the last value.
+    assert!(of_many.len() >= 3 && of_many.windows(2).all(|two| two[1] >= two[0] + 25), "{of_many:?}");
+    assert!(*of_many.last().unwrap() >= 90, "{of_many:?}");
+}
+
 crate::postgres::on_postgres_too! {
+    the_watches_of_another_app_do_not_delay_the_progress_of_a_job,
     the_bytes_of_a_jobs_progress_are_bounded_also_by_a_restart,
     registrations_of_a_job_add_no_progress_of_its_other_watches,
 }

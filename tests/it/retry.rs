@@ -337,7 +337,82 @@ async fn a_retry_continues_when_a_full_disk_has_space_again() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_client_cannot_flood_a_receiver_with_retries() {
+    let t = impatient().await;
+    let watches = fail(&t, 0..12, "/a").await;
+    let mut paths = Vec::new();
+    for watch in &watches {
+        let delivery = t.delivery(watch).await["id"].as_str().unwrap().to_owned();
+        paths.push(format!("/v1/deliveries/{delivery}/retry"));
+    }
+    let keyed = |key: &'static str| [AUTH, ("idempotency-key", key)];
+    t.send("POST", &paths[0], &keyed("first"), b"").await.expect(202);
+    for _ in 0..9 {
+        t.send("POST", &paths[0], &keyed("first"), b"").await.expect(202);
+    }
+    t.rest().await;
+    t.receiver.take(1).await;
+    // A replayed answer is no retry.
+    for _ in 0..9 {
+        t.act(&paths[0]).await.expect(202);
+        t.rest().await;
+    }
+    t.receiver.take(9).await;
+    let refused = t.act(&paths[0]).await;
+    let problem = refused.expect(429);
+    assert_eq!((&problem["code"], refused.header("retry-after")), (&json!("rate_limited"), Some("60")));
+    assert!(
+        problem["detail"].as_str().unwrap().starts_with("the delivery was retried ten times"),
+        "{problem}"
+    );
+    // Other deliveries are retried, up to a hundred in 10 s. The refused request counts for its delivery only.
+    for path in &paths[1..10] {
+        for _ in 0..10 {
+            t.act(path).await.expect(202);
+        }
+    }
+    let refused = t.act(&paths[11]).await;
+    let detail = refused.expect(429)["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("this app has retried a hundred deliveries within 10 s"), "{detail}");
+    assert_eq!(refused.header("retry-after"), Some("10"));
+    let other = crate::tenants::tenant(&t, "other").await;
+    t.as_key(&other.key, "POST", &paths[11], "").await.expect(404);
+    t.rest().await;
+    t.pass(seconds(10)).await;
+    t.act(&paths[11]).await.expect(202);
+    assert_eq!(t.act(&paths[0]).await.status, 429);
+    t.pass(seconds(50)).await;
+    t.act(&paths[0]).await.expect(202);
+    t.rest().await;
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_app_starts_ten_retries_of_many_deliveries_a_minute() {
+    let t = impatient().await;
+    fail(&t, 0..1, "/a").await;
+    for _ in 0..10 {
+        retry(&t, json!({ "all": true })).await;
+        t.rest().await;
+    }
+    let refused = t.post(PATH, &json!({ "all": true })).await;
+    assert_eq!(
+        (&refused.expect(429)["code"], refused.header("retry-after")),
+        (&json!("rate_limited"), Some("60"))
+    );
+    t.post(PATH, &json!({ "all": true, "dryRun": true })).await.expect(200);
+    t.pass(minutes(1)).await;
+    retry(&t, json!({ "all": true })).await;
+    t.rest().await;
+    t.receiver.read_all();
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
+    a_client_cannot_flood_a_receiver_with_retries,
+    an_app_starts_ten_retries_of_many_deliveries_a_minute,
     all_failed_deliveries_are_retried_under_the_same_ids,
     more_failed_deliveries_than_a_transaction_holds_are_retried,
     a_retry_selects_by_event_time_and_destination,

@@ -1,11 +1,13 @@
 //! Guarantees of the store on both databases, and a fixture that opens a [`Store`].
 
 mod bounded;
+mod deleted_apps;
 mod events;
 mod filters;
 mod lasting;
 mod lost;
 mod operating;
+mod schema;
 pub mod sealing;
 mod sending;
 mod server;
@@ -16,7 +18,7 @@ mod watching;
 use ringback::domain::{
     AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, DispatcherMessage,
     EndingKind, EventList, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, NextStep,
-    Observation, Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
+    Observation, Payload, PendingDelivery, PollerMessage, ProgressApps, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
     After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, EventFilter, IdempotencyKey,
@@ -165,6 +167,19 @@ impl StoreFixture {
                 let (_, database) = url.reveal().rsplit_once('/').expect("a name");
                 let count = shared("a count").expect("a server").query(database, &sql);
                 count.and_then(|count| count.parse().ok()).expect("a count")
+            }
+        }
+    }
+
+    /// Runs a statement beside the store, as an operator does.
+    pub fn run(&self, sql: &str) {
+        match &self.location {
+            DatabaseLocation::File(path) => {
+                rusqlite::Connection::open(path).expect("opens").execute_batch(sql).expect("run");
+            }
+            DatabaseLocation::Server(url) => {
+                let (_, database) = url.reveal().rsplit_once('/').expect("a name");
+                shared("a statement").expect("a server").query(database, sql);
             }
         }
     }
@@ -332,10 +347,11 @@ pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> Rec
         generation,
         seen: seen(JobStatus::Processing, Some(progress)),
         status_changed: true,
-        progressed: true,
+        is_other: true,
+        progress: ProgressApps::ALL,
         notify: true,
         raw: None,
-        after: None,
+        after: Vec::new(),
         observed_at: at,
     }
 }

@@ -24,7 +24,7 @@ impl Failures {
     pub(super) fn note(&self, error: &StoreError, now: Timestamp) {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
-            StoreError::Unavailable(reason) | StoreError::Damaged(reason) => {
+            StoreError::Unavailable(reason) | StoreError::Damaged(reason) | StoreError::Schema(reason) => {
                 if let Some(count) = windows.refused.count(now) {
                     tracing::warn!(error = %reason, count, "requests refused: the database is not available");
                 }
@@ -34,6 +34,8 @@ impl Failures {
                     tracing::warn!(error = %reason, count, "outcomes unknown: the database was lost during writes");
                 }
             }
+            // The client has deleted its app itself.
+            StoreError::AppDeleted => {}
             // A bug of one kind of request: each line can have another reason.
             StoreError::Inconsistent(reason) => tracing::error!(error = %reason, "request failed"),
         }

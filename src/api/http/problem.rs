@@ -81,7 +81,7 @@ problem_codes! {
         InvalidRequest UNPROCESSABLE_ENTITY "invalid_request" "Fields, parameters or headers are invalid; `errors` lists each."
         GroupMismatch UNPROCESSABLE_ENTITY "group_mismatch" "The registration does not fit the group that it names; `errors` names the field."
         IdempotencyConflict UNPROCESSABLE_ENTITY "idempotency_conflict" "The `Idempotency-Key` was used with another body."
-        RateLimited TOO_MANY_REQUESTS "rate_limited" "The app has used up the rate of this operation; `Retry-After` says when the next request is possible."
+        RateLimited TOO_MANY_REQUESTS "rate_limited" "The rate of this operation is used up, for the app or the delivery; `Retry-After` says when the next request is possible."
         Internal INTERNAL_SERVER_ERROR "internal_error" "An error in the server; its log has the details."
         Unavailable SERVICE_UNAVAILABLE "unavailable" "The database is not available, and nothing was changed; send the request again later."
         OutcomeUnknown SERVICE_UNAVAILABLE "outcome_unknown" "The database was lost during the write, so the change, or a part of it, may have been made; `detail` says what to do."
@@ -325,10 +325,13 @@ impl Problem {
     /// that nothing was changed. `detail` says what was changed, and what to do.
     pub fn after_commit(error: StoreError, detail: impl Into<String>) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Unknown(_) => {
+            StoreError::Unavailable(_)
+            | StoreError::Damaged(_)
+            | StoreError::Schema(_)
+            | StoreError::Unknown(_) => {
                 Self { cause: Some(error), ..Self::new(ProblemCode::OutcomeUnknown, detail) }
             }
-            StoreError::Inconsistent(_) => Self::from(error),
+            StoreError::AppDeleted | StoreError::Inconsistent(_) => Self::from(error),
         }
     }
 
@@ -394,7 +397,7 @@ pub struct ProblemView<'a> {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let problem = match &error {
-            StoreError::Unavailable(_) | StoreError::Damaged(_) => Self::new(
+            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Schema(_) => Self::new(
                 ProblemCode::Unavailable,
                 "the database is not available and nothing was changed; send the request again later",
             ),
@@ -402,6 +405,8 @@ impl From<StoreError> for Problem {
                 let detail = "the database was lost during the write, so the change may have been made";
                 Self { lacks_remedy: true, ..Self::new(ProblemCode::OutcomeUnknown, detail) }
             }
+            // As each later request with the key.
+            StoreError::AppDeleted => return Self::unauthorized(),
             StoreError::Inconsistent(_) => {
                 Self::new(ProblemCode::Internal, "internal error; the server's log has the details")
             }

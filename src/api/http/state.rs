@@ -12,7 +12,7 @@ use super::concurrency_limit::ConcurrencyLimiter;
 use super::idempotency::InProgressKeys;
 use super::memory_budget::MemoryBudget;
 use super::problem::Problem;
-use super::test_rate::TestRate;
+use super::rate_limit::SendRates;
 use super::wrong_keys::WrongKeys;
 use crate::channels::{AttemptResult, Channels};
 use crate::clock::Clock;
@@ -112,8 +112,8 @@ pub struct Api {
     pub send_test: Box<dyn Fn(PendingDelivery) -> BoxFuture<'static, Option<AttemptResult>> + Send + Sync>,
     /// Limits the tests in progress.
     pub tests: Arc<ConcurrencyLimiter>,
-    /// Limits the rate of tests of each app.
-    pub test_rate: TestRate,
+    /// Limits the rates of tests and manual retries.
+    pub send_rates: SendRates,
 }
 
 impl fmt::Debug for Api {

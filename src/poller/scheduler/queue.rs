@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::recent_polls::Spacing;
 use super::turns::{APPS_OF_A_JOB, PollKind, Turns};
 use crate::domain::{
-    AppNo, JobName, JobNo, JobSnapshot, Known, Limits, PollPolicy, PollStats, Terms, Timestamp,
+    AppNo, AppsApart, JobName, JobNo, JobSnapshot, Known, Limits, Observation, PollPolicy, PollStats,
+    ProgressApps, ProgressRound, Terms, Timestamp,
 };
 use crate::poller::budget::{Budget, Permit};
 use crate::poller::not_found::NotFoundStreak;
@@ -78,6 +79,8 @@ pub struct RareState {
     pub final_poll: Option<FinalPoll>,
     /// Further apps that watch the job and poll it in their turns.
     pub more_apps: Vec<AppNo>,
+    /// Apps whose progress events differ from those of the others.
+    apart: AppsApart,
     /// No poll before this time, not even a requested or a final one: the minimum interval after the last poll of an
     /// earlier schedule of the job.
     pub spaced_until: Timestamp,
@@ -131,6 +134,7 @@ impl FinalPoll {
 impl JobSchedule {
     pub fn new(facts: &JobSnapshot, queue: u32) -> Self {
         let traced = facts.traced.as_ref();
+        let rare = RareState { apart: facts.apart.clone(), ..RareState::default() };
         Self {
             name: facts.name.clone(),
             app: facts.app,
@@ -150,7 +154,7 @@ impl JobSchedule {
             poll_again: false,
             watch_added: false,
             trace: traced.and_then(|(watch, parent)| Context::of(*watch, parent.as_deref())).map(Box::new),
-            rare: None,
+            rare: (!facts.apart.is_empty()).then(|| Box::new(rare)),
         }
     }
 
@@ -176,8 +180,41 @@ impl JobSchedule {
         self.last_watch_at = now;
         self.watch_added = self.in_flight;
         self.terms = self.terms.into_iter().chain(facts.terms).reduce(Terms::and);
-        if facts.terms.is_some_and(|terms| terms.wants_progress) {
-            self.known.forget();
+        self.forget_reported(facts);
+    }
+
+    /// Counts nothing as reported to the app of a new watch that wants events of progress.
+    pub fn forget_reported(&mut self, facts: &JobSnapshot) {
+        if !facts.terms.is_some_and(|terms| terms.wants_progress) {
+            return;
+        }
+        self.known.forget();
+        let others = self.known.reported();
+        if others.progress.is_some() || self.rare.is_some() {
+            self.rare().apart.forget(facts.app, others);
+        }
+    }
+
+    /// Apps whose progress events differ from those of the others.
+    pub fn apart(&self) -> &AppsApart {
+        static NONE: AppsApart = AppsApart::NONE;
+        self.rare.as_ref().map_or(&NONE, |rare| &rare.apart)
+    }
+
+    /// Notes a change that is written, and a round of progress events of these apps.
+    pub fn report(&mut self, seen: &Observation, round: &ProgressApps, now: Timestamp) {
+        self.known = self.known.after(seen, round, now);
+        let others = self.known.reported();
+        if let Some(rare) = &mut self.rare {
+            rare.apart.after(round, seen.progress, others, now);
+        }
+    }
+
+    /// Notes the bytes of an app's round, which delay its next one.
+    pub fn hold(&mut self, round: &ProgressRound) {
+        let others = self.known.reported();
+        if self.rare.is_some() || round.next_at() > others.next_at {
+            self.rare().apart.hold(round, others);
         }
     }
 

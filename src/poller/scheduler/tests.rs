@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::queue::SLACK;
 use super::*;
-use crate::domain::{AppNo, JobName, Known, Limits, Observation, PollPolicy, Rate, Terms};
+use crate::domain::{AppNo, AppsApart, JobName, Known, Limits, Observation, PollPolicy, Rate, Terms};
 use crate::poller::budget::FailedPoll;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -51,7 +51,8 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
         app: AppNo(1),
         other_app: None,
         generation,
-        known: Known::new(&Observation::default(), None, at(registered_at)),
+        known: Known::new(&Observation::default(), &[], at(registered_at)),
+        apart: AppsApart::NONE,
         had_status: false,
         registered_at: at(registered_at),
         watching: u32::from(terms.is_some()),

@@ -17,6 +17,12 @@ pub enum StoreError {
     /// The database is damaged: a part of it cannot be read, now or later. The process ends.
     #[error("the database is damaged: {0}")]
     Damaged(String),
+    /// A table or a column is missing in the database. Nothing was changed.
+    #[error("the tables of the database are not complete: {0}")]
+    Schema(String),
+    /// The app of a request was deleted meanwhile. Nothing was changed.
+    #[error("the app was deleted")]
+    AppDeleted,
     /// A row contradicts itself, or a statement failed that should not: a bug.
     #[error("the database is inconsistent: {0}")]
     Inconsistent(String),
@@ -42,9 +48,25 @@ impl From<rusqlite::Error> for StoreError {
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::PermissionDenied,
             ) => Self::Unavailable(error.to_string()),
+            _ if is_schema_error(&error) => Self::Schema(error.to_string()),
             _ => Self::Inconsistent(error.to_string()),
         }
     }
+}
+
+/// Whether a statement failed because a table or a column is missing. SQLite has no code of its own for it. The
+/// statements are constants, so no request can cause such an error.
+fn is_schema_error(error: &rusqlite::Error) -> bool {
+    // When the statement is prepared, or when it is run.
+    let (error, text) = if let rusqlite::Error::SqlInputError { error, msg, .. } = error {
+        (error, msg)
+    } else if let rusqlite::Error::SqliteFailure(error, Some(msg)) = error {
+        (error, msg)
+    } else {
+        return false;
+    };
+    let is_missing = ["no such ", "has no column named "].iter().any(|words| text.contains(words));
+    error.code == ErrorCode::Unknown && is_missing
 }
 
 /// Whether an error of SQLite shows damage: a page has the wrong content, or the disk cannot read it. A repetition

@@ -17,11 +17,11 @@ use super::super::destinations;
 use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
 use super::super::reads::ReadStore;
-use super::super::rows::insert_destinations;
+use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
 use crate::domain::{
-    AppNo, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp,
-    Watch, WatchStatus, params_key,
+    AppNo, AppsApart, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage,
+    ProgressRound, Timestamp, Watch, WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -33,8 +33,6 @@ static NEVER_POLLED: LazyLock<String> =
 pub enum RegisterRefusal {
     /// A saved destination that it names was deleted meanwhile.
     DestinationDeleted,
-    /// The app was deleted meanwhile.
-    AppDeleted,
     /// It does not fit its group.
     Group(GroupRefusal),
 }
@@ -106,10 +104,6 @@ fn refusal<'w>(
     batch: &Batch<'_>,
     watches: impl Iterator<Item = &'w NewWatch> + Clone,
 ) -> Result<Option<RegisterRefusal>> {
-    // Nothing may be added to an app after it was erased. The cache is changed by this thread.
-    if !batch.shared.are_live(watches.clone().map(|new| new.app)) {
-        return Ok(Some(RegisterRefusal::AppDeleted));
-    }
     let of_group = |new: &'w NewWatch| new.group.iter().flat_map(|group| group.notify.iter().flatten());
     let named = watches.flat_map(|new| new.destinations.iter().chain(of_group(new)));
     let all_exist = destinations::all_exist(&batch.tx, named)?;
@@ -135,7 +129,8 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
     let traced = batch.shared.tracer().is_on();
     let mut inserted = Vec::with_capacity(watches.len());
     for (new, job) in watches.iter().zip(jobs) {
-        let UpsertedJob { no, generation, had_status, seen, registered_at } = job;
+        let UpsertedJob { no, generation, had_status, seen, registered_at, rounds } = job;
+        let known = Known::new(&seen, &rounds, new.created_at);
         // The terms of this watch alone.
         let snapshot = JobSnapshot {
             traced: traced.then(|| (new.id, new.traceparent.clone())),
@@ -144,8 +139,8 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
             app: new.app,
             other_app: None,
             generation,
-            // The poller has the round of a job with other watches. A round for this one alone is small.
-            known: Known::new(&seen, None, registered_at),
+            known,
+            apart: AppsApart::new(&rounds, known.reported(), new.created_at),
             had_status,
             registered_at,
             watching: 1,
@@ -180,6 +175,8 @@ struct UpsertedJob {
     had_status: bool,
     seen: Observation,
     registered_at: Timestamp,
+    /// Last rounds of progress events.
+    rounds: Vec<ProgressRound>,
 }
 
 /// Inserts the jobs of watches, or begins the next generation of jobs that have ended.
@@ -200,14 +197,14 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
                generation = jobs.generation + jobs.ended,
                seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
                registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
-               progressed_at = case when jobs.ended = 1 then null else jobs.progressed_at end,
+               progress_rounds = case when jobs.ended = 1 then null else jobs.progress_rounds end,
                ended = 0"
         ),
         rows,
     )?;
     // A lookup is faster than `returning`, for which SQLite fills a temporary table at each execution.
     let found = tx.fetch(
-        "select no, generation, seen, registered_at, had_status from jobs
+        "select no, generation, seen, registered_at, had_status, progress_rounds from jobs
          where job_id = $1 and provider = $2 and account = $3 and params = $4",
         watches.iter().zip(&keys).map(|(new, key)| {
             let JobName { provider, account, job_id, params: _ } = &new.job;
@@ -221,6 +218,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
                 seen: if row.is(2, &NEVER_POLLED)? { Observation::default() } else { row.json(2)? },
                 registered_at: row.time(3)?,
                 had_status: row.flag(4)?,
+                rounds: read_rounds(row, 5)?,
             })
         },
     )?;

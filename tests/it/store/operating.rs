@@ -4,8 +4,8 @@ use ringback::domain::{
     DeliveryStatus, EndingKind, NextStep, OperationId, OperationNo, OperationStatus, Reason, WatchStatus,
 };
 use ringback::store::{
-    AdvanceOperation, CreateOperation, DeleteApp, DeliveryFilter, EraseWatch, Idempotent, Register,
-    RegisterRefusal, RunningOperation, Subject, TooManyOperations, WatchErasure, WatchFilter,
+    AdvanceOperation, CreateOperation, DeliveryFilter, EraseWatch, RunningOperation, Subject,
+    TooManyOperations, WatchErasure, WatchFilter,
 };
 
 use super::{StoreFixture, app, at, ended, observed, take_deliveries};
@@ -19,7 +19,7 @@ async fn create(fixture: &StoreFixture, subject: Subject) -> RunningOperation {
 }
 
 /// Makes one step. Returns whether the operation is still in progress.
-async fn step(fixture: &StoreFixture, operation: &RunningOperation, rows: u32) -> bool {
+pub async fn step(fixture: &StoreFixture, operation: &RunningOperation, rows: u32) -> bool {
     let page = fixture.store.operation_page(operation, rows).await.expect("read");
     let advance = AdvanceOperation { no: operation.no, page, rows, now: at(60) };
     fixture.store.advance_operation(advance).await.expect("taken")
@@ -173,28 +173,6 @@ async fn late_results_of_an_erased_job_are_harmless() {
 }
 
 #[tokio::test]
-async fn a_registration_after_the_deletion_of_its_app_is_refused() {
-    let fixture = StoreFixture::new().await;
-    let gone = app(&fixture.store, "gone").await;
-    let late = ringback::domain::NewWatch { app: gone, ..fixture.watch("job_1") };
-    let operation = OperationId(fixture.store.ids().draw(at(50)));
-    let delete = DeleteApp { app: gone, owner: fixture.app, operation, total: 0, now: at(50) };
-    assert!(fixture.store.delete_app(delete).await.expect("taken"));
-    let register = || Idempotent::from(Register(late.clone()));
-    let refused = fixture.store.register(register()).await.expect("taken").expect("no key");
-    assert!(matches!(refused, Err(RegisterRefusal::AppDeleted)), "{refused:?}");
-    let running = fixture.store.next_operation(OperationNo(0)).await.expect("read").expect("in progress");
-    while step(&fixture, &running, 100).await {}
-    assert!(fixture.store.app(gone).is_none());
-    let refused = fixture.store.register(register()).await.expect("taken").expect("no key");
-    assert!(matches!(refused, Err(RegisterRefusal::AppDeleted)), "{refused:?}");
-    assert!(!fixture.store.delete_app(delete).await.expect("taken"));
-    // What a late request writes must not belong to another app.
-    assert!(app(&fixture.store, "next").await > gone);
-    fixture.register(fixture.watch("job_1")).await;
-}
-
-#[tokio::test]
 async fn no_event_outlives_the_erasure_of_its_watch() {
     let fixture = StoreFixture::new().await;
     for n in 0..10 {
@@ -220,6 +198,5 @@ crate::postgres::on_postgres_too! {
     the_operations_in_progress_of_an_app_are_limited,
     an_erasure_continues_after_a_restart,
     late_results_of_an_erased_job_are_harmless,
-    a_registration_after_the_deletion_of_its_app_is_refused,
     no_event_outlives_the_erasure_of_its_watch,
 }

@@ -263,9 +263,25 @@ async fn a_sealed_value_copied_to_another_row_does_not_open() {
 
 /// Saves a destination whose every secret contains this text.
 pub async fn save(fixture: &StoreFixture, text: &str) -> SavedDestination {
+    let destination = saved(fixture, text);
+    let created = fixture.store.create_destination(CreateDestination(destination.clone())).await;
+    created.expect("taken").expect("no key").expect("created");
+    let rotate = RotateDestinationSecret {
+        app: fixture.app,
+        id: destination.id,
+        secret: Masked::new(format!("whsec_{text}-the-second-one")),
+        old_until: Some(at(60)),
+        now: START,
+    };
+    assert!(matches!(fixture.store.rotate_destination_secret(rotate).await.expect("rotated"), Ok(Ok(()))));
+    destination
+}
+
+/// Returns such a destination, which is not saved.
+pub fn saved(fixture: &StoreFixture, text: &str) -> SavedDestination {
     let hook = format!("https://hooks.slack.com/services/T00/B00/{text}");
     let secret = format!("whsec_{text}-the-first-one-of-two");
-    let destination = SavedDestination {
+    SavedDestination {
         app: fixture.app,
         id: DestinationId(fixture.store.ids().draw(START)),
         name: Some("ops".to_owned()),
@@ -296,18 +312,7 @@ pub async fn save(fixture: &StoreFixture, text: &str) -> SavedDestination {
         disabled: None,
         health: DestinationHealth::default(),
         created_at: START,
-    };
-    let created = fixture.store.create_destination(CreateDestination(destination.clone())).await;
-    assert!(matches!(created.expect("created"), Ok(Ok(()))));
-    let rotate = RotateDestinationSecret {
-        app: fixture.app,
-        id: destination.id,
-        secret: Masked::new(format!("whsec_{text}-the-second-one")),
-        old_until: Some(at(60)),
-        now: START,
-    };
-    assert!(matches!(fixture.store.rotate_destination_secret(rotate).await.expect("rotated"), Ok(Ok(()))));
-    destination
+    }
 }
 
 #[tokio::test]

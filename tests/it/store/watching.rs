@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use ringback::domain::{
-    CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus, Known,
-    NewWatch, Observation, Payload, PollerMessage, ProgressRound, Reason, Timestamp, WatchId, WatchStatus,
+    AppsApart, CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo,
+    JobStatus, Known, NewWatch, Observation, Payload, PollerMessage, ProgressRound, Reason, Timestamp,
+    WatchId, WatchStatus,
 };
 use ringback::store::{
-    EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotFoundEnd, NotifyWatches, PollNow,
-    RefreshEnding, RegisterMany, Replay, StopWatch, StoreError, StoredResponse, WatchFilter,
+    EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotFoundEnd, Notified, NotifyWatches,
+    PollNow, RefreshEnding, RegisterMany, Replay, StopWatch, StoreError, StoredResponse, WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
@@ -171,8 +172,11 @@ async fn progress_reaches_every_watch_of_a_job_with_many() {
     }
     let mut observed = observed(job, 0, 10, at(5));
     let mut chunks = 1;
-    while let Some(last) = fixture.store.record_observation(observed.clone()).await.expect("taken").last {
-        observed.after = Some(last);
+    loop {
+        observed.after = fixture.store.record_observation(observed.clone()).await.expect("taken").next;
+        if observed.after.is_empty() {
+            break;
+        }
         chunks += 1;
     }
     assert_eq!(chunks, 3);
@@ -186,31 +190,32 @@ async fn the_bytes_of_a_round_of_progress_are_stored_with_its_events() {
     for _ in 0..250 {
         job = fixture.register(fixture.follower("job_1")).await.job_no;
     }
-    let mut bytes = Vec::new();
+    let bytes = |notified: &Notified| notified.rounds.iter().map(|round| round.bytes).sum::<u64>();
+    let mut rounds = Vec::new();
     for (progress, second) in [(10, 5), (20, 10)] {
         let mut observed = observed(job, 0, progress, at(second));
         let first = fixture.store.record_observation(observed.clone()).await.expect("taken");
-        observed.after = first.last;
+        observed.after.clone_from(&first.next);
         // The second time, as after a commit whose outcome was unknown.
         for _ in 0..2 {
             let last = fixture.store.record_observation(observed.clone()).await.expect("taken");
-            assert_eq!(last.last, None);
-            bytes.push((first.progress_bytes, last.progress_bytes));
+            assert_eq!(last.next, []);
+            rounds.push((bytes(&first), bytes(&last)));
         }
     }
-    let (first, all) = bytes[0];
-    assert!(all > 250 * 1_024 && first == all / 250 * 200, "{bytes:?}");
-    assert_eq!(bytes, [(first, all); 4], "each round anew");
-    let fixture = fixture.reopen(at(20)).await;
-    let stored = fixture.store.jobs(JobNo(0), 10, at(20)).await.expect("read").remove(0);
-    let round = ProgressRound { at: at(10), bytes: all };
-    let seen = seen(JobStatus::Processing, Some(20));
-    assert_eq!(stored.known, Known::new(&seen, Some(round), at(20)));
+    let (first, all) = rounds[0];
+    assert!(all > 250 * 1_024 && first == all / 250 * 200, "{rounds:?}");
+    assert_eq!(rounds, [(first, all); 4], "each round anew");
+    let fixture = fixture.reopen(at(12)).await;
+    let stored = fixture.store.jobs(JobNo(0), 10, at(12)).await.expect("read").remove(0);
+    let round = ProgressRound { app: fixture.app, at: at(10), bytes: all, progress: Some(20) };
+    let known = Known::new(&seen(JobStatus::Processing, Some(20)), &[round], at(12));
+    assert_eq!((stored.known, stored.apart), (known, AppsApart::NONE));
     // A job that is registered again has other watches.
     fixture.end(job, 0).await;
     fixture.register(fixture.watch("job_1")).await;
     let stored = fixture.store.jobs(JobNo(0), 10, at(20)).await.expect("read").remove(0);
-    assert_eq!(stored.known, Known::new(&Observation::default(), None, at(20)));
+    assert_eq!(stored.known, Known::new(&Observation::default(), &[], at(20)));
 }
 
 #[tokio::test]

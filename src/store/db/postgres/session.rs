@@ -376,6 +376,7 @@ impl Session {
         self.failed.set(true);
         match cause(error) {
             Cause::Item => return StoreError::Inconsistent(message(error)),
+            Cause::Schema => return StoreError::Schema(message(error)),
             Cause::Damage => return StoreError::Damaged(message(error)),
             Cause::Connection => self.broken.set(true),
             Cause::Server => {}
@@ -404,6 +405,8 @@ async fn sent<F: Future + Unpin>(mut call: F) -> impl Future<Output = F::Output>
 enum Cause {
     /// The statement or its values.
     Item,
+    /// A table, a column, a function or a schema is missing.
+    Schema,
     /// Damaged pages of a table or an index.
     Damage,
     /// The state of the server, which may pass.
@@ -429,6 +432,7 @@ fn cause(error: &Error) -> Cause {
         // intervention.
         (_, "57014" | "55P03" | "42501") | ("40" | "53" | "57" | "58", _) => Cause::Server,
         (_, "XX001" | "XX002") => Cause::Damage,
+        (_, "42P01" | "42703" | "42704" | "42883" | "3F000") => Cause::Schema,
         _ => Cause::Item,
     }
 }

@@ -31,6 +31,10 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 use tokio_rustls::TlsConnector;
 
 use crate::domain::{PostgresUrl, Verification};
+use crate::named_file;
+
+/// Maximum size of a file of certificates, in bytes: a hundred times those of all public authorities.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// Returns the TLS configuration for a URL.
 pub fn config(url: &PostgresUrl) -> Result<ClientConfig> {
@@ -52,7 +56,10 @@ pub fn config(url: &PostgresUrl) -> Result<ClientConfig> {
 
 /// Returns a verifier that trusts the certificates of a PEM file, and the certificates.
 fn from_file(file: &Path) -> Result<(Arc<dyn ServerCertVerifier>, Vec<CertificateDer<'static>>)> {
-    let text = std::fs::read(file).context("the file cannot be read")?;
+    let text = named_file::read(file, FILE_MAX).context("the file cannot be read")?;
+    if text.len() as u64 > FILE_MAX {
+        bail!("the file is larger than 16 MiB; is it the right one?");
+    }
     let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     let certificates = read.ok().context("a certificate in the file cannot be read; it must be in PEM")?;
     let mut roots = RootCertStore::empty();

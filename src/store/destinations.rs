@@ -278,14 +278,15 @@ impl ReadStore {
     }
 
     /// Returns up to `limit` destinations of the app that receive the watches whose registration names none, in the
-    /// order of their creation.
-    pub async fn default_destinations(&self, app: AppNo, limit: u32) -> Result<Vec<Destination>> {
+    /// order of their creation, each with whether it is enabled.
+    pub async fn default_destinations(&self, app: AppNo, limit: u32) -> Result<Vec<(Destination, bool)>> {
         let keyring = self.shared.keyring.clone();
         self.read(app, move |tx| {
             let sql = format!(
                 "{USED} where s.is_default = 1 and s.app = $1 and s.deleted_at is null order by s.id limit $2"
             );
-            tx.list(&sql, params![app, limit], |row| Ok(read_used(row, &keyring)?.destination))
+            let found = tx.list(&sql, params![app, limit], |row| read_used(row, &keyring))?;
+            Ok(found.into_iter().map(|used| (used.destination, used.is_enabled)).collect())
         })
         .await
     }

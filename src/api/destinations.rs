@@ -19,7 +19,7 @@ use crate::channels::{self, Channels, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
     Access, AddressError, AppNo, Auth, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId,
-    KeyKind, LatestDelivery, Reason, SignatureForm, Timestamp,
+    KeyKind, LatestDelivery, Reason, SignatureForm, Signing, Timestamp,
 };
 use crate::egress::{self, Egress};
 
@@ -576,15 +576,13 @@ impl<'a> DestinationView<'a> {
     /// Shows a destination of a watch.
     pub fn of((destination, latest): &'a (Destination, Option<LatestDelivery>)) -> Self {
         let latest = latest.as_ref();
-        let signing = destination.signing.as_deref();
+        let (signature, keys) = destination.signing.as_deref().map(Signing::shown).unwrap_or_default();
         Self {
             id: destination.id,
             address: Address::of(destination.channel, &destination.address),
             headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
-            signature: signing.map(|signing| signing.form),
-            keys: signing
-                .filter(|signing| signing.form == SignatureForm::Standard)
-                .map(|signing| signing.keys.as_slice()),
+            signature,
+            keys,
             status: latest.map(|latest| latest.status),
             reason: latest.and_then(|latest| latest.reason),
             delivery_id: latest.map(|latest| latest.id),

@@ -46,8 +46,14 @@ pub(super) fn has_file(env: &Environment, variable: &str) -> bool {
 
 /// Reads the value. The error is a sentence that shows neither the path nor the value.
 fn read(path: &str) -> Result<String, String> {
+    read_secret(|| fs::File::open(path))
+}
+
+/// Reads a secret, which is the only value of a file or of another source. The error is a sentence that shows neither
+/// the name of the file nor the value.
+pub fn read_secret<R: io::Read>(open: impl FnOnce() -> io::Result<R>) -> Result<String, String> {
     let mut bytes = Vec::new();
-    match fs::File::open(path).and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut bytes)) {
+    match open().and_then(|source| source.take(SIZE_MAX + 1).read_to_end(&mut bytes)) {
         Ok(_) if bytes.len() as u64 > SIZE_MAX => {
             Err("the file is larger than 64 KiB; is it the right one?".to_owned())
         }

@@ -348,11 +348,12 @@ fn size(destination: &SavedDestination) -> usize {
 
 /// Size of the texts of an authentication, which is shown without its secret.
 fn size_of_access(access: &Access) -> usize {
+    let len = |text: &Option<String>| text.as_deref().map_or(0, str::len);
     match &access.auth {
         Some(Auth::Basic(basic)) => basic.username.len(),
         Some(Auth::Oauth2(client)) => {
             let scopes = client.scopes.iter().map(|scope| scope.len() + 3).sum::<usize>();
-            client.token_url.len() + client.client_id.len() + scopes
+            client.token_url.len() + client.client_id.len() + len(&client.audience) + scopes
         }
         None => 0,
     }

@@ -117,7 +117,7 @@ fn words_of<T>(raw: &RawValue, word: impl Fn(&str) -> Result<T, Invalid>) -> Res
 }
 
 /// Type of an event that a filter can select, for the description of the API: a test is in no list.
-pub(super) struct ListedEventType;
+pub(super) enum ListedEventType {}
 
 impl PartialSchema for ListedEventType {
     fn schema() -> RefOr<Schema> {

@@ -102,10 +102,11 @@ mod tests {
             names.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect()
         };
         let (distinct, twice) = (pairs(&["x-a", "x-b"]), pairs(&["x-a", "X-A"]));
-        let read = |pairs, is_same| by_name("--header", pairs, is_same).map(|found| found.len());
-        assert!(matches!(read(&distinct, str::eq_ignore_ascii_case), Ok(2)));
-        assert!(matches!(read(&twice, |a, b| a == b), Ok(2)), "parameters differ by their case");
-        let refused = read(&twice, str::eq_ignore_ascii_case);
+        let headers = by_name("--header", &distinct, str::eq_ignore_ascii_case);
+        assert!(headers.is_ok_and(|found| found.len() == 2));
+        let parameters = by_name("--param", &twice, |one, other| one == other);
+        assert!(parameters.is_ok_and(|found| found.len() == 2), "they differ by their case");
+        let refused = by_name("--header", &twice, str::eq_ignore_ascii_case);
         assert!(
             matches!(refused, Err(Failure::Usage(why)) if why.starts_with("--header: `X-A` is given twice"))
         );

@@ -241,15 +241,12 @@ fn concurrency(text: &str) -> Result<Concurrency, String> {
     number.map(|number| Concurrency(Some(number)))
 }
 
-/// Returns the body with the fields that are given. `secret` is `None` if it cannot be given, because the destination is
-/// not new.
+/// Returns the body with the fields that are given. Only a new destination can have a secret.
 fn body(
     address: &AddressFlags,
     settings: &SettingFlags,
-    secret: Option<&Option<Masked>>,
+    (is_new, secret): (bool, Option<&Masked>),
 ) -> Result<Body, Failure> {
-    let is_new = secret.is_some();
-    let secret = secret.and_then(|secret| secret.as_ref().map(Masked::reveal));
     let given =
         |value: Value| Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()));
     let kind = match address {
@@ -267,7 +264,7 @@ fn body(
         ("headers", "--header", given(json!(headers))),
         ("signature", "--signature", given(json!(security.signature))),
         ("keys", "--keys", given(json!(security.keys))),
-        ("secret", "--secret-file", given(json!(secret))),
+        ("secret", "--secret-file", given(json!(secret.map(Masked::reveal)))),
         ("auth", "--auth-file", security.auth_file.as_ref().map(|json| json.reveal().to_owned())),
         ("tls", "--client-certificate", security.tls()),
         ("name", "--name", given(json!(settings.name))),
@@ -380,7 +377,7 @@ impl Destinations {
                 if !is_known {
                     check_stdout()?;
                 }
-                let body = body(&address, &settings, Some(&secret_file))?;
+                let body = body(&address, &settings, (true, secret_file.as_ref()))?;
                 let created = output.server.client()?.post(PATH, Some(body), None).await?;
                 created.print(output.json, |created, terminal| {
                     let mut shown = created.clone();
@@ -398,7 +395,7 @@ impl Destinations {
                 output.server.client()?.get(&path(&id)).await?.print(output.json, fields_of)
             }
             Self::Update { id, address, settings, output } => {
-                let body = body(&address, &settings, None)?;
+                let body = body(&address, &settings, (false, None))?;
                 output.server.client()?.patch(&path(&id), body).await?.print(output.json, fields_of)
             }
             Self::Enable { id, retry_skipped, output } => {
@@ -449,8 +446,8 @@ mod tests {
     fn json_of(line: &str, is_new: bool) -> String {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
-        let secret = is_new.then_some(&line.secret_file);
-        body(&line.address, &line.settings, secret).expect("a body").json
+        let secret = line.secret_file.as_ref();
+        body(&line.address, &line.settings, (is_new, secret)).expect("a body").json
     }
 
     #[test]

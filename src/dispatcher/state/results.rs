@@ -62,7 +62,7 @@ impl DispatchState {
             return changes;
         }
         if let Some(TokenUse::Requested { queue, reach, has_failed }) = result.token.as_deref() {
-            let outage = self.settle_token((queue, *reach), delivery.id, (started_at, ended_at));
+            let outage = self.settle_token((queue.as_str(), *reach), delivery.id, (started_at, ended_at));
             if *has_failed {
                 // Nothing was sent to the destination.
                 changes.outage = outage;

@@ -24,5 +24,6 @@ pub use destinations::DestinationSection;
 pub use model::{
     Config, Database, Effective, Egress, EncryptionKey, LogFormat, ProviderConfig, Retention, Telemetry,
 };
+pub use secret_file::read_secret;
 pub use settings::{Setting, table};
 pub use source::{ConfigError, Environment, File, Flags, Source};

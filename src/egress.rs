@@ -62,7 +62,7 @@ use url::{Host, Url};
 use crate::clock::{Clock, Moment};
 use crate::dns::LookupError;
 use crate::domain::{AddressError, AppNo, Timestamp, TlsPem, parse_http_date, parse_retry_after};
-use crate::tls;
+use crate::tls::{self, Trust};
 use address::AddressClass;
 use connect::{Connector, ProxyPeer};
 use error::CONNECT_TIMEOUT;
@@ -304,7 +304,7 @@ impl Egress {
     /// Sends a request to a receiver. The status of the response decides: an endless, slow or broken body is cut
     /// off and is no error.
     pub async fn send(&self, post: Post<Target>) -> Result<Received, SendError> {
-        self.send_as(None, post).await
+        self.send_to_receiver(post, (None, Trust::Machine)).await
     }
 
     /// Makes a TLS identity ready for connections.
@@ -312,11 +312,19 @@ impl Egress {
         ClientIdentity::new(pem, &self.verifier).map(Arc::new)
     }
 
-    /// Sends a request to a receiver with a TLS identity. It has no effect on a URL without TLS.
+    /// Sends a webhook, whose destination can have a TLS identity. It has no effect on a URL without TLS.
     pub async fn send_as(
         &self,
         identity: Option<&Arc<ClientIdentity>>,
         post: Post<Target>,
+    ) -> Result<Received, SendError> {
+        self.send_to_receiver(post, (identity, Trust::MachineForWebhook)).await
+    }
+
+    async fn send_to_receiver(
+        &self,
+        post: Post<Target>,
+        identity: (Option<&Arc<ClientIdentity>>, Trust),
     ) -> Result<Received, SendError> {
         // The HTTP client calls the resolver for names only, so an address in the URL is checked here, each time.
         if let Some(refusal) = self.settings.literal_objection(&post.url) {
@@ -329,14 +337,14 @@ impl Egress {
     /// Sends a request to a service of the operator. As with a receiver, the status decides, whatever happens to
     /// the body.
     pub async fn call(&self, post: Post<Url>) -> Result<Received, SendError> {
-        self.post(&self.trusted, post, None).await
+        self.post(&self.trusted, post, (None, Trust::Machine)).await
     }
 
     async fn post(
         &self,
         client: &HttpClient,
         post: Post<impl Into<Url>>,
-        identity: Option<&Arc<ClientIdentity>>,
+        (identity, trust): (Option<&Arc<ClientIdentity>>, Trust),
     ) -> Result<Received, SendError> {
         let Post { url, headers, body, timeout, max_answer } = post;
         let request = HttpRequest {
@@ -345,6 +353,7 @@ impl Egress {
             headers,
             body,
             identity: identity.map(Arc::clone),
+            trust,
         };
         let (received, _) = self.exchange(client, request, timeout, max_answer).await?;
         Ok(received)
@@ -353,7 +362,8 @@ impl Egress {
     /// Sends a request to a provider. An incomplete response is an error.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
         let Fetch { url, headers, timeout, max_body } = fetch;
-        let request = HttpRequest { method: Method::GET, url, headers, body: Bytes::new(), identity: None };
+        let (body, identity, trust) = (Bytes::new(), None, Trust::Machine);
+        let request = HttpRequest { method: Method::GET, url, headers, body, identity, trust };
         let (received, read) = self.exchange(&self.trusted, request, timeout, max_body).await?;
         read.map(|()| received)
     }
@@ -378,7 +388,7 @@ impl Egress {
 
     /// Starts TLS on a connection and verifies that the peer is `host`.
     pub async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, SendError> {
-        connect::secure(&self.tls, stream, host.to_owned()).await
+        connect::secure((&self.tls, Trust::Machine), stream, host.to_owned()).await
     }
 
     /// Returns the response, and why its body is incomplete.

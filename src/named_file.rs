@@ -43,9 +43,10 @@ pub fn check(path: &Path) -> io::Result<()> {
     refuse(fs::metadata(path)?.file_type())
 }
 
-fn read_up_to(file: File, most: u64) -> io::Result<Vec<u8>> {
+/// Reads a source to its end, up to one byte more than `most`.
+pub fn read_up_to(source: impl io::Read, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
+    source.take(most + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -174,9 +174,20 @@ fn refuse_none(variable: &str, value: &OsStr, found: &CertificateResult) -> Resu
     )
 }
 
+/// Where the authorities of a connection come from, and so what to do about a certificate of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The machine. Only its operator can change them.
+    Machine,
+    /// The machine. A client without access to it can save the destination with authorities of its own.
+    MachineForWebhook,
+    /// `tls.ca` of a saved destination alone.
+    Destination,
+}
+
 /// Returns an error of TLS as a sentence for people, with the remedy where the reason is not obvious.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
-pub fn explain(error: &Error) -> String {
+pub fn explain(error: &Error, trust: Trust) -> String {
     // The first bytes of HTTP or SMTP without TLS are read as one of these.
     if let Error::InvalidMessage(
         InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
@@ -190,7 +201,7 @@ pub fn explain(error: &Error) -> String {
         return sentence;
     }
     let remedy = match error {
-        Error::InvalidCertificate(refused) => remedy(refused),
+        Error::InvalidCertificate(refused) => remedy(refused, trust),
         Error::AlertReceived(AlertDescription::HandshakeFailure) => {
             "the server shares no cipher, curve or kind of key with this client"
         }
@@ -234,21 +245,37 @@ fn outside_its_time(refused: &CertificateError) -> Option<String> {
 
 /// Returns what to do about a certificate that was refused; empty if the error says it.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
-fn remedy(refused: &CertificateError) -> &'static str {
+fn remedy(refused: &CertificateError, trust: Trust) -> &'static str {
     match refused {
-        CertificateError::UnknownIssuer => {
-            "this machine does not trust its issuer; add the issuer's certificate to the trusted ones of the machine, or \
-             name a file with it in SSL_CERT_FILE"
-        }
+        CertificateError::UnknownIssuer => match trust {
+            Trust::Machine => {
+                "this machine does not trust its issuer; add the issuer's certificate to the trusted ones of the \
+                 machine, or name a file with it in SSL_CERT_FILE"
+            }
+            Trust::MachineForWebhook => {
+                "this machine does not trust its issuer; give the issuer's certificate in `tls.ca` of a saved \
+                 destination, or let the operator add it to the trusted ones of the machine (SSL_CERT_FILE)"
+            }
+            Trust::Destination => {
+                "no authority in `tls.ca` of the saved destination has issued it; add its issuer's certificate there, \
+                 or remove `ca` to trust the authorities of the server"
+            }
+        },
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "only the names in its subjectAltName count, not its CN"
         }
         CertificateError::Other(OtherError(other)) => match other.downcast_ref() {
-            Some(webpki::Error::CaUsedAsEndEntity) => {
-                "it is marked as an authority's (openssl req -x509 makes such ones) and not trusted itself; add it to the \
-                 trusted certificates of the machine (SSL_CERT_FILE), or make it with -addext \
-                 basicConstraints=critical,CA:FALSE"
-            }
+            Some(webpki::Error::CaUsedAsEndEntity) => match trust {
+                Trust::Machine => {
+                    "it is marked as an authority's (openssl req -x509 makes such ones) and not trusted itself; add it \
+                     to the trusted certificates of the machine (SSL_CERT_FILE), or make it with -addext \
+                     basicConstraints=critical,CA:FALSE"
+                }
+                Trust::MachineForWebhook | Trust::Destination => {
+                    "it is marked as an authority's (openssl req -x509 makes such ones) and not trusted itself; add it \
+                     to `tls.ca` of the saved destination, or make it with -addext basicConstraints=critical,CA:FALSE"
+                }
+            },
             Some(webpki::Error::UnsupportedCertVersion) => {
                 "it is not of version 3; make it with extensions, such as openssl x509 -req -copy_extensions copy"
             }
@@ -427,7 +454,7 @@ mod tests {
         let (connected, _) = tokio::join!(connect, accept);
         connected.map(drop).map_err(|error| {
             assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
-            explain(error.get_ref().unwrap().downcast_ref().unwrap())
+            explain(error.get_ref().unwrap().downcast_ref().unwrap(), Trust::Machine)
         })
     }
 
@@ -463,7 +490,7 @@ mod tests {
             theirs.write_all(greeting).await.unwrap();
             let connector = TlsConnector::from(Arc::new(config(Vec::new()).unwrap()));
             let error = connector.connect(NAME.try_into().unwrap(), ours).await.unwrap_err();
-            assert_eq!(explain(error.get_ref().unwrap().downcast_ref().unwrap()), NOT_TLS);
+            assert_eq!(explain(error.get_ref().unwrap().downcast_ref().unwrap(), Trust::Machine), NOT_TLS);
         }
     }
 
@@ -505,8 +532,22 @@ mod tests {
             (Error::InvalidCertificate(CertificateError::UnknownIssuer), "SSL_CERT_FILE"),
             (Error::InvalidCertificate(CertificateError::NotValidForName), "subjectAltName"),
         ] {
-            let text = explain(&error);
+            let text = explain(&error, Trust::Machine);
             assert!(text.contains("; ") && text.contains(remedy), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_remedy_for_an_unknown_issuer_is_one_that_applies() {
+        let other = CertificateError::Other(OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity)));
+        for refused in [CertificateError::UnknownIssuer, other] {
+            let said = |trust| explain(&Error::InvalidCertificate(refused.clone()), trust);
+            let machine = said(Trust::Machine);
+            assert!(machine.contains("SSL_CERT_FILE") && !machine.contains("tls.ca"), "{machine}");
+            assert!(said(Trust::MachineForWebhook).contains("`tls.ca` of"));
+            let own = said(Trust::Destination);
+            assert!(own.contains("`tls.ca` of the saved destination"), "{own}");
+            assert!(!own.contains("SSL_CERT_FILE") && !own.contains("machine"), "{own}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::egress;
 /// Maximum lengths, in bytes. A header of common servers has at most 8 KiB.
 const NAME_MAX: usize = 256;
 const SECRET_MAX: usize = 1_024;
+const AUDIENCE_MAX: usize = 1_024;
 const SCOPE_MAX: usize = 128;
 
 /// Maximum number of scopes.
@@ -43,6 +44,9 @@ pub struct AuthRequest {
     /// Secret of the client, for `oauth2`. No answer shows it.
     #[schema(max_length = 1024)]
     client_secret: Option<String>,
+    /// API for which the token is requested, for `oauth2`: the parameter `audience`, which Auth0 requires.
+    #[schema(max_length = 1024)]
+    audience: Option<String>,
     /// Requested scopes, for `oauth2`.
     #[schema(max_items = 20)]
     scopes: Option<Vec<String>>,
@@ -74,7 +78,7 @@ pub(super) fn auth(fields: &mut ObjectReader<'_, '_>) -> Option<Auth> {
         AuthKind::Basic => basic(&mut object).map(Auth::Basic),
         AuthKind::Oauth2 => client_credentials(&mut object).map(Auth::Oauth2),
     };
-    for name in ["username", "password", "tokenUrl", "clientId", "clientSecret", "scopes"] {
+    for name in ["username", "password", "tokenUrl", "clientId", "clientSecret", "audience", "scopes"] {
         object.drop_null(name);
     }
     object.done();
@@ -92,6 +96,7 @@ fn client_credentials(object: &mut ObjectReader<'_, '_>) -> Option<ClientCredent
     let token_url = required(object, "tokenUrl", |_| Ok(()));
     let client_id = required(object, "clientId", |text| check_name(text, &[]));
     let client_secret = required(object, "clientSecret", check_secret).map(Masked::new);
+    let audience = object.parsed("audience", |text| check_text(text, AUDIENCE_MAX).map(|()| text.to_owned()));
     let at = object.at("scopes");
     let list = object.list("scopes", SCOPES_MAX).unwrap_or_default();
     if list.len() > SCOPES_MAX {
@@ -111,6 +116,7 @@ fn client_credentials(object: &mut ObjectReader<'_, '_>) -> Option<ClientCredent
         token_url: token_url?,
         client_id: client_id?,
         client_secret: client_secret?,
+        audience,
         scopes,
     })
 }
@@ -135,9 +141,14 @@ fn check_length(text: &str, most: usize) -> Result<(), Invalid> {
     }
 }
 
+/// Checks a text of one line.
+fn check_text(text: &str, most: usize) -> Result<(), Invalid> {
+    check_length(text, most)?;
+    check_value(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail))
+}
+
 fn check_name(text: &str, refused: &[char]) -> Result<(), Invalid> {
-    check_length(text, NAME_MAX)?;
-    check_value(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail))?;
+    check_text(text, NAME_MAX)?;
     if let Some(found) = text.chars().find(|c| refused.contains(c)) {
         return Err((FieldErrorCode::InvalidFormat, format!("must not contain `{found}`")));
     }
@@ -200,9 +211,18 @@ pub(super) fn tls(fields: &mut ObjectReader<'_, '_>) -> Option<NewTls> {
     let at = fields.at("tls");
     let raw = fields.take("tls")?;
     let mut object = ObjectReader::read(raw, &at, fields.errors)?;
+    let mut is_valid = true;
     let mut text = |name, most| {
-        let text = object.text(name)?;
-        object.keep(name, check_length(&text, most).map(|()| text))
+        if !object.has(name) {
+            return None;
+        }
+        let text = object.text(name).and_then(|text| {
+            // Editors of Windows write a byte order mark, which would hide the first certificate.
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            object.keep(name, check_length(text, most).map(|()| text.to_owned()))
+        });
+        is_valid &= text.is_some();
+        text
     };
     let pem = TlsPem {
         certificate: text("clientCertificate", CERTIFICATE_MAX),
@@ -210,6 +230,10 @@ pub(super) fn tls(fields: &mut ObjectReader<'_, '_>) -> Option<NewTls> {
         authorities: text("ca", AUTHORITIES_MAX),
     };
     object.done();
+    if !is_valid {
+        // The fields have their errors already.
+        return None;
+    }
     match egress::check_identity(&pem) {
         Ok(summary) => Some(NewTls { summary, pem }),
         Err(invalid) => {
@@ -233,20 +257,29 @@ pub(super) struct AuthView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    audience: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<&'a [String]>,
 }
 
 impl<'a> AuthView<'a> {
     /// Shows the authentication of a destination; `None` if it has none.
     pub(super) fn of(access: Option<&'a Access>) -> Option<Self> {
-        let empty =
-            Self { r#type: AuthKind::Basic, username: None, token_url: None, client_id: None, scopes: None };
+        let empty = Self {
+            r#type: AuthKind::Basic,
+            username: None,
+            token_url: None,
+            client_id: None,
+            audience: None,
+            scopes: None,
+        };
         Some(match access?.auth.as_ref()? {
             Auth::Basic(basic) => Self { username: Some(&basic.username), ..empty },
             Auth::Oauth2(client) => Self {
                 r#type: AuthKind::Oauth2,
                 token_url: Some(&client.token_url),
                 client_id: Some(&client.client_id),
+                audience: client.audience.as_deref(),
                 scopes: Some(&client.scopes),
                 ..empty
             },
@@ -261,7 +294,8 @@ impl<'a> AuthView<'a> {
             Some(Auth::Basic(basic)) => 64 + 2 * basic.username.len(),
             Some(Auth::Oauth2(client)) => {
                 let scopes = client.scopes.iter().map(|scope| scope.len() + 3).sum::<usize>();
-                96 + 2 * (client.token_url.len() + client.client_id.len()) + scopes
+                let audience = client.audience.as_ref().map_or(0, |audience| audience.len() + 16);
+                96 + 2 * (client.token_url.len() + client.client_id.len() + audience) + scopes
             }
         }
     }
@@ -314,7 +348,11 @@ mod tests {
         let oauth2 = r#"{"auth": {"type": "oauth2", "tokenUrl": "https://a.example", "clientId": "c",
                          "clientSecret": "s", "scopes": ["a:b", "c"]}}"#;
         let Ok(Some(Auth::Oauth2(client))) = read(oauth2) else { panic!("{:?}", read(oauth2)) };
-        assert_eq!(client.scopes, ["a:b", "c"]);
+        assert_eq!((client.scopes, client.audience), (vec!["a:b".to_owned(), "c".to_owned()], None));
+        let auth0 = r#"{"auth": {"type": "oauth2", "tokenUrl": "https://a.example", "clientId": "c",
+                        "clientSecret": "s", "audience": "https://api.example/"}}"#;
+        let Ok(Some(Auth::Oauth2(client))) = read(auth0) else { panic!("{:?}", read(auth0)) };
+        assert_eq!(client.audience.as_deref(), Some("https://api.example/"));
         assert!(matches!(read(r#"{"auth": null}"#), Ok(None)));
         for (json, error) in [
             (r#""hush""#, "/auth: must be an object"),
@@ -335,6 +373,15 @@ mod tests {
                 "/auth/clientId: there is no such field",
             ),
             (r#"{"type": "oauth2", "clientId": "c", "clientSecret": "hush"}"#, "/auth/tokenUrl: is required"),
+            (
+                r#"{"type": "oauth2", "tokenUrl": "https://a", "clientId": "c", "clientSecret": "hush",
+                    "audience": ""}"#,
+                "/auth/audience: must not be empty",
+            ),
+            (
+                r#"{"type": "basic", "username": "u", "password": "hush", "audience": "api"}"#,
+                "/auth/audience: there is no such field",
+            ),
             (
                 r#"{"type": "oauth2", "tokenUrl": "https://a", "clientId": "c", "clientSecret": "hush",
                     "scopes": ["a b"]}"#,

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::filters::{FilterSource, delivery_filter, watch_filter};
-use super::http::{Answer, Call, Content, FieldErrorCode, ObjectReader, not_one_of};
+use super::filters::{FilterSource, ListedEventType, delivery_filter, watch_filter};
+use super::http::{Answer, Call, Content, FieldErrorCode, ObjectReader};
 use super::operations::{StartResponses, start};
-use crate::domain::{ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, WatchId, WatchStatus};
+use crate::domain::{ChannelKind, DeliveryStatus, DestinationId, Reason, WatchId, WatchStatus};
 use crate::store::{DeliveryFilter, Subject, WatchFilter};
 
 /// Statuses of deliveries that can be retried together.
@@ -18,12 +18,12 @@ const RETRIED: [DeliveryStatus; 3] =
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "`retried` reads it field by field")]
 struct RetryRequest {
-    /// Status of the deliveries: one, or a list. Default: `failed`.
+    /// Status of the deliveries: one, several separated by commas, or a list. Default: `failed`.
     status: Option<RetriedStatuses>,
     /// Only deliveries that ended for this reason.
     reason: Option<Reason>,
     /// Only deliveries of events of this type.
-    r#type: Option<EventType>,
+    r#type: Option<ListedEventType>,
     /// Only deliveries by this channel.
     channel: Option<ChannelKind>,
     /// Only webhooks to this scheme, host and port.
@@ -92,11 +92,7 @@ pub async fn retry(call: Call) -> Answer {
     let (api, app) = (&write.api, write.app());
     let now = api.clock.now();
     let (filter, is_dry_run) = write.object(|fields| {
-        let mut filter = delivery_filter(&mut FilterSource::Body(fields), now);
-        if let Some(status) = filter.statuses.iter().find(|status| !RETRIED.contains(status)) {
-            let (code, detail) = not_one_of(status.as_str(), RETRIED.map(DeliveryStatus::as_str));
-            fields.error("status", code, detail);
-        }
+        let mut filter = delivery_filter(&mut FilterSource::Body(fields), &RETRIED, now);
         let is_filtered = filter != DeliveryFilter::default();
         if filter.statuses.is_empty() {
             filter.statuses.push(DeliveryStatus::Failed);

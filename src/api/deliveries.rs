@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::destinations::Address;
-use super::filters::{FilterSource, delivery_filter};
+use super::filters::{FilterSource, ListedEventType, delivery_filter};
 use super::http::{
     Answer, Call, Content, Page, PageParams, Problem, ProblemCode, cursor, first_answer, joined, json, listed,
 };
@@ -128,7 +128,7 @@ impl<'a> DeliveryView<'a> {
         ("status" = Option<Vec<DeliveryStatus>>, Query, style = Form, explode = false,
             description = "Only deliveries with one of these statuses, separated by commas."),
         ("reason" = Option<Reason>, Query, description = "Only deliveries that ended for this reason."),
-        ("type" = Option<EventType>, Query, description = "Only deliveries of events of this type."),
+        ("type" = Option<ListedEventType>, Query, description = "Only deliveries of events of this type."),
         ("channel" = Option<ChannelKind>, Query, description = "Only deliveries by this channel."),
         ("origin" = Option<String>, Query, description = "Only webhooks to this scheme, host and port, such as \
             `https://app.example.com`."),
@@ -147,7 +147,8 @@ impl<'a> DeliveryView<'a> {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = delivery_filter(&mut FilterSource::Query(&mut query), call.api.clock.now());
+    let filter =
+        delivery_filter(&mut FilterSource::Query(&mut query), DeliveryStatus::ALL, call.api.clock.now());
     let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId));
     let filter = DeliveryFilter { before, ..filter };
     query.done()?;

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::access_fields::{self, AuthRequest, AuthView};
 use super::http::object_reader::{self, pointer};
-use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, Problem, not_one_of};
+use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use super::signing_fields::SigningFields;
 use super::waiting::{WaitingView, Waits};
 use crate::channels::webhook::check_header;
@@ -20,7 +20,7 @@ use crate::channels::{self, ChannelSpec, Channels, ParsedAddress, Shorthand, Sho
 use crate::clock::Moment;
 use crate::domain::{
     Access, AddressError, AppNo, Auth, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId,
-    KeyKind, LatestDelivery, Reason, SignatureForm, Timestamp,
+    KeyKind, LatestDelivery, Reason, SignatureForm, Signing, Timestamp,
 };
 use crate::egress::{self, Egress};
 
@@ -400,14 +400,11 @@ pub(super) async fn destinations(
             }
             DestinationRequest::Default => {
                 let most = u32::try_from(DESTINATIONS_MAX).unwrap_or(u32::MAX);
-                destinations = api.store.default_destinations(app, most + 1).await?;
-                if destinations.is_empty() {
-                    errors.add(at, FieldErrorCode::Required, NOWHERE);
-                } else if destinations.len() > DESTINATIONS_MAX {
-                    let detail =
-                        format!("the app has more than {DESTINATIONS_MAX} default destinations; name some");
-                    errors.add(at, FieldErrorCode::TooMany, detail);
+                let found = api.store.default_destinations(app, most + 1).await?;
+                if let Err((code, detail)) = check_defaults(&found) {
+                    errors.add(at, code, detail);
                 }
+                destinations = found.into_iter().map(|(destination, _)| destination).collect();
             }
         }
     }
@@ -421,6 +418,28 @@ pub(super) const UNKNOWN: &str =
 /// The detail for a registration that names no destination.
 const NOWHERE: &str = "is required to say where to send events; or use email, slack or notify (`[]` for nowhere), or \
                        save a destination with `default`";
+
+/// Checks the default destinations of a registration that names none, each with whether it is enabled. One that is
+/// enabled suffices: for the others, deliveries are created as skipped, and sent after they are enabled.
+fn check_defaults(defaults: &[(Destination, bool)]) -> Result<(), Invalid> {
+    if defaults.is_empty() {
+        return Err((FieldErrorCode::Required, NOWHERE.to_owned()));
+    }
+    if defaults.len() > DESTINATIONS_MAX {
+        let detail = format!("the app has more than {DESTINATIONS_MAX} default destinations; name some");
+        return Err((FieldErrorCode::TooMany, detail));
+    }
+    if defaults.iter().any(|(_, is_enabled)| *is_enabled) {
+        return Ok(());
+    }
+    let ids: Vec<String> = defaults.iter().map(|(destination, _)| destination.id.to_string()).collect();
+    let (which, ids) = (if ids.len() == 1 { "is" } else { "are all" }, ids.join(", "));
+    let detail = format!(
+        "is required, because the default destinations of the app {which} disabled ({ids}); enable one with POST \
+         /v1/destinations/{{id}}/enable, or name a destination here (`\"notify\": []` for nowhere)"
+    );
+    Err((FieldErrorCode::DestinationDisabled, detail))
+}
 
 /// Reads the saved destinations of requests, each with whether it is enabled. Without one, nothing is read.
 async fn saved_destinations(
@@ -588,15 +607,13 @@ impl<'a> DestinationView<'a> {
         waits: Option<&'a Waits>,
     ) -> Self {
         let latest = latest.as_ref();
-        let signing = destination.signing.as_deref();
+        let (signature, keys) = destination.signing.as_deref().map(Signing::shown).unwrap_or_default();
         Self {
             id: destination.id,
             address: Address::of(destination.channel, &destination.address),
             headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
-            signature: signing.map(|signing| signing.form),
-            keys: signing
-                .filter(|signing| signing.form == SignatureForm::Standard)
-                .map(|signing| signing.keys.as_slice()),
+            signature,
+            keys,
             status: latest.map(|latest| latest.status),
             reason: latest.and_then(|latest| latest.reason),
             delivery_id: latest.map(|latest| latest.id),

@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
+use super::filters::{ListedEventType, check_job_id};
 use super::http::{
     Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, listed,
 };
@@ -129,7 +130,7 @@ fn gone() -> Problem {
         PageParams,
         ("after" = Option<EventId>, Query,
             description = "Only events after this one. Not together with `cursor` or `order=desc`."),
-        ("type" = Option<EventType>, Query, description = "Only events of this type."),
+        ("type" = Option<ListedEventType>, Query, description = "Only events of this type."),
         ("watchId" = Option<WatchId>, Query, description = "Only events of this watch."),
         ("jobId" = Option<String>, Query, description = "Only events of watches on jobs with this id."),
         ("order" = Option<FeedOrder>, Query, description = "`asc` (default): oldest first; `desc`: newest first."),
@@ -144,9 +145,9 @@ pub async fn list(call: Call) -> Answer {
     let limit = query.limit();
     let order = query.word("order", FeedOrder::WORDS, FeedOrder::parse).unwrap_or(FeedOrder::Ascending);
     let filter = EventFilter {
-        event_type: query.word("type", EventType::WORDS, EventType::parse),
+        event_type: query.word("type", &EventType::listed_words(), EventType::parse_listed),
         watch: query.read("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
-        job_id: query.text("jobId"),
+        job_id: query.parsed("jobId", check_job_id),
         is_newest_first: order == FeedOrder::Descending,
     };
     let position = query.read("cursor", cursor::WRONG, cursor::decode_feed_position);
@@ -190,7 +191,7 @@ pub async fn show(call: Call) -> Answer {
     security(("key" = ["read"])),
     params(
         ("after" = Option<EventId>, Query, description = "Only events after this one."),
-        ("type" = Option<EventType>, Query, description = "Only events of this type."),
+        ("type" = Option<ListedEventType>, Query, description = "Only events of this type."),
         ("Last-Event-ID" = Option<String>, Header,
             description = "Id of the last event that the client received. It has precedence over `after`."),
     ),
@@ -202,7 +203,7 @@ pub async fn show(call: Call) -> Answer {
 pub async fn follow(call: Call) -> Answer {
     let (api, app) = (&call.api, call.app());
     let mut query = call.query();
-    let event_type = query.word("type", EventType::WORDS, EventType::parse);
+    let event_type = query.word("type", &EventType::listed_words(), EventType::parse_listed);
     let after = query.text("after");
     query.done()?;
     // A client that reconnects repeats its URL and names the last event in the header.

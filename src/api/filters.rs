@@ -3,6 +3,9 @@
 
 use serde_json::value::RawValue;
 use url::Url;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Object, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::groups;
 use super::http::object_reader::{self, TIME};
@@ -64,14 +67,16 @@ impl FilterSource<'_, '_, '_> {
         self.parsed(name, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
     }
 
-    /// Takes one or several words of a closed set: with commas in a query, as a string or a list in a body.
-    fn words<T>(&mut self, name: &'static str, allowed: &[&str], parse: fn(&str) -> Option<T>) -> Vec<T> {
-        let word = |text: &str| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied()));
-        let words: Option<Vec<T>> = match self {
+    /// Takes one or several of these statuses: with commas between them, or in a body as a list.
+    fn statuses(&mut self, name: &'static str, allowed: &[DeliveryStatus]) -> Vec<DeliveryStatus> {
+        let word = |text: &str| {
+            let parsed = DeliveryStatus::parse(text).filter(|status| allowed.contains(status));
+            parsed.ok_or_else(|| not_one_of(text, allowed.iter().map(|status| status.as_str())))
+        };
+        let words = match self {
             Self::Query(query) => {
                 let text = query.text(name);
-                let parse_all = |text: String| text.split(',').map(word).collect::<Result<Vec<T>, _>>();
-                text.and_then(|text| query.errors.keep(format!("?{name}"), parse_all(text)))
+                text.and_then(|text| query.errors.keep(format!("?{name}"), words_in(&text, word)))
             }
             Self::Body(fields) => {
                 let raw = fields.take(name);
@@ -91,10 +96,15 @@ impl FilterSource<'_, '_, '_> {
     }
 }
 
-/// Reads a string, or a list of strings.
+/// Reads words that commas separate.
+fn words_in<T>(text: &str, word: impl Fn(&str) -> Result<T, Invalid>) -> Result<Vec<T>, Invalid> {
+    text.split(',').map(word).collect()
+}
+
+/// Reads a string with one or several words, or a list of strings.
 fn words_of<T>(raw: &RawValue, word: impl Fn(&str) -> Result<T, Invalid>) -> Result<Vec<T>, Invalid> {
     if let Some(text) = object_reader::text(raw) {
-        return Ok(vec![word(&text)?]);
+        return words_in(&text, word);
     }
     let wrong = || (FieldErrorCode::InvalidType, "must be a string or a list of strings".to_owned());
     let list = object_reader::first(raw, STATUSES_MAX).ok_or_else(wrong)?;
@@ -107,12 +117,43 @@ fn words_of<T>(raw: &RawValue, word: impl Fn(&str) -> Result<T, Invalid>) -> Res
     list.into_iter().map(|raw| word(&object_reader::text(raw).ok_or_else(wrong)?)).collect()
 }
 
-/// Takes the fields of a filter of deliveries; all but the position of the page.
-pub(super) fn delivery_filter(source: &mut FilterSource<'_, '_, '_>, now: Timestamp) -> DeliveryFilter {
+/// Type of an event that a filter can select, for the description of the API: a test is in no list.
+pub(super) enum ListedEventType {}
+
+impl PartialSchema for ListedEventType {
+    fn schema() -> RefOr<Schema> {
+        let words = EventType::listed_words().into_iter().map(Into::into).collect();
+        let mut schema = Object::with_type(Type::String);
+        schema.enum_values = Some(words);
+        schema.into()
+    }
+}
+
+impl ToSchema for ListedEventType {}
+
+/// Checks the id of a job in a filter. It is compared as it is.
+pub(super) fn check_job_id(job_id: &str) -> Result<String, Invalid> {
+    if job_id.is_empty() {
+        return Err((FieldErrorCode::Empty, "must not be empty; leave it out for all jobs".to_owned()));
+    }
+    Ok(job_id.to_owned())
+}
+
+/// Takes the fields of a filter of deliveries with these statuses; all but the position of the page.
+pub(super) fn delivery_filter(
+    source: &mut FilterSource<'_, '_, '_>,
+    statuses: &[DeliveryStatus],
+    now: Timestamp,
+) -> DeliveryFilter {
+    let (since, until) = (source.instant("since", now), source.instant("until", now));
+    if since.zip(until).is_some_and(|(since, until)| since > until) {
+        let detail = "must not be earlier than `since`: it would select nothing".to_owned();
+        source.keep::<()>("until", Err((FieldErrorCode::Conflict, detail)));
+    }
     DeliveryFilter {
-        statuses: source.words("status", DeliveryStatus::WORDS, DeliveryStatus::parse),
+        statuses: source.statuses("status", statuses),
         reason: source.word("reason", Reason::WORDS, Reason::parse),
-        event_type: source.word("type", EventType::WORDS, EventType::parse),
+        event_type: source.word("type", &EventType::listed_words(), EventType::parse_listed),
         channel: source.word("channel", ChannelKind::WORDS, ChannelKind::parse),
         origin: source.parsed("origin", origin),
         destination: source.id(
@@ -121,10 +162,10 @@ pub(super) fn delivery_filter(source: &mut FilterSource<'_, '_, '_>, now: Timest
             DestinationId::parse,
         ),
         watch: source.id("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
-        job_id: source.text("jobId"),
+        job_id: source.parsed("jobId", check_job_id),
         reference: source.parsed("reference", check_reference),
-        since: source.instant("since", now),
-        until: source.instant("until", now),
+        since,
+        until,
         before: None,
     }
 }
@@ -134,7 +175,7 @@ pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, api: &Api) -> 
     WatchFilter {
         status: source.word("status", WatchStatus::WORDS, WatchStatus::parse),
         provider: source.parsed("provider", |name| find_provider(api, name).map(|_| name.to_owned())),
-        job_id: source.text("jobId"),
+        job_id: source.parsed("jobId", check_job_id),
         reference: source.parsed("reference", check_reference),
         group: source.parsed("groupId", groups::check_id),
         before: None,
@@ -191,7 +232,7 @@ mod tests {
             let mut errors = FieldErrors::default();
             let raw = RawValue::from_string(json.to_owned()).expect("JSON");
             let mut fields = ObjectReader::read(&raw, "", &mut errors).expect("an object");
-            let filter = delivery_filter(&mut FilterSource::Body(&mut fields), now);
+            let filter = delivery_filter(&mut FilterSource::Body(&mut fields), DeliveryStatus::ALL, now);
             fields.done();
             errors.check().map(|()| filter)
         };
@@ -202,17 +243,29 @@ mod tests {
                      &jobId=job_1&reference=order-7&since=24h&until=2026-02-18T14:00:00Z";
         let request = axum::http::Request::get(format!("/?{query}")).body(()).expect("a request");
         let mut query = Query::new(&request.into_parts().0);
-        let by_query = delivery_filter(&mut FilterSource::Query(&mut query), now);
+        let by_query = delivery_filter(&mut FilterSource::Query(&mut query), DeliveryStatus::ALL, now);
         query.done().expect("valid");
         let by_body = read(body).expect("valid");
         assert_eq!(by_body, by_query);
         assert_eq!(by_body.statuses, [DeliveryStatus::Failed, DeliveryStatus::Pending]);
         assert_eq!(by_body.since, Timestamp::parse("2026-02-17T15:00:00Z"));
         assert_eq!(read(r#"{"status": "failed"}"#).expect("valid").statuses, [DeliveryStatus::Failed]);
-        for wrong in [r#"{"status": []}"#, r#"{"status": 7}"#, r#"{"status": ["x"]}"#, r#"{"since": "soon"}"#]
-        {
+        let both = read(r#"{"status": "failed,pending"}"#).expect("valid").statuses;
+        assert_eq!(both, [DeliveryStatus::Failed, DeliveryStatus::Pending]);
+        for wrong in [
+            r#"{"status": []}"#,
+            r#"{"status": 7}"#,
+            r#"{"status": ["x"]}"#,
+            r#"{"status": ["failed,pending"]}"#,
+            r#"{"status": "failed,"}"#,
+            r#"{"since": "soon"}"#,
+            r#"{"since": "1h", "until": "2h"}"#,
+            r#"{"jobId": ""}"#,
+            r#"{"type": "test"}"#,
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+        assert!(read(r#"{"since": "2026-02-18T14:00:00Z", "until": "1h"}"#).is_ok(), "an empty time");
         assert_eq!(read(r#"{"status": null, "watchId": null}"#).expect("valid"), DeliveryFilter::default());
     }
 }

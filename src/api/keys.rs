@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::apps::{managed_app, valid_name};
 use super::http::{
-    Answer, Api, Call, Content, FieldErrorCode, Invalid, ObjectReader, Page, PageParams, Problem, cursor,
-    json, page,
+    Answer, Api, Call, Content, FieldErrorCode, Invalid, ObjectReader, Page, PageParams, Problem,
+    ProblemCode, cursor, json, page,
 };
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::{RevokeKey, StoreError};
@@ -60,14 +60,20 @@ pub async fn show(call: Call) -> Answer {
 
 /// Revoke a key
 ///
-/// New requests with the key are refused; requests in flight are finished. A key may revoke itself.
+/// New requests with the key are refused; requests in flight are finished. Every key may revoke itself. To revoke
+/// another key needs the scope `admin`; for other callers it does not exist.
 #[utoipa::path(
-    delete, path = "/v1/keys/{id}", operation_id = "revokeKey", tag = "Tenants", security(("key" = ["admin"])),
+    delete, path = "/v1/keys/{id}", operation_id = "revokeKey", tag = "Tenants", security(("key" = ["read"])),
     params(("id" = KeyId, Path)),
     responses((status = 204, description = "The key is revoked."))
 )]
 pub async fn revoke(call: Call) -> Answer {
     let key = call.only_id(KeyId::parse)?;
+    if !call.caller.may_revoke(key) {
+        let detail =
+            "no such key that this key can revoke; without the scope `admin`, it can revoke only itself";
+        return Err(Problem::new(ProblemCode::NotFound, detail).into());
+    }
     if !call.api.store.revoke_key(RevokeKey { app: call.caller.managed_app(), key }).await? {
         return Err(Problem::not_found().into());
     }

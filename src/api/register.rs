@@ -110,7 +110,7 @@ fn parse(
     let reference = fields.parsed("reference", check_reference);
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
     let events = events(&mut fields, EventList::OfWatch).unwrap_or_else(EventSet::endings);
-    let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
+    let metadata = fields.take("metadata").and_then(|raw| check_metadata(raw, &mut fields));
     let deadline = definition.map_or(DEADLINE, |definition| definition.poll.deadline);
     let terms = Terms {
         expires_at: now.plus(fields.duration("expiresIn", EXPIRES_IN).unwrap_or(deadline)),
@@ -175,7 +175,11 @@ pub(super) fn find_provider<'a>(api: &'a Api, name: &str) -> Result<&'a Arc<Defi
 
 fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Option<JobName> {
     let job_id = fields.required_text("jobId");
-    let params = serde_json::from_str(fields.take("params").map_or("{}", RawValue::get));
+    let params = fields.take("params");
+    if let Some(at) = params.and_then(|raw| object_reader::duplicate(raw, &fields.at("params"))) {
+        fields.errors.add(at, FieldErrorCode::Duplicate, object_reader::TWICE);
+    }
+    let params = serde_json::from_str(params.map_or("{}", RawValue::get));
     let not_an_object = |_| (FieldErrorCode::InvalidType, "must be an object".to_owned());
     let params = fields.keep("params", params.map_err(not_an_object));
     let job_id = job_id?;
@@ -245,7 +249,14 @@ pub(super) fn destination_deleted() -> Problem {
 }
 
 /// Checks the client's metadata, which is stored byte for byte.
-pub(super) fn check_metadata(raw: &RawValue) -> Result<String, Invalid> {
+pub(super) fn check_metadata(raw: &RawValue, fields: &mut ObjectReader<'_, '_>) -> Option<String> {
+    let metadata = fields.keep("metadata", metadata_text(raw))?;
+    let Some(at) = object_reader::duplicate(raw, &fields.at("metadata")) else { return Some(metadata) };
+    fields.errors.add(at, FieldErrorCode::Duplicate, object_reader::TWICE);
+    None
+}
+
+fn metadata_text(raw: &RawValue) -> Result<String, Invalid> {
     let raw = raw.get();
     if raw.len() > METADATA_MAX {
         return Err((FieldErrorCode::TooLarge, "must not be larger than 4 KiB".to_owned()));

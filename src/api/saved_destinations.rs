@@ -28,7 +28,7 @@ use crate::clock::Moment;
 use crate::domain::{
     Access, AddressError, AppNo, Auth, ChannelKind, DestinationHealth, DestinationId, DisabledReason,
     EventList, EventSet, EventType, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo,
-    SavedQueue, SignatureForm, Timestamp, format_rate, is_hidden, parse_rate,
+    SavedQueue, SignatureForm, Signing, Timestamp, format_rate, is_hidden, parse_rate,
 };
 use crate::egress::Egress;
 use crate::store::{
@@ -140,16 +140,16 @@ impl<'a> SavedDestinationView<'a> {
     /// Shows a destination without its secret.
     fn of(destination: &'a SavedDestination) -> Self {
         let SavedDestination { address, health, queue, disabled, .. } = destination;
-        let (signing, access) = (address.signing.as_deref(), address.access.as_deref());
-        let standard = signing.filter(|signing| signing.form == SignatureForm::Standard);
+        let access = address.access.as_deref();
+        let (signature, keys) = address.signing.as_deref().map(Signing::shown).unwrap_or_default();
         Self {
             id: destination.id,
             name: destination.name.as_deref(),
             description: destination.description.as_deref(),
             address: Address::of(address.channel, &address.address),
             headers: address.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
-            signature: signing.map(|signing| signing.form),
-            keys: standard.map(|signing| signing.keys.as_slice()),
+            signature,
+            keys,
             auth: AuthView::of(access),
             tls: TlsView::of(access),
             events: EventSet::iter(destination.events).collect(),

@@ -488,7 +488,7 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
     let metadata = match metadata {
         None => None,
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
-        Some(raw) => fields.keep("metadata", register::check_metadata(raw)),
+        Some(raw) => register::check_metadata(raw, &mut fields),
     };
     let name = labels::change(&mut fields, ("name", name), check_name);
     let reference = labels::change(&mut fields, ("reference", reference), check_reference);
@@ -585,6 +585,7 @@ mod tests {
                     token_url: format!("https://auth.example.com/?{}", "\\".repeat(2_000)),
                     client_id: "\"".repeat(256),
                     client_secret: Masked::new("secret"),
+                    audience: Some("\\".repeat(1_024)),
                     scopes: vec!["s".repeat(128); 20],
                 })),
                 None,

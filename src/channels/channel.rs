@@ -318,15 +318,20 @@ impl Reach {
     }
 }
 
-/// How a request for a token ended. It counts for the token URL, not for the destination.
+/// What an attempt learned about the token that it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenUse {
-    /// Name of the queue that webhooks to the token URL have.
-    pub queue: String,
-    /// How far the exchange came.
-    pub reach: Reach,
-    /// Whether there is no token, so that nothing was sent to the destination.
-    pub has_failed: bool,
+pub enum TokenUse {
+    /// A request for a token ended. It counts for the token URL, not for the destination.
+    Requested {
+        /// Name of the queue that webhooks to the token URL have.
+        queue: String,
+        /// How far the exchange came.
+        reach: Reach,
+        /// Whether there is no token, so that nothing was sent to the destination.
+        has_failed: bool,
+    },
+    /// An earlier request has just failed, and the next one may be made after this time. Nothing was sent.
+    Awaited(Duration),
 }
 
 /// Result of one attempt.
@@ -338,7 +343,7 @@ pub struct AttemptResult {
     pub reach: Reach,
     /// Duration of the exchange, which the channel measures; zero if nothing was sent.
     pub duration: Duration,
-    /// How a request for a token ended that was made for this attempt.
+    /// What the attempt learned about its token, if it requested or awaits one.
     pub token: Option<Box<TokenUse>>,
     /// Entry for the attempt log. The dispatcher sets its times.
     pub attempt: Attempt,
@@ -349,6 +354,14 @@ impl AttemptResult {
     pub(super) fn without_response(outcome: Outcome, error: String, request_headers: Headers) -> Self {
         let attempt = Attempt { error: Some(error), request_headers, ..Attempt::default() };
         Self { outcome, reach: Reach::NotTried, duration: Duration::ZERO, token: None, attempt }
+    }
+
+    /// Returns for how long the attempt has to wait until a token may be requested for it.
+    pub fn token_wait(&self) -> Option<Duration> {
+        match self.token.as_deref()? {
+            TokenUse::Awaited(wait) => Some(*wait),
+            TokenUse::Requested { .. } => None,
+        }
     }
 
     /// Returns the result of an HTTP exchange. `classify` returns the outcome of a response, and its error.
@@ -409,10 +422,15 @@ pub(super) async fn post(
     (headers, body): (HeaderMap, Bytes),
     timeout: Duration,
 ) -> Exchange {
-    post_as(None, egress, url, (headers, body), timeout).await
+    let (recorded, post) = prepared(egress, url, (headers, body), timeout);
+    let response = match post {
+        Ok(post) => egress.send(post).await,
+        Err(error) => Err(error),
+    };
+    (response, recorded)
 }
 
-/// Posts to the URL of a destination, with its TLS identity.
+/// Posts to the URL of a webhook, with the TLS identity of its destination.
 pub(super) async fn post_as(
     identity: Option<&Arc<ClientIdentity>>,
     egress: &Egress,
@@ -420,16 +438,25 @@ pub(super) async fn post_as(
     (headers, body): (HeaderMap, Bytes),
     timeout: Duration,
 ) -> Exchange {
-    let recorded = recorded_headers(&headers);
-    let response = match egress.parse(url) {
-        Ok(url) => {
-            let post = Post { url, headers, body, timeout, max_answer: RESPONSE_MAX };
-            egress.send_as(identity, post).await
-        }
-        // The configuration permits fewer addresses than at the registration; that may change again.
-        Err(error) => Err(SendError::Refused(error.to_string())),
+    let (recorded, post) = prepared(egress, url, (headers, body), timeout);
+    let response = match post {
+        Ok(post) => egress.send_as(identity, post).await,
+        Err(error) => Err(error),
     };
     (response, recorded)
+}
+
+/// Returns a request to the URL of a destination, and its headers as they are recorded.
+fn prepared(
+    egress: &Egress,
+    url: &str,
+    (headers, body): (HeaderMap, Bytes),
+    timeout: Duration,
+) -> (Headers, Result<Post<egress::Target>, SendError>) {
+    let recorded = recorded_headers(&headers);
+    // The configuration may permit fewer addresses than at the registration; that may change again.
+    let url = egress.parse(url).map_err(|error| SendError::Refused(error.to_string()));
+    (recorded, url.map(|url| Post { url, headers, body, timeout, max_answer: RESPONSE_MAX }))
 }
 
 /// Returns headers as an attempt records them. Custom headers are marked sensitive, and masked.

@@ -1,5 +1,6 @@
 //! What to do about an attempt that failed: a sentence for people, for the answer to a test.
 
+use super::slack::concerns_the_bot;
 use super::{AttemptResult, Reach};
 use crate::domain::{ChannelKind, Outcome};
 
@@ -32,6 +33,14 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
         _ if channel == ChannelKind::Email => {
             "the reply of the mail server is in responseBody; docs/OPERATIONS.md (Mail) explains the usual ones"
         }
+        _ if channel == ChannelKind::Slack && error.starts_with(SLACK) => {
+            let code = error.trim_start_matches(SLACK).split(' ').next().unwrap_or_default();
+            if concerns_the_bot(code) {
+                "Slack refuses the bot: the operator checks slack.bot_token, and the scopes of the app"
+            } else {
+                "Slack refused the message: error and responseBody say why"
+            }
+        }
         (_, Reach::NoAnswer) => {
             "the receiver accepted the connection and did not answer in time: answer 2xx first, and work afterwards"
         }
@@ -44,6 +53,9 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
         (_, _) => of_status(result.attempt.status_code.unwrap_or_default()),
     })
 }
+
+/// The beginning of an error that Slack itself has answered.
+const SLACK: &str = "slack: ";
 
 /// Returns what to check after an answer with this status.
 fn of_status(status: u16) -> &'static str {
@@ -110,6 +122,15 @@ mod tests {
         assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("smtp.url")));
         mail.attempt.response_body = "550 no such user".to_owned();
         assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("OPERATIONS")));
+        for (code, part) in [
+            ("invalid_auth", "slack.bot_token"),
+            ("missing_scope (the app needs the scope chat:write)", "slack.bot_token"),
+            ("channel_not_found (there is no such channel)", "refused the message"),
+        ] {
+            let error = format!("slack: {code}");
+            let found = hint(ChannelKind::Slack, &result(retry(), Reach::Answered, Some(200), Some(&error)));
+            assert!(found.is_some_and(|hint| hint.contains(part)), "{code}: {found:?}");
+        }
         for status in 100..600 {
             assert!(!of_status(status).is_empty(), "{status}");
         }

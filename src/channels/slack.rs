@@ -373,18 +373,7 @@ fn classify_api(code: &str, after: Option<Duration>) -> (Outcome, Option<String>
         | "access_denied" => (Outcome::Gone, error),
         code if code.starts_with("restricted_action") => (Outcome::Gone, error),
         // Errors of the token: only the operator can correct it, and all channels are affected.
-        "invalid_auth"
-        | "not_authed"
-        | "account_inactive"
-        | "token_revoked"
-        | "token_expired"
-        | "missing_scope"
-        | "org_login_required"
-        | "team_not_found"
-        | "enterprise_is_restricted"
-        | "not_allowed_token_type"
-        | "app_access_restricted"
-        | "team_access_not_granted" => {
+        code if concerns_the_bot(code) => {
             tracing::error!(error = code, "Slack refuses the bot: see [slack] bot_token; messages wait");
             (Outcome::Retry { after: Some(OPERATOR_WAIT) }, error)
         }
@@ -394,6 +383,25 @@ fn classify_api(code: &str, after: Option<Duration>) -> (Outcome, Option<String>
         "message_limit_exceeded" => (Outcome::Retry { after: Some(after.unwrap_or(OPERATOR_WAIT)) }, error),
         _ => (Outcome::Retry { after }, error),
     }
+}
+
+/// Returns whether a code of the API is about the bot token or the app, and not about the channel or the message.
+pub(super) fn concerns_the_bot(code: &str) -> bool {
+    matches!(
+        code,
+        "invalid_auth"
+            | "not_authed"
+            | "account_inactive"
+            | "token_revoked"
+            | "token_expired"
+            | "missing_scope"
+            | "org_login_required"
+            | "team_not_found"
+            | "enterprise_is_restricted"
+            | "not_allowed_token_type"
+            | "app_access_restricted"
+            | "team_access_not_granted"
+    )
 }
 
 /// Returns whether the blocks or the length of a message are refused.

@@ -100,7 +100,7 @@ impl Webhook {
         let left = || message.timeout.saturating_sub(stopwatch.elapsed());
         let (token, mut used) = match self.tokens.get(request, left()).await {
             Ok(got) => got,
-            Err(failure) => return failure.into_result(recorded_headers(&headers)),
+            Err(failure) => return failure.into_result(recorded_headers(&headers), stopwatch.elapsed()),
         };
         headers.insert(AUTHORIZATION, token.authorization.clone());
         let mut result = exchange(services, message, headers.clone(), &stopwatch).await;
@@ -113,7 +113,7 @@ impl Webhook {
                     used = renewal.or(used);
                     result = exchange(services, message, headers, &stopwatch).await;
                 }
-                Err(failure) => return failure.into_result(recorded_headers(&headers)),
+                Err(failure) => return failure.into_result(recorded_headers(&headers), stopwatch.elapsed()),
             }
         }
         AttemptResult { token: used.map(Box::new), ..result }

@@ -1,16 +1,51 @@
 //! Parts that several commands share: values of arguments, the configuration that flags select, and the signals that
 //! end a command.
 
-use super::output::Failure;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::output::{Failure, clean};
 use crate::app::configuration_errors;
-use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
-use crate::domain::{Timestamp, parse_any_duration, parse_duration};
+use crate::config::{Config, ConfigError, Environment, File, Flags, Source, read_secret};
+use crate::domain::{Masked, Timestamp, parse_any_duration, parse_duration};
+use crate::named_file;
 
 /// Parses `name=value`.
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
     let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
     pair.ok_or_else(|| "write it as name=value".to_owned())
+}
+
+/// Returns pairs by their names, each of which was given once. `flag` gives them; `is_same` compares two names.
+pub(super) fn by_name<'p>(
+    flag: &str,
+    pairs: &'p [(String, String)],
+    is_same: fn(&str, &str) -> bool,
+) -> Result<BTreeMap<&'p str, &'p str>, Failure> {
+    for (n, (name, _)) in pairs.iter().enumerate() {
+        if pairs[..n].iter().any(|(known, _)| is_same(known, name)) {
+            return Err(Failure::Usage(format!("{flag}: `{}` is given twice; give it once", clean(name))));
+        }
+    }
+    Ok(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect())
+}
+
+/// Reads a secret from a file. Secrets are no arguments, because every user of a machine can see the command lines of
+/// its processes.
+pub(super) fn secret_file(path: &str) -> Result<Masked, String> {
+    if path == "-" {
+        return Err("stdin cannot be used here; write the path of a file".to_owned());
+    }
+    read_secret(|most| named_file::read_once(Path::new(path), most)).map(Masked::new)
+}
+
+/// Reads a secret from a file, or from stdin if the path is `-`.
+pub(super) fn secret_file_or_stdin(path: &str) -> Result<Masked, String> {
+    if path == "-" {
+        return read_secret(|most| named_file::read_up_to(std::io::stdin(), most)).map(Masked::new);
+    }
+    secret_file(path)
 }
 
 /// Checks the form of a duration and returns its text. The server knows the bounds.
@@ -62,6 +97,36 @@ pub(super) fn read_configuration(flags: &Flags) -> (Config, Vec<ConfigError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_given_twice_is_refused() {
+        let pairs = |names: &[&str]| -> Vec<(String, String)> {
+            names.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect()
+        };
+        let (distinct, twice) = (pairs(&["x-a", "x-b"]), pairs(&["x-a", "X-A"]));
+        let headers = by_name("--header", &distinct, str::eq_ignore_ascii_case);
+        assert!(headers.is_ok_and(|found| found.len() == 2));
+        let parameters = by_name("--param", &twice, |one, other| one == other);
+        assert!(parameters.is_ok_and(|found| found.len() == 2), "they differ by their case");
+        let refused = by_name("--header", &twice, str::eq_ignore_ascii_case);
+        assert!(
+            matches!(refused, Err(Failure::Usage(why)) if why.starts_with("--header: `X-A` is given twice"))
+        );
+    }
+
+    #[test]
+    fn a_secret_is_the_single_line_of_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        let path = path.to_str().expect("UTF-8");
+        std::fs::write(path, "whsec_hush\n").expect("written");
+        assert_eq!(secret_file(path).expect("read").reveal(), "whsec_hush");
+        assert_eq!(secret_file_or_stdin(path).expect("read").reveal(), "whsec_hush");
+        std::fs::write(path, "\n").expect("written");
+        assert!(secret_file(path).is_err_and(|why| why.contains("is empty")));
+        assert!(secret_file("/nowhere/hush").is_err_and(|why| !why.contains("hush")));
+        assert!(secret_file("-").is_err());
+    }
 
     #[test]
     fn a_time_argument_is_a_time_or_a_duration_before_now() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
-use super::arguments::{duration, parameter};
+use super::arguments::{by_name, duration, parameter, secret_file_or_stdin};
 use super::client::{Paging, Server, segment};
 use super::output::{Failure, address, clean, discards_stdout, join, print_line, print_note, text, texts};
 use super::request_fields::{Body, Field};
@@ -40,6 +40,10 @@ Example:
   ringback destinations create --name billing --rate 10/s \\
     --webhook https://app.example.com/hooks/billing
 
+A secret that the receiver has already comes from a file, and is not printed:
+  ringback destinations create --signature github --secret-file secret.txt \\
+    --webhook https://app.example.com/hooks/billing
+
 Registrations use the id that is printed:
   ringback watch JOB_ID --destination dst_…")]
     Create {
@@ -47,6 +51,9 @@ Registrations use the id that is printed:
         address: AddressFlags,
         #[command(flatten)]
         settings: SettingFlags,
+        /// File with the signing secret; - for stdin
+        #[arg(long, value_name = "FILE", value_parser = secret_file_or_stdin)]
+        secret_file: Option<Masked>,
         #[command(flatten)]
         output: Output,
     },
@@ -184,11 +191,12 @@ fn text_file(path: &str) -> Result<Masked, String> {
     file_text(bytes).map(Masked::new).map_err(|error| format!("the file {error}"))
 }
 
-/// Reads a file that holds a JSON object. The error does not repeat it.
+/// Reads a file that holds a JSON object, which is sent as it is. The error does not repeat it.
 fn json_file(path: &str) -> Result<Masked, String> {
     let text = text_file(path)?;
-    let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(text.reveal());
-    object.map(|object| Masked::new(Value::Object(object).to_string())).map_err(|error| {
+    let text = text.reveal().trim_start_matches('\u{feff}').trim();
+    let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(text);
+    object.map(|_| Masked::new(text)).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         format!("the file is not a JSON object (line {line}, column {column})")
     })
@@ -251,7 +259,7 @@ const REMOVABLE: [&str; 8] = ["auth", "tls", "headers", "name", "description", "
 
 /// Returns the body of an update: the fields that are given, and null for those that are removed.
 fn change(address: &AddressFlags, settings: &SettingFlags, removed: &[String]) -> Result<Body, Failure> {
-    let mut fields = fields(address, settings, false);
+    let mut fields = fields(address, settings, (false, None))?;
     for (name, argument, value) in &mut fields {
         if removed.iter().any(|removed| removed == name) {
             if value.is_some() {
@@ -265,8 +273,12 @@ fn change(address: &AddressFlags, settings: &SettingFlags, removed: &[String]) -
     Ok(body(&fields))
 }
 
-/// Returns the fields that are given.
-fn fields(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> [Field; 17] {
+/// Returns the fields that are given. Only a new destination can have a secret.
+fn fields(
+    address: &AddressFlags,
+    settings: &SettingFlags,
+    (is_new, secret): (bool, Option<&Masked>),
+) -> Result<[Field; 18], Failure> {
     let given =
         |value: Value| Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()));
     let kind = match address {
@@ -274,9 +286,9 @@ fn fields(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> [Fie
         AddressFlags { slack: Some(_), .. } => Some("slack"),
         AddressFlags { .. } => None,
     };
-    let headers: BTreeMap<_, _> = address.header.iter().cloned().collect();
+    let headers = by_name("--header", &address.header, str::eq_ignore_ascii_case)?;
     let security = &address.security;
-    [
+    Ok([
         ("type", "--slack", given(json!(kind.filter(|_| is_new)))),
         ("url", "--webhook", given(json!(address.webhook))),
         ("email", "--email", given(json!(address.email))),
@@ -284,6 +296,7 @@ fn fields(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> [Fie
         ("headers", "--header", given(json!(headers))),
         ("signature", "--signature", given(json!(security.signature))),
         ("keys", "--keys", given(json!(security.keys))),
+        ("secret", "--secret-file", given(json!(secret.map(Masked::reveal)))),
         ("auth", "--auth-file", security.auth_file.as_ref().map(|json| json.reveal().to_owned())),
         ("tls", "--client-certificate", security.tls()),
         ("name", "--name", given(json!(settings.name))),
@@ -298,7 +311,7 @@ fn fields(address: &AddressFlags, settings: &SettingFlags, is_new: bool) -> [Fie
             settings.concurrency.map(|Concurrency(limit)| json!(limit).to_string()),
         ),
         ("ordered", "--ordered", given(json!(settings.ordered))),
-    ]
+    ])
 }
 
 /// Returns a body with the arguments of the fields below `tls`.
@@ -322,8 +335,12 @@ fn fields_of(destination: &Value, terminal: Terminal) -> String {
     card.line("description", text(destination, "/description"));
     card.line("sends to", join([kind, address(destination)], " "));
     card.line("secret", secret);
-    let keys = destination["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let signed = [text(destination, "/signature")].into_iter().chain(keys.map(str::to_owned));
+    let keys: Vec<&str> =
+        destination["keys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let form = text(destination, "/signature");
+    // The default form is not in the answer.
+    let form = if form.is_empty() && !keys.is_empty() { "standard".to_owned() } else { form };
+    let signed = std::iter::once(form).chain(keys.into_iter().map(str::to_owned));
     card.line("signature", join(signed, " "));
     card.line(
         "auth",
@@ -390,15 +407,21 @@ impl Destinations {
                 };
                 paging.show(&server.client()?, PATH, &[], &columns, row).await
             }
-            Self::Create { address, settings, output } => {
-                check_stdout()?;
-                let created = output
-                    .server
-                    .client()?
-                    .post(PATH, Some(body(&fields(&address, &settings, true))), None)
-                    .await?;
-                created.print(output.json, fields_of)?;
-                if !output.json && !text(&created.value(), "/secret").is_empty() {
+            Self::Create { address, settings, secret_file, output } => {
+                let is_known = secret_file.is_some();
+                if !is_known {
+                    check_stdout()?;
+                }
+                let body = body(&fields(&address, &settings, (true, secret_file.as_ref()))?);
+                let created = output.server.client()?.post(PATH, Some(body), None).await?;
+                created.print(output.json, |created, terminal| {
+                    let mut shown = created.clone();
+                    if let Some(fields) = shown.as_object_mut().filter(|_| is_known) {
+                        fields.remove("secret");
+                    }
+                    fields_of(&shown, terminal)
+                })?;
+                if !output.json && !is_known && !text(&created.value(), "/secret").is_empty() {
                     print_note("The secret is not shown again; store it now.");
                 }
                 Ok(())
@@ -451,12 +474,15 @@ mod tests {
         address: AddressFlags,
         #[command(flatten)]
         settings: SettingFlags,
+        #[arg(long, value_parser = secret_file_or_stdin)]
+        secret_file: Option<Masked>,
     }
 
     fn json_of(line: &str, is_new: bool) -> String {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
-        body(&fields(&line.address, &line.settings, is_new)).json
+        let secret = line.secret_file.as_ref();
+        body(&fields(&line.address, &line.settings, (is_new, secret)).expect("fields")).json
     }
 
     #[test]
@@ -494,8 +520,12 @@ mod tests {
             removed("--name n", &["auth", "tls"]).expect("a body"),
             r#"{"auth":null,"tls":null,"name":"n"}"#
         );
-        let names =
-            fields(&Line::try_parse_from(["x"]).expect("no arguments").address, &no_settings(), false);
+        let names = fields(
+            &Line::try_parse_from(["x"]).expect("no arguments").address,
+            &no_settings(),
+            (false, None),
+        )
+        .expect("fields");
         for name in REMOVABLE {
             assert!(names.iter().any(|(field, ..)| *field == name), "{name}");
             assert_eq!(removed("", &[name]).expect("a body"), format!("{{\"{name}\":null}}"));
@@ -516,15 +546,17 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             path.to_str().expect("UTF-8").to_owned()
         };
-        let auth = file("auth.json", "{\"type\": \"basic\", \"password\": \"hush\"}\n");
+        let auth = file("auth.json", "\u{feff}{\"type\": \"basic\", \"password\": \"hush\"}\n");
         let (certificate, key) = (file("c.pem", "C"), file("k.pem", "K"));
         let line = format!(
             "--auth-file {auth} --client-certificate {certificate} --client-key {key} --ca {certificate}"
         );
         assert_eq!(
             json_of(&line, false),
-            r#"{"auth":{"password":"hush","type":"basic"},"tls":{"ca":"C","clientCertificate":"C","clientKey":"K"}}"#
+            r#"{"auth":{"type": "basic", "password": "hush"},"tls":{"ca":"C","clientCertificate":"C","clientKey":"K"}}"#
         );
+        let line = format!("--signature github --secret-file {}", file("secret.txt", "It's a Secret\n"));
+        assert_eq!(json_of(&line, true), r#"{"signature":"github","secret":"It's a Secret"}"#);
         let broken = file("broken.json", "{\"password\": hush}");
         let line = ["x", "--auth-file", broken.as_str()];
         let error = Line::try_parse_from(line).map(|_| ()).expect_err("not JSON").to_string();

@@ -18,12 +18,13 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::arguments::secret_file_or_stdin;
 use super::output::{Failure, clean, print_line, visible};
 use super::signals::shutdown_signal;
 use super::terminal::{BOLD, DIM, GREEN, RED, Terminal};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
-use crate::domain::Timestamp;
+use crate::domain::{Masked, Timestamp};
 
 /// Maximum size of a body, in bytes: four times that of a webhook.
 const BODY_MAX: usize = 1024 * 1024;
@@ -40,7 +41,7 @@ const SHOWN_MAX: usize = 4 * 1024;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  ringback listen --secret whsec_… --fail 3
+  ringback listen --secret-file secret.txt --fail 3
 
 Webhooks to private addresses must be permitted. Start the server with:
   RINGBACK_EGRESS__ALLOW=127.0.0.1/32 ringback serve")]
@@ -48,7 +49,10 @@ pub struct Listen {
     /// Port on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 9000)]
     port: u16,
-    /// Verify signatures with this secret (whsec_…)
+    /// Verify signatures with the secret in this file; - for stdin
+    #[arg(long, value_name = "FILE", value_parser = secret_file_or_stdin, conflicts_with = "secret")]
+    secret_file: Option<Masked>,
+    /// Verify signatures with this secret, which other users can see
     #[arg(long, value_name = "SECRET")]
     secret: Option<String>,
     /// Answer 503 to the first N webhooks, to see retries
@@ -59,8 +63,11 @@ pub struct Listen {
 impl Listen {
     /// Runs the command until it is stopped.
     pub async fn run(self) -> Result<(), Failure> {
-        let secret = self.secret.as_deref().map(Secret::of_libraries).transpose();
-        let secret = secret.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
+        let of_file = self.secret_file.as_ref().map(|secret| ("--secret-file", secret.reveal()));
+        let given = of_file.or(self.secret.as_deref().map(|secret| ("--secret", secret)));
+        let parse =
+            |(flag, text)| Secret::of_libraries(text).map_err(|why| Failure::Usage(format!("{flag}: {why}")));
+        let secret = given.map(parse).transpose()?;
         let (listener, mut arrivals) = Listener::bind(Clock::System, self.port, secret, self.fail)
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::arguments::{configuration, parameter};
+use super::arguments::{by_name, configuration, parameter};
 use super::output::{Failure, print_line, print_note, text};
 use super::terminal::{Column, FieldList, Terminal};
 use crate::app::{self, HostEnvironment};
@@ -186,7 +186,8 @@ impl Poll {
         };
         let definition = &provider.definition;
         definition.check_job_id(&self.job_id).map_err(|why| Failure::Usage(format!("JOB_ID: {why}")))?;
-        let given = self.param.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let given = by_name("--param", &self.param, |one, other| one == other)?;
+        let given = given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
         let params = definition.params(&given).map_err(|wrong| {
             let lines = wrong.iter().map(|(name, why)| format!("--param {name}: {why}"));
             Failure::Usage(lines.collect::<Vec<_>>().join("\n"))

@@ -48,7 +48,7 @@ pub struct Retry {
     #[arg(long, value_parser = PossibleValuesParser::new(Reason::WORDS))]
     reason: Option<String>,
     /// Only events of this type
-    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(EventType::WORDS))]
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(EventType::listed_words()))]
     event: Option<String>,
     /// Only deliveries by this channel
     #[arg(long, value_parser = PossibleValuesParser::new(ChannelKind::WORDS))]

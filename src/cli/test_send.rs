@@ -61,7 +61,7 @@ impl Test {
             return if is_ok { Ok(()) } else { Err(Failure::Ended(1)) };
         }
         if is_ok {
-            return Ok(print_line(format_args!("The receiver accepted the test: {}.", outcome(&result)))?);
+            return Ok(print_line(format_args!("The receiver accepted the test{}.", outcome(&result)))?);
         }
         Err(Failure::Failed(failure(&result)))
     }
@@ -88,18 +88,18 @@ impl Test {
     }
 }
 
-/// Returns the status and the duration in words.
+/// Returns the status and the duration, as the end of a sentence.
 fn outcome(result: &Value) -> String {
     let duration = result["durationMs"].as_u64().unwrap_or_default();
     match result["statusCode"].as_u64() {
-        Some(status) => format!("HTTP {status} after {duration} ms"),
-        None => format!("after {duration} ms"),
+        Some(status) => format!(": HTTP {status} after {duration} ms"),
+        None => format!(" after {duration} ms"),
     }
 }
 
 /// Returns the failure in words: what happened, what the receiver answered, and what to check.
 fn failure(result: &Value) -> String {
-    let mut lines = vec![format!("The test failed: {}.", outcome(result))];
+    let mut lines = vec![format!("The test failed{}.", outcome(result))];
     let (error, hint, body) = (text(result, "/error"), text(result, "/hint"), text(result, "/responseBody"));
     if !error.is_empty() && !outcome(result).starts_with(&error) {
         lines.push(format!("  error: {}", clean(&error)));
@@ -122,6 +122,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_outcome_ends_a_sentence() {
+        for (status, end) in [(json!(204), ": HTTP 204 after 51 ms"), (json!(null), " after 51 ms")] {
+            assert_eq!(outcome(&json!({ "statusCode": status, "durationMs": 51 })), end);
+        }
+    }
+
+    #[test]
     fn a_failed_test_is_explained() {
         let result = json!({ "ok": false, "statusCode": 500, "durationMs": 12, "error": null,
             "hint": "the receiver failed: its log says why", "responseBody": "\n<h1>no\u{1b}[31mpe</h1>\nmore" });
@@ -133,7 +140,7 @@ mod tests {
         let result = json!({ "ok": false, "statusCode": null, "durationMs": 3, "error": "connect: refused",
             "hint": "no connection was made", "responseBody": "" });
         insta::assert_snapshot!(failure(&result), @r"
-        The test failed: after 3 ms.
+        The test failed after 3 ms.
           error: connect: refused
           hint: no connection was made
         ");

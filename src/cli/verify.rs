@@ -7,12 +7,13 @@ use std::io::{IsTerminal as _, Read as _};
 use anyhow::Context;
 
 use self::slips::{BODY_MAX, Headers};
+use super::arguments::secret_file;
 use super::output::{Failure, print_line, print_note};
 use crate::channels::webhook::compatible::{verify_github, verify_stripe};
 use crate::channels::webhook::ed25519::PublicKey;
 use crate::channels::webhook::{self, Secret, SignatureError};
 use crate::clock::Clock;
-use crate::domain::Timestamp;
+use crate::domain::{Masked, Timestamp};
 
 /// Verify the signature of a webhook, and explain a failure
 ///
@@ -22,21 +23,27 @@ use crate::domain::Timestamp;
 #[command(
     after_help = "\
 Example:
-  ringback verify --secret whsec_… --id evt_… --timestamp 1771426951 \\
-    --signature 'v1,…' < body.json
+  ringback verify --secret-file secret.txt --id evt_… \\
+    --timestamp 1771426951 --signature 'v1,…' < body.json
 
 The signature covers id.timestamp.body. A message older than five minutes is rejected, as receivers should do; --at 1771426951 verifies it at that time. If the signature is not valid, the usual slips are tried, and the one that explains it is named.
 
-With a public key (whpk_…) as --secret, the signature v1a is verified. A destination with another form of signature sends x-hub-signature-256 or stripe-signature; these need neither --id nor --timestamp:
-  ringback verify --secret … --signature 'sha256=…' < body.json
-  ringback verify --secret … --signature 't=…,v1=…' < body.json",
-    override_usage = "ringback verify [OPTIONS] --secret <SECRET> --id <ID> \\
+With a public key (whpk_…) as the secret, the signature v1a is verified. A destination with another form of signature sends x-hub-signature-256 or stripe-signature; these need neither --id nor --timestamp:
+  ringback verify --secret-file secret.txt --signature 'sha256=…' < body.json
+  ringback verify --secret-file secret.txt --signature 't=…,v1=…' < body.json",
+    override_usage = "ringback verify [OPTIONS] --secret-file <FILE> --id <ID> \\
          --timestamp <TIMESTAMP> --signature <SIGNATURES> < BODY"
 )]
 pub struct Verify {
-    /// Signing secret, with or without whsec_, or public key (whpk_…)
+    /// File with the signing secret, or with the public key (whpk_…)
+    #[arg(
+        long, value_name = "FILE", value_parser = secret_file,
+        required_unless_present = "secret", conflicts_with = "secret"
+    )]
+    secret_file: Option<Masked>,
+    /// The secret or key itself; other users can see a secret
     #[arg(long, value_name = "SECRET")]
-    secret: String,
+    secret: Option<String>,
     /// Header webhook-id
     #[arg(long)]
     id: Option<String>,
@@ -73,10 +80,18 @@ impl Verify {
         Ok(print_line("The signature is valid.")?)
     }
 
+    /// Returns the secret or the public key, and the flag that has given it.
+    fn secret(&self) -> (&'static str, &str) {
+        match &self.secret_file {
+            Some(secret) => ("--secret-file", secret.reveal().trim()),
+            None => ("--secret", self.secret.as_deref().unwrap_or_default().trim()),
+        }
+    }
+
     /// Verifies the signature. If it is not valid, the error names the slip that explains it.
     fn judge(&self, body: &[u8], now: Timestamp) -> Result<(), Failure> {
-        let Self { secret, signature, .. } = self;
-        let (secret, tolerance) = (secret.trim(), webhook::TOLERANCE);
+        let (signature, tolerance) = (&self.signature, webhook::TOLERANCE);
+        let (flag, secret) = self.secret();
         match (&self.id, &self.timestamp) {
             (None, None) if signature.starts_with("sha256=") => {
                 explained(verify_github(secret, signature, body), "")
@@ -86,8 +101,7 @@ impl Verify {
                 explained(verify_stripe(secret, signature, body, now, tolerance), timestamp)
             }
             (Some(id), Some(timestamp)) if PublicKey::is_prefixed(secret) => {
-                let key =
-                    PublicKey::parse(secret).map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
+                let key = PublicKey::parse(secret).map_err(|why| Failure::Usage(format!("{flag}: {why}")))?;
                 let verified =
                     webhook::verify_asymmetric(&key, id, timestamp, signature, body, now, tolerance);
                 explained(verified, timestamp)
@@ -107,7 +121,8 @@ impl Verify {
         body: &[u8],
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let Self { secret, signature, .. } = self;
+        let signature = &self.signature;
+        let (flag, secret) = self.secret();
         let verify = |secret: &Secret| {
             webhook::verify(secret, id, timestamp, signature, body, now, webhook::TOLERANCE)
         };
@@ -128,7 +143,7 @@ impl Verify {
                 "The signature is not valid as given. It is valid {changes}."
             )));
         }
-        let why = why.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
+        let why = why.map_err(|why| Failure::Usage(format!("{flag}: {why}")))?;
         // The other errors are the explanation.
         let suspicion = match why {
             SignatureError::Mismatch(_) => suspicion(id, body),
@@ -178,7 +193,8 @@ mod tests {
 
     fn command(secret: &str, timestamp: &str, signature: &str) -> Verify {
         Verify {
-            secret: secret.into(),
+            secret_file: None,
+            secret: Some(secret.into()),
             id: Some("evt_1".into()),
             timestamp: Some(timestamp.into()),
             signature: signature.into(),
@@ -216,6 +232,9 @@ mod tests {
             (SECRET, time, "", BODY, at, "it should read v1,<base64>.$"),
             ("hush", time, &good, BODY, at, "--secret: must"),
         ];
+        let of_file =
+            Verify { secret_file: Some(Masked::new(SECRET)), secret: None, ..command("", time, &good) };
+        assert!(of_file.judge(BODY, at).is_ok());
         for (secret, timestamp, signature, body, now, why) in table {
             match command(secret, timestamp, signature).judge(body, now) {
                 Ok(()) => assert_eq!(why, "", "{timestamp} {signature}"),

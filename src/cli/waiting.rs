@@ -36,6 +36,7 @@ pub(super) fn describe(delivery: &Value, to: &Value, terminal: Terminal) -> Opti
         Some(WaitReason::RateLimited) => format!("{host} takes no more messages now{next}"),
         Some(WaitReason::Order) => "an earlier event of its watch comes first".to_owned(),
         Some(WaitReason::Busy) => format!("as many attempts to {host} are in progress as are allowed"),
+        Some(WaitReason::Token) => format!("a request for a token has just failed{next}"),
         Some(WaitReason::NoResources) => {
             "the server lacks file descriptors, memory or ports; its log says more".to_owned()
         }
@@ -88,7 +89,11 @@ fn command(delivery: &Value, to: &Value) -> Option<String> {
             (!watch.is_empty())
                 .then(|| format!("ringback deliveries --status pending --watch {}", clean(&watch)))
         }
-        WaitReason::RateLimited | WaitReason::Busy | WaitReason::NoResources | WaitReason::NoWrites => None,
+        WaitReason::RateLimited
+        | WaitReason::Busy
+        | WaitReason::Token
+        | WaitReason::NoResources
+        | WaitReason::NoWrites => None,
     }
 }
 
@@ -181,6 +186,7 @@ mod tests {
         app.example.com takes no more messages now; next attempt in 8 s
         an earlier event of its watch comes first
         as many attempts to app.example.com are in progress as are allowed
+        a request for a token has just failed; next attempt in 8 s
         the server lacks file descriptors, memory or ports; its log says more
         the server's database refuses writes; its log says why
         a_later_one

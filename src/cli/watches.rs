@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::arguments::{duration, parameter};
+use super::arguments::{by_name, duration, parameter};
 use super::client::{Paging, Server};
 use super::follow::{self, Follow};
 use super::output::{Failure, print_line, print_note, text, texts};
@@ -172,7 +172,7 @@ impl Watch {
         let given = |value: Value| {
             Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()))
         };
-        let params: BTreeMap<_, _> = self.param.iter().cloned().collect();
+        let params = by_name("--param", &self.param, |one, other| one == other)?;
         let notify = (self.is_silent() || !more.is_empty()).then(|| json!(more).to_string());
         let body = Body::of_json(&[
             ("jobId", "JOB_ID", given(json!(self.job_id))),

@@ -47,7 +47,13 @@ pub(super) fn has_file(env: &Environment, variable: &str) -> bool {
 
 /// Reads the value. The error is a sentence that shows neither the path nor the value.
 fn read(path: &str) -> Result<String, String> {
-    match named_file::read_once(Path::new(path), SIZE_MAX) {
+    read_secret(|most| named_file::read_once(Path::new(path), most))
+}
+
+/// Reads a secret, which is the only value of a file or of another source. `read` reads it up to one byte more than the
+/// given number. The error is a sentence that shows neither the name of the file nor the value.
+pub fn read_secret(read: impl FnOnce(u64) -> io::Result<Vec<u8>>) -> Result<String, String> {
+    match read(SIZE_MAX) {
         Ok(bytes) if bytes.len() as u64 > SIZE_MAX => {
             Err("the file is larger than 64 KiB; is it the right one?".to_owned())
         }

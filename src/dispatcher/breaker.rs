@@ -36,7 +36,8 @@
 //!   origin a quarter of its places. The others wait, and those that have been due for longest follow.
 //!
 //! If Ringback itself lacks a resource (descriptors, memory, ports), nothing was learned about the destination. The
-//! origin pauses for [`OWN_FAULT_PAUSE`], so that it does not repeat the same fault without end.
+//! origin pauses for [`OWN_FAULT_PAUSE`], so that it does not repeat the same fault without end. In the same way, a queue
+//! pauses until a token may be requested again.
 //!
 //! The breakers are kept in memory, for one process. After a restart, all of them are closed.
 //!
@@ -63,7 +64,7 @@ const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 const REQUESTED_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause of an origin after an attempt that could not be made for want of a resource of our own.
-const OWN_FAULT_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const OWN_FAULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Maximum number of failing origins and URLs that are kept. One that is not kept makes a few more attempts that fail.
 const FAILING_MAX: usize = 10_000;
@@ -282,18 +283,19 @@ impl Breakers {
         })
     }
 
-    /// Returns whether an origin pauses after a fault of our own.
-    pub(super) fn is_paused(&self, origin: &str, now: Timestamp) -> bool {
-        self.paused.get(origin).is_some_and(|until| *until > now)
+    /// Returns until when an origin pauses after a fault of our own, or a queue that awaits a token.
+    pub(super) fn paused_until(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
+        self.paused.get(name).copied().filter(|until| *until > now)
     }
 
-    /// Pauses an origin after a fault of our own. Returns whether it was not paused before.
-    pub(super) fn pause(&mut self, origin: &Arc<str>, now: Timestamp) -> bool {
+    /// Pauses an origin after a fault of our own, or a queue that awaits a token. Returns whether it was not paused
+    /// before. `pause` is at most [`PROBE_INTERVAL_MAX`].
+    pub(super) fn pause(&mut self, name: &Arc<str>, pause: Duration, now: Timestamp) -> bool {
         if self.paused.len() >= self.paused_most.max(FAILING_MAX) {
             self.paused.retain(|_, until| *until > now);
             self.paused_most = self.paused.len() * 2;
         }
-        let before = self.paused.insert(Arc::clone(origin), now.plus(OWN_FAULT_PAUSE));
+        let before = self.paused.insert(Arc::clone(name), now.plus(pause));
         before.is_none_or(|until| until <= now)
     }
 
@@ -452,7 +454,7 @@ mod tests {
     #[test]
     fn a_fault_of_our_own_pauses_an_origin_and_opens_nothing() {
         let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
-        assert!(breakers.pause(&a, at(0)) && !breakers.pause(&a, at(0)));
+        assert!(breakers.pause(&a, OWN_FAULT_PAUSE, at(0)) && !breakers.pause(&a, OWN_FAULT_PAUSE, at(0)));
         assert_eq!(breakers.admission(&a, at(0)), Admission::Held(Some(at(1))));
         assert_eq!((breakers.admission(&a, at(1)), breakers.open_count()), (Admission::Free, 0));
         assert_eq!(breakers.admission(&a, at(-3_600)), Admission::Free, "the clock was set back");
@@ -507,7 +509,8 @@ mod tests {
         let mut breakers = Breakers::default();
         for second in [0, 2] {
             for n in 0..3 * FAILING_MAX {
-                assert!(breakers.pause(&name(&format!("1 https://h{n}.of{second}.example:443")), at(second)));
+                let host = name(&format!("1 https://h{n}.of{second}.example:443"));
+                assert!(breakers.pause(&host, OWN_FAULT_PAUSE, at(second)));
             }
         }
         assert_eq!(breakers.paused.len(), 3 * FAILING_MAX);

@@ -46,7 +46,7 @@ impl Dispatcher {
             Ok(identity) => {
                 let identity = identity.as_ref();
                 let message = Message { delivery, app, now, timeout, identity, transmission: &transmission };
-                let sent = self.clock.timeout(TEST_MAX, self.channels.send(message)).await;
+                let sent = self.clock.timeout(TEST_MAX, self.send_once(message)).await;
                 sent.or_else(|| transmission.take_unclear()).unwrap_or_else(late)
             }
             Err(not_made) => *not_made,
@@ -63,6 +63,14 @@ impl Dispatcher {
         let (status, error) = (result.attempt.status_code, result.attempt.error.as_deref());
         tracing::info!(event = %delivery.event, %channel, queue, status, error, "a test was sent");
         Some(result)
+    }
+
+    /// Makes an attempt, after a wait if a request for its token has just failed.
+    async fn send_once(&self, message: Message<'_>) -> AttemptResult {
+        let result = self.channels.send(message).await;
+        let Some(wait) = result.token_wait() else { return result };
+        self.clock.sleep(wait).await;
+        self.channels.send(message).await
     }
 
     /// Waits until the channel accepts a message.

@@ -41,6 +41,8 @@ pub struct ClientCredentials {
     pub client_id: String,
     /// Secret of the client.
     pub client_secret: Masked,
+    /// API for which the token is requested. RFC 6749 does not have it; Auth0 requires it.
+    pub audience: Option<String>,
     /// Requested scopes; without one, the token URL decides.
     pub scopes: Vec<String>,
 }
@@ -110,6 +112,7 @@ mod tests {
             token_url: "https://auth.example/?t=hush".to_owned(),
             client_id: "c".to_owned(),
             client_secret: Masked::new("hush"),
+            audience: None,
             scopes: Vec::new(),
         });
         let pem = TlsPem { key: Some(Masked::new("hush")), ..TlsPem::default() };

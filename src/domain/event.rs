@@ -44,6 +44,16 @@ impl EventType {
         Self::ALL.iter().copied().filter(|event| event.is_of_watch())
     }
 
+    /// Returns the spellings of the types that lists and feeds can have: a test is in none.
+    pub fn listed_words() -> Vec<&'static str> {
+        Self::ALL.iter().filter(|event| **event != Self::Test).map(|event| event.as_str()).collect()
+    }
+
+    /// Parses a type that lists and feeds can have.
+    pub fn parse_listed(word: &str) -> Option<Self> {
+        Self::parse(word).filter(|event| *event != Self::Test)
+    }
+
     /// Returns whether the event is about a watch: then a registration can name its type.
     pub fn is_of_watch(self) -> bool {
         self.is_ending() || matches!(self, Self::JobProcessing | Self::JobProgress)

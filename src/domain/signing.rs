@@ -55,6 +55,13 @@ pub struct Signing {
 }
 
 impl Signing {
+    /// Returns the form and the keys, each only if it is not the default. Other forms have no keys.
+    pub fn shown(&self) -> (Option<SignatureForm>, Option<&[KeyKind]>) {
+        let form = Some(self.form).filter(|form| *form != SignatureForm::Standard);
+        let keys = Some(self.keys.as_slice()).filter(|keys| form.is_none() && *keys != [KeyKind::Hmac]);
+        (form, keys)
+    }
+
     /// Returns whether a key of this kind signs in the standard form.
     pub fn has(&self, kind: KeyKind) -> bool {
         self.keys.contains(&kind)
@@ -64,5 +71,24 @@ impl Signing {
 impl Default for Signing {
     fn default() -> Self {
         Self { form: SignatureForm::Standard, keys: vec![KeyKind::Hmac] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_the_default_is_shown() {
+        let of = |form, keys: &[KeyKind]| Signing { form, keys: keys.to_vec() };
+        for (signing, shown) in [
+            (Signing::default(), (None, None)),
+            (of(SignatureForm::Standard, &[KeyKind::Ed25519]), (None, Some(&[KeyKind::Ed25519][..]))),
+            (of(SignatureForm::Standard, KeyKind::ALL), (None, Some(KeyKind::ALL))),
+            (of(SignatureForm::Github, &[KeyKind::Hmac]), (Some(SignatureForm::Github), None)),
+            (of(SignatureForm::None, &[KeyKind::Hmac]), (Some(SignatureForm::None), None)),
+        ] {
+            assert_eq!(signing.shown(), shown, "{signing:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Deserializer};
 use utoipa::openapi::schema::{KnownFormat, SchemaFormat};
 
@@ -43,9 +44,19 @@ impl Timestamp {
     }
 
     /// Parses RFC 3339 with any offset and fraction. Returns `None` for anything else, and for a year that cannot be
-    /// written.
+    /// written. A leap second counts as the second before it.
     pub fn parse(text: &str) -> Option<Self> {
-        let moment: jiff::Timestamp = text.trim().parse().ok()?;
+        let text = text.trim();
+        let moment: jiff::Timestamp = text.parse().ok()?;
+        let offset = Pieces::parse(text).ok()?.to_numeric_offset()?.seconds();
+        // The library reads offsets of up to 25:59:59, and a second 60 at any time.
+        let is_leap_second = |at: usize| at >= 3 && text.as_bytes()[at - 3] == b':';
+        let is_at_midnight = moment.as_second().rem_euclid(86_400) == 86_399;
+        if offset.abs() >= 86_400
+            || !is_at_midnight && text.match_indices(":60").any(|(at, _)| is_leap_second(at))
+        {
+            return None;
+        }
         let millis = moment.as_millisecond();
         (0..=Self::MAX.0).contains(&millis).then_some(Self(millis))
     }
@@ -299,11 +310,25 @@ mod tests {
             ("2026-02-18T15:00:00Z", "2026-02-18T15:00:00.000Z"),
             ("2026-02-18T15:00:00.1239Z", "2026-02-18T15:00:00.123Z"),
             ("2026-02-18T17:00:00+02:00", "2026-02-18T15:00:00.000Z"),
+            ("2026-02-19T14:59:00+23:59", "2026-02-18T15:00:00.000Z"),
+            // A leap second is always the last one of a day in UTC.
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.000Z"),
+            ("2017-01-01T05:29:60.5+05:30", "2016-12-31T23:59:59.500Z"),
         ];
         for (given, written) in table {
             assert_eq!(Timestamp::parse(given).map(|t| t.to_string()).as_deref(), Some(written));
         }
-        for given in ["", "yesterday", "2026-02-18", "2026-02-18T15:00:00", "1771426800"] {
+        for given in [
+            "",
+            "yesterday",
+            "2026-02-18",
+            "2026-02-18T15:00:00",
+            "1771426800",
+            "2026-02-18T15:00:00+24:00",
+            "2026-02-18T15:00:00-25:00",
+            "2026-02-18T15:00:60Z",
+            "2026-02-18T23:59:60+01:00",
+        ] {
             assert_eq!(Timestamp::parse(given), None, "{given}");
         }
         assert_eq!(Timestamp::MAX.to_string(), "9999-01-01T00:00:00.000Z");

@@ -3,8 +3,8 @@
 use super::{ChannelKind, DeliveryId, DestinationId, Timestamp, WatchId};
 
 word_enum! {
-    /// Why a due delivery is not attempted: `destination_down`, `rate_limited`, `order`, `busy`, `no_resources` or
-    /// `no_writes`. Later versions may add reasons.
+    /// Why a due delivery is not attempted: `destination_down`, `rate_limited`, `order`, `busy`, `token`,
+    /// `no_resources` or `no_writes`. Later versions may add reasons.
     open WaitReason {
         /// Its host cannot be reached, or its URL gives no complete answer: the breaker is open.
         DestinationDown = "destination_down",
@@ -14,6 +14,8 @@ word_enum! {
         Order = "order",
         /// As many attempts are in progress as a limit permits.
         Busy = "busy",
+        /// A request for the token that it needs has just failed.
+        Token = "token",
         /// The machine of the service lacks descriptors, memory or ports.
         NoResources = "no_resources",
         /// The database refuses writes.

@@ -21,6 +21,7 @@ use super::head_limit::Io;
 use super::resolver::{Guard, LookupPhase};
 use crate::clock::Clock;
 use crate::dns;
+use crate::tls::Trust;
 
 /// The `user-agent` of every request that names no other: some firewalls refuse requests without one.
 pub const USER_AGENT: &str = concat!("Ringback/", env!("CARGO_PKG_VERSION"));
@@ -75,11 +76,11 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Connects within [`CONNECT_TIMEOUT`]. `tls` is for the peer, not for the proxy.
+    /// Connects within [`CONNECT_TIMEOUT`]. `tls`, with the origin of its authorities, is for the peer, not for the proxy.
     pub(super) async fn connect(
         &self,
         peer: &Peer,
-        tls: &Arc<ClientConfig>,
+        tls: (&Arc<ClientConfig>, Trust),
         phase: &LookupPhase,
     ) -> Result<Box<dyn Io>, SendError> {
         let connected = self.clock.timeout(CONNECT_TIMEOUT, self.connecting(peer, tls, phase)).await;
@@ -89,7 +90,7 @@ impl Connector {
     async fn connecting(
         &self,
         peer: &Peer,
-        tls: &Arc<ClientConfig>,
+        tls: (&Arc<ClientConfig>, Trust),
         phase: &LookupPhase,
     ) -> Result<Box<dyn Io>, SendError> {
         let first = self.proxy.as_ref().map_or(peer, |proxy| &proxy.peer);
@@ -102,7 +103,7 @@ impl Connector {
             };
         };
         let mut stream: Box<dyn Io> = if proxy.peer.is_https {
-            Box::new(secure_peer(&self.tls, tcp, &proxy.peer).await?)
+            Box::new(secure_peer((&self.tls, Trust::Machine), tcp, &proxy.peer).await?)
         } else {
             Box::new(tcp)
         };
@@ -115,7 +116,7 @@ impl Connector {
 }
 
 async fn secure_peer<S: Io>(
-    tls: &Arc<ClientConfig>,
+    tls: (&Arc<ClientConfig>, Trust),
     stream: S,
     peer: &Peer,
 ) -> Result<TlsStream<S>, SendError> {
@@ -149,7 +150,7 @@ pub(super) async fn tcp(
 
 /// Starts TLS and verifies that the peer is `host`.
 pub(super) async fn secure<S: Io>(
-    tls: &Arc<ClientConfig>,
+    (tls, trust): (&Arc<ClientConfig>, Trust),
     stream: S,
     host: String,
 ) -> Result<TlsStream<S>, SendError> {
@@ -157,7 +158,7 @@ pub(super) async fn secure<S: Io>(
         return Err(SendError::Tls(format!("`{host}` is not a name that a certificate can have")));
     };
     let connected = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
-    connected.map_err(|error| SendError::not_secure(&error))
+    connected.map_err(|error| SendError::not_secure(&error, trust))
 }
 
 /// Asks the proxy to connect to the destination.

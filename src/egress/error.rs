@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::exhaustion::lacking;
 use super::head_limit::NoHead;
 use super::resolver::ResolveError;
-use crate::tls;
+use crate::tls::{self, Trust};
 
 /// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,22 +84,23 @@ impl SendError {
     }
 
     /// Classifies an error of a TLS handshake.
-    pub(super) fn not_secure(error: &io::Error) -> Self {
+    pub(super) fn not_secure(error: &io::Error, trust: Trust) -> Self {
         // Without an error of TLS, the connection was closed.
         causes(error)
-            .find_map(Self::by_cause)
+            .find_map(|cause| Self::by_cause(cause, trust))
             .unwrap_or_else(|| Self::Connect(closed_handshake(error.kind())))
     }
 
     /// Classifies an error of an exchange on a connection.
     pub(super) fn of_exchange(error: &hyper::Error) -> Self {
         let cut = || Self::Protocol("the connection was closed before the answer was complete".into());
-        causes(error).find_map(Self::by_cause).unwrap_or_else(cut)
+        // The certificate of the server was verified in the handshake.
+        causes(error).find_map(|cause| Self::by_cause(cause, Trust::Machine)).unwrap_or_else(cut)
     }
 
     /// Classifies an error of the command line's HTTP client by its causes.
     pub fn classify(error: &reqwest::Error) -> Self {
-        if let Some(classified) = causes(error).find_map(Self::by_cause) {
+        if let Some(classified) = causes(error).find_map(|cause| Self::by_cause(cause, Trust::Machine)) {
             return classified;
         }
         if let Some(why) = causes(error).find_map(unresolved) {
@@ -117,7 +118,7 @@ impl SendError {
     }
 
     /// Classifies an error by one of its causes; `None` if the cause does not decide.
-    fn by_cause(cause: &(dyn Error + 'static)) -> Option<Self> {
+    fn by_cause(cause: &(dyn Error + 'static), trust: Trust) -> Option<Self> {
         if let Some(unresolved) = cause.downcast_ref::<ResolveError>() {
             return Some(unresolved.clone().into());
         }
@@ -125,7 +126,7 @@ impl SendError {
             return Some(exhausted);
         }
         if let Some(error) = cause.downcast_ref::<rustls::Error>() {
-            return Some(Self::Tls(tls::explain(error)));
+            return Some(Self::Tls(tls::explain(error, trust)));
         }
         if let Some(no_head) = cause.downcast_ref::<NoHead>() {
             return Some(Self::Protocol(no_head.to_string()));
@@ -210,9 +211,10 @@ mod tests {
         ] {
             let error = || io::Error::from(code);
             assert_eq!(SendError::connecting(&error()).is_ours(), ours, "{code:?}");
-            assert_eq!(SendError::not_secure(&error()).is_ours(), ours, "{code:?}");
+            let in_handshake = |error| SendError::not_secure(&error, Trust::Machine).is_ours();
+            assert_eq!(in_handshake(error()), ours, "{code:?}");
             // As a library wraps it.
-            assert_eq!(SendError::not_secure(&io::Error::other(error())).is_ours(), ours, "{code:?}");
+            assert_eq!(in_handshake(io::Error::other(error())), ours, "{code:?}");
         }
     }
 }

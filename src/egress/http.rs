@@ -32,6 +32,7 @@ use super::head_limit::{HeadLimit, LimitedStream};
 use super::identity::ClientIdentity;
 use super::pool::Pool;
 use super::resolver::{AddressPolicy, LookupPhase};
+use crate::tls::Trust;
 
 /// Maximum size of the head of a response, in bytes, and of the buffer that reads a body.
 const HEAD_MAX: usize = 64 * 1024;
@@ -71,6 +72,8 @@ pub(super) struct HttpRequest {
     pub(super) body: Bytes,
     /// TLS identity in place of that of the client.
     pub(super) identity: Option<Arc<ClientIdentity>>,
+    /// Where the authorities come from, if there is no such identity.
+    pub(super) trust: Trust,
 }
 
 /// An HTTP client.
@@ -107,7 +110,7 @@ impl HttpClient {
     ) -> Result<HttpResponse, SendError> {
         let unusable = || SendError::Protocol("the HTTP client cannot use this URL".into());
         let peer = Peer::of(&request.url).ok_or_else(unusable)?;
-        let identity = request.identity.clone();
+        let (identity, trust) = (request.identity.clone(), request.trust);
         let mut request = self.prepare(request, &peer).ok_or_else(unusable)?;
         let key = Arc::new(PoolKey {
             policy: self.connector.guard.policy,
@@ -120,7 +123,7 @@ impl HttpClient {
             let unused = if was_closed { None } else { self.pool.take(&*key) };
             let (mut connection, is_new) = match unused {
                 Some(connection) => (connection, false),
-                None => (self.connect(&key.peer, identity.as_deref(), phase).await?, true),
+                None => (self.connect(&key.peer, (identity.as_deref(), trust), phase).await?, true),
             };
             connection.limit.begin();
             let limit = Arc::clone(&connection.limit);
@@ -146,7 +149,7 @@ impl HttpClient {
 
     /// Adds what every request has. Returns `None` if the URL cannot be sent.
     fn prepare(&self, request: HttpRequest, peer: &Peer) -> Option<hyper::Request<Full<Bytes>>> {
-        let HttpRequest { method, url, headers, body, identity: _ } = request;
+        let HttpRequest { method, url, headers, body, identity: _, trust: _ } = request;
         let forwarding = self.connector.proxy.as_ref().filter(|_| !peer.is_https);
         let start = if forwarding.is_some() { Position::BeforeScheme } else { Position::BeforePath };
         let mut all = HeaderMap::with_capacity(headers.len() + 4);
@@ -176,11 +179,12 @@ impl HttpClient {
     async fn connect(
         &self,
         peer: &Peer,
-        identity: Option<&ClientIdentity>,
+        (identity, trust): (Option<&ClientIdentity>, Trust),
         phase: &LookupPhase,
     ) -> Result<Connection, SendError> {
         let limit = Arc::<HeadLimit>::default();
-        let tls = identity.map_or(&self.connector.tls, |identity| &identity.config);
+        let of_client = (&self.connector.tls, trust);
+        let tls = identity.map_or(of_client, |identity| (&identity.config, identity.trust));
         let stream = LimitedStream::new(self.connector.connect(peer, tls, phase).await?, Arc::clone(&limit));
         let mut builder = http1::Builder::new();
         builder

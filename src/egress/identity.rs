@@ -15,7 +15,7 @@ use rustls::{ClientConfig, Error, RootCertStore};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::{TlsPem, TlsSummary};
-use crate::tls;
+use crate::tls::{self, Trust};
 
 /// Maximum number of certificates in a chain and of authorities.
 const CHAIN_MAX: usize = 10;
@@ -45,6 +45,8 @@ impl InvalidIdentity {
 pub struct ClientIdentity {
     fingerprint: Arc<str>,
     pub(super) config: Arc<ClientConfig>,
+    /// Where its authorities come from.
+    pub(super) trust: Trust,
 }
 
 impl std::fmt::Debug for ClientIdentity {
@@ -59,15 +61,16 @@ impl ClientIdentity {
         let parts = Parts::read(pem)?;
         let fingerprint = parts.fingerprint().into();
         let failed = |detail: String| InvalidIdentity { field: None, detail };
-        let verifier = if parts.authorities.is_empty() {
-            Arc::clone(verifier)
+        let (verifier, trust) = if parts.authorities.is_empty() {
+            (Arc::clone(verifier), Trust::MachineForWebhook)
         } else {
-            tls::verifier_of(parts.authorities).map_err(|error| failed(error.to_string()))?
+            let own = tls::verifier_of(parts.authorities).map_err(|error| failed(error.to_string()))?;
+            (own, Trust::Destination)
         };
         let mut config =
             tls::config_with(verifier, parts.client).map_err(|error| failed(error.to_string()))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { fingerprint, config: Arc::new(config) })
+        Ok(Self { fingerprint, config: Arc::new(config), trust })
     }
 
     /// Returns the fingerprint of the whole identity.
@@ -156,6 +159,12 @@ fn pair(certificate: &str, key: &str) -> Result<tls::CertificateAndKey, InvalidI
 }
 
 fn read_authorities(text: &str) -> Result<Vec<CertificateDer<'static>>, InvalidIdentity> {
+    // That of an authority can issue certificates for every name: it is not to be stored.
+    if text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains("PRIVATE KEY")) {
+        let detail =
+            "has a private key, which is not needed here; give certificates only (openssl x509 -in FILE)";
+        return Err(InvalidIdentity::new(AUTHORITIES, detail));
+    }
     let authorities = certificates(AUTHORITIES, text, AUTHORITIES_MAX)?;
     let mut roots = RootCertStore::empty();
     for (n, authority) in authorities.iter().enumerate() {

@@ -109,10 +109,10 @@ pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache
     cache.apply(tx.list(sql, [], |row| Ok(TenantChange::Deleted(AppNo(row.int(0)?))))?);
     let sql = "select hash, app, scope, id, expires_at, coalesce(last_used_at, 0) from keys";
     cache.apply(tx.list(sql, [], |row| {
-        let key = Key { app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
+        let key = Key { id: KeyId(row.id(3)?), app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
         let broken = |_| StoreError::Inconsistent("the hash of a key is not 32 bytes".to_owned());
         let hash = row.bytes(0)?.try_into().map_err(broken)?;
-        Ok(TenantChange::Key(hash, CachedKey::new(KeyId(row.id(3)?), key, row.opt_time(4)?, row.int(5)?)))
+        Ok(TenantChange::Key(hash, CachedKey::new(key, row.opt_time(4)?, row.int(5)?)))
     })?);
     Ok(cache)
 }

@@ -276,14 +276,15 @@ impl ReadStore {
     }
 
     /// Returns up to `limit` destinations of the app that receive the watches whose registration names none, in the
-    /// order of their creation.
-    pub async fn default_destinations(&self, app: AppNo, limit: u32) -> Result<Vec<Destination>> {
+    /// order of their creation, each with whether it is enabled.
+    pub async fn default_destinations(&self, app: AppNo, limit: u32) -> Result<Vec<(Destination, bool)>> {
         let keyring = self.shared.keyring.clone();
         self.read(app, move |tx| {
             let sql = format!(
                 "{USED} where s.is_default = 1 and s.app = $1 and s.deleted_at is null order by s.id limit $2"
             );
-            tx.list(&sql, params![app, limit], |row| Ok(read_used(row, &keyring)?.destination))
+            let found = tx.list(&sql, params![app, limit], |row| read_used(row, &keyring))?;
+            Ok(found.into_iter().map(|used| (used.destination, used.is_enabled)).collect())
         })
         .await
     }
@@ -345,11 +346,12 @@ fn size(destination: &SavedDestination) -> usize {
 
 /// Size of the texts of an authentication, which is shown without its secret.
 fn size_of_access(access: &Access) -> usize {
+    let len = |text: &Option<String>| text.as_deref().map_or(0, str::len);
     match &access.auth {
         Some(Auth::Basic(basic)) => basic.username.len(),
         Some(Auth::Oauth2(client)) => {
             let scopes = client.scopes.iter().map(|scope| scope.len() + 3).sum::<usize>();
-            client.token_url.len() + client.client_id.len() + scopes
+            client.token_url.len() + client.client_id.len() + len(&client.audience) + scopes
         }
         None => 0,
     }

@@ -121,7 +121,7 @@ pub(super) fn insert_key(batch: &mut Batch<'_>, command: &CreateKey) -> Result<(
          values ($1, $2, $3, $4, $5, $6, $7)",
         params![*id, *app, hash.as_slice(), *scope, *created_at, name.as_deref(), *expires_at],
     )?;
-    let key = CachedKey::new(*id, Key { app: *app, scope: *scope }, *expires_at, 0);
+    let key = CachedKey::new(Key { id: *id, app: *app, scope: *scope }, *expires_at, 0);
     batch.effects.tenant_changes.push(TenantChange::Key(*hash, key));
     Ok(())
 }

@@ -29,6 +29,8 @@ enum StoredAuth {
         token_url: String,
         client_id: String,
         client_secret: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        audience: Option<String>,
         #[serde(default)]
         scopes: Vec<String>,
     },
@@ -54,9 +56,9 @@ pub(super) fn options_text(signing: Option<&Signing>, access: Option<&Access>) -
         Auth::Basic(BasicAuth { username, password }) => {
             StoredAuth::Basic { username, password: password.reveal().to_owned() }
         }
-        Auth::Oauth2(ClientCredentials { token_url, client_id, client_secret, scopes }) => {
+        Auth::Oauth2(ClientCredentials { token_url, client_id, client_secret, audience, scopes }) => {
             let client_secret = client_secret.reveal().to_owned();
-            StoredAuth::Oauth2 { token_url, client_id, client_secret, scopes }
+            StoredAuth::Oauth2 { token_url, client_id, client_secret, audience, scopes }
         }
     });
     let tls = access.and_then(|access| access.tls.clone());
@@ -76,9 +78,9 @@ pub(super) fn read_options(text: Option<&str>) -> Result<Options> {
         StoredAuth::Basic { username, password } => {
             Auth::Basic(BasicAuth { username, password: Masked::new(password) })
         }
-        StoredAuth::Oauth2 { token_url, client_id, client_secret, scopes } => {
+        StoredAuth::Oauth2 { token_url, client_id, client_secret, audience, scopes } => {
             let client_secret = Masked::new(client_secret);
-            Auth::Oauth2(ClientCredentials { token_url, client_id, client_secret, scopes })
+            Auth::Oauth2(ClientCredentials { token_url, client_id, client_secret, audience, scopes })
         }
     });
     Ok((signing, Access::of(auth, tls)))
@@ -107,18 +109,22 @@ mod tests {
     fn options_are_read_as_they_were_stored() {
         let signing = Signing { form: SignatureForm::Standard, keys: vec![KeyKind::Ed25519] };
         let basic = Auth::Basic(BasicAuth { username: "u".to_owned(), password: Masked::new("p") });
-        let oauth2 = Auth::Oauth2(ClientCredentials {
+        let client = ClientCredentials {
             token_url: "https://auth.example/token".to_owned(),
             client_id: "c".to_owned(),
             client_secret: Masked::new("s"),
+            audience: None,
             scopes: vec!["a".to_owned()],
-        });
+        };
+        let for_api = Auth::Oauth2(ClientCredentials { audience: Some("api".to_owned()), ..client.clone() });
+        let oauth2 = Auth::Oauth2(client);
         let tls = TlsSummary { fingerprint: "ab".to_owned(), certificate: None, authorities: 2 };
         for (signing, access) in [
             (None, None),
             (Some(signing), None),
             (None, Access::of(Some(basic.clone()), None)),
             (None, Access::of(Some(oauth2), Some(tls.clone()))),
+            (None, Access::of(Some(for_api), None)),
             (Some(Signing { form: SignatureForm::None, ..Signing::default() }), Access::of(None, Some(tls))),
         ] {
             let text = options_text(signing.as_ref(), access.as_deref());

@@ -21,6 +21,8 @@ const USE_RESOLUTION_MS: i64 = 1_000;
 /// Rights of a valid key.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
+    /// Id.
+    pub id: KeyId,
     /// The app of the key.
     pub app: AppNo,
     /// The scope of the key.
@@ -30,7 +32,6 @@ pub struct Key {
 /// A key in memory.
 #[derive(Debug)]
 pub(super) struct CachedKey {
-    id: KeyId,
     key: Key,
     expires_at: Option<Timestamp>,
     /// Last use, in milliseconds since the epoch; 0 if the key was never used.
@@ -41,8 +42,8 @@ pub(super) struct CachedKey {
 
 impl CachedKey {
     /// Creates a key whose last use is written.
-    pub(super) fn new(id: KeyId, key: Key, expires_at: Option<Timestamp>, used_ms: i64) -> Self {
-        Self { id, key, expires_at, used_ms: AtomicI64::new(used_ms), written_ms: AtomicI64::new(used_ms) }
+    pub(super) fn new(key: Key, expires_at: Option<Timestamp>, used_ms: i64) -> Self {
+        Self { key, expires_at, used_ms: AtomicI64::new(used_ms), written_ms: AtomicI64::new(used_ms) }
     }
 }
 
@@ -86,7 +87,7 @@ impl TenantCache {
                     self.deleted.remove(&app);
                 }
                 TenantChange::Key(hash, key) => {
-                    self.hashes.insert(key.id, hash);
+                    self.hashes.insert(key.key.id, hash);
                     self.keys.insert(hash, key);
                 }
                 TenantChange::Revoked(id) => {
@@ -150,6 +151,6 @@ impl TenantCache {
     pub(super) fn take_unwritten_uses(&self) -> Vec<(KeyId, i64)> {
         let uses = self.keys.values().map(|key| (key, key.used_ms.load(Ordering::Relaxed)));
         let unwritten = uses.filter(|(key, ms)| key.written_ms.swap(*ms, Ordering::Relaxed) != *ms);
-        unwritten.map(|(key, ms)| (key.id, ms)).collect()
+        unwritten.map(|(key, ms)| (key.key.id, ms)).collect()
     }
 }

@@ -155,6 +155,73 @@ async fn a_failed_token_request_names_its_host_and_spares_the_receiver() {
 }
 
 #[tokio::test]
+async fn each_attempt_without_a_token_has_requested_one() {
+    let t = Harness::start().await;
+    let saved = save(&t, "/hook", json!({ "auth": credentials(&t) })).await;
+    t.receiver.always("/token", Some(Reply::status(503)));
+    t.provider.completed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "destinationId": saved })).await;
+    t.pass(seconds(5)).await;
+    let first = t.delivery(&watch).await;
+    assert_eq!((&first["attemptCount"], to(&t, "/token").len()), (&json!(1), 1));
+    let retry = format!("/v1/deliveries/{}/retry", first["id"].as_str().unwrap());
+    // A second later, the failure still holds: nothing is sent, and nothing is recorded.
+    t.pass(seconds(1)).await;
+    t.act(&retry).await.expect(202);
+    t.rest().await;
+    assert_eq!((&t.delivery(&watch).await["attemptCount"], to(&t, "/token").len()), (&json!(1), 1));
+    // The retry was not lost.
+    t.pass(seconds(1)).await;
+    assert_eq!((&t.delivery(&watch).await["attemptCount"], to(&t, "/token").len()), (&json!(2), 2));
+    t.receiver.always("/token", Some(token("one", 3_600)));
+    t.pass(minutes(10)).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(delivery["status"], "succeeded");
+    let requests = u64::try_from(to(&t, "/token").len()).unwrap();
+    assert_eq!(delivery["attemptCount"].as_u64(), Some(requests));
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_test_requests_a_token_again_after_a_failure() {
+    let t = Harness::start().await;
+    let saved = save(&t, "/hook", json!({ "auth": credentials(&t) })).await;
+    t.receiver.script("/token", [Reply::status(503), token("one", 3_600)]);
+    let path = format!("/v1/destinations/{saved}/test");
+    let failed = t.act(&path).await.expect(200);
+    assert!(failed["error"].as_str().unwrap().starts_with("token: "), "{failed}");
+    t.pass(seconds(1)).await;
+    let mut answer = std::pin::pin!(t.act(&path));
+    // When the test begins to wait is not visible from outside. Its deadline is much later.
+    let sent = loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => break answer.expect(200),
+            _ = t.get_without_key("/healthz") => t.clock.advance(seconds(1) / 10),
+        }
+    };
+    assert_eq!((&sent["ok"], to(&t, "/token").len()), (&json!(true), 2), "{sent}");
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_audience_is_requested_and_shown() {
+    let t = Harness::start().await;
+    let mut auth = credentials(&t);
+    auth["audience"] = json!("https://api.example/v1");
+    let saved = save(&t, "/hook", json!({ "auth": auth })).await;
+    t.receiver.script("/token", [token("one", 3_600)]);
+    t.act(&format!("/v1/destinations/{saved}/test")).await.expect(200);
+    let body = String::from_utf8_lossy(&to(&t, "/token")[0].body).into_owned();
+    assert!(body.ends_with("&audience=https%3A%2F%2Fapi.example%2Fv1"), "{body}");
+    assert_eq!(shown(&t, &saved).await["auth"]["audience"], auth["audience"]);
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_token_host_that_is_down_does_not_hold_the_receiver_back() {
     let t = Harness::start().await;
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -232,6 +299,8 @@ crate::postgres::on_postgres_too! {
     a_token_is_requested_once_and_renewed_before_it_expires,
     a_refused_token_is_replaced_within_the_attempt,
     a_failed_token_request_names_its_host_and_spares_the_receiver,
+    each_attempt_without_a_token_has_requested_one,
+    an_audience_is_requested_and_shown,
     a_token_host_that_is_down_does_not_hold_the_receiver_back,
     many_attempts_share_one_request_for_a_token,
     fields_of_an_authentication_are_checked,

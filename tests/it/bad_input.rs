@@ -500,8 +500,23 @@ async fn a_duplicate_field_is_refused() {
     let t = Harness::start().await;
     let body = br#"{"jobId":"job_1","jobId":"job_2","notify":[]}"#;
     let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await.expect(422);
-    let expected = json!([{ "pointer": "/jobId", "code": "duplicate", "detail": "is given twice" }]);
-    assert_eq!(problem["errors"], expected);
+    let expected =
+        |pointer: &str| json!([{ "pointer": pointer, "code": "duplicate", "detail": "is given twice" }]);
+    assert_eq!(problem["errors"], expected("/jobId"));
+    for (metadata, pointer) in
+        [(r#"{"a":1,"a":2}"#, "/metadata/a"), (r#"{"a":[{"b":{"c":1,"c":1}}]}"#, "/metadata/a/0/b/c")]
+    {
+        let body = format!(r#"{{"jobId":"job_1","notify":[],"metadata":{metadata}}}"#);
+        let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes()).await.expect(422);
+        assert_eq!(problem["errors"], expected(pointer));
+    }
+    let watch = t.register(&with(&json!({}))).await;
+    let body = br#"{"metadata":{"a":1,"a":2}}"#;
+    let problem = t.send("PATCH", &format!("/v1/watches/{watch}"), &[AUTH, JSON], body).await.expect(422);
+    assert_eq!(problem["errors"], expected("/metadata/a"));
+    let body = br#"{"jobId":"job_1","notify":[],"params":{"a":"1","a":"2"}}"#;
+    let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await.expect(422);
+    assert_eq!(problem["errors"][0], expected("/params/a")[0]);
     t.finish().await;
 }
 

@@ -172,10 +172,18 @@ async fn an_authority_of_a_destination_is_trusted_for_it_alone() {
     let mut public = tls.clone();
     public.as_object_mut().unwrap().remove("ca");
     let public = save(&t, port, &public).await;
-    for saved in [distrusting, public] {
+    for (saved, remedy) in [
+        (distrusting, "no authority in `tls.ca` of the saved destination has issued it"),
+        (public, "in `tls.ca` of a saved destination"),
+    ] {
         let error = test(&t, &saved).await["error"].as_str().unwrap().to_owned();
-        assert!(error.starts_with("tls: invalid peer certificate: "), "{error}");
+        assert!(error.starts_with("tls: invalid peer certificate: ") && error.contains(remedy), "{error}");
     }
+    // A byte order mark does not hide the first certificate.
+    tls["ca"] = json!(format!("\u{feff}{}{}", authority.root.pem(), other.root.pem()));
+    let marked = save(&t, port, &tls).await;
+    assert_eq!(shown(&t, &marked).await["tls"]["caCount"], 2);
+    assert_eq!(test(&t, &marked).await["statusCode"], 204);
     t.finish().await;
 }
 
@@ -198,6 +206,9 @@ async fn a_tls_identity_that_cannot_be_used_is_refused() {
         (with("clientCertificate", json!(client.1.serialize_pem())), "/tls/clientCertificate"),
         (with("ca", json!("hush")), "/tls/ca"),
         (with("ca", json!("x".repeat(70_000))), "/tls/ca"),
+        (json!({ "ca": "x".repeat(70_000) }), "/tls/ca"),
+        (json!({ "ca": 7 }), "/tls/ca"),
+        (with("ca", json!(format!("{}{}", client.1.serialize_pem(), authority.root.pem()))), "/tls/ca"),
         (with("key", json!("hush")), "/tls/key"),
         (json!({}), "/tls"),
     ] {

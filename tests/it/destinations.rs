@@ -225,6 +225,34 @@ async fn a_default_destination_receives_watches_that_name_none() {
 }
 
 #[tokio::test]
+async fn a_registration_for_disabled_defaults_only_is_refused() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let bare = json!({ "jobId": "job_1" });
+    let first = save(&t, "/a", json!({ "default": true, "enabled": false })).await;
+    let second = save(&t, "/b", json!({ "default": true, "enabled": false })).await;
+    let refused = t.post("/v1/watches", &bare).await;
+    assert_eq!(errors(&refused), [error("/callbackUrl", "destination_disabled")]);
+    let remedies = [first.as_str(), &second, "/v1/destinations/{id}/enable", "notify"];
+    assert!(remedies.iter().all(|part| refused.text().contains(part)), "{}", refused.text());
+    let batch = t.post("/v1/watches/batch", &json!({ "watches": [bare, bare] })).await.expect(200);
+    for item in batch["data"].as_array().unwrap() {
+        assert_eq!(item["problem"]["errors"][0]["code"], "destination_disabled", "{item}");
+    }
+    // One that is enabled suffices. The other one gets a delivery that is sent when it is enabled.
+    t.act(&format!("{PATH}/{second}/enable")).await.expect(200);
+    t.post("/v1/watches", &bare).await.expect(201);
+    t.pass(seconds(5)).await;
+    t.receiver.next_to("/b").await;
+    assert_eq!(deliveries(&t, &first).await, [("skipped".to_owned(), json!("disabled"))]);
+    t.post(&format!("{PATH}/{first}/enable"), &json!({ "retrySkipped": true })).await.expect(200);
+    t.rest().await;
+    t.receiver.next_to("/a").await;
+    assert_eq!(deliveries(&t, &first).await, [("succeeded".to_owned(), Value::Null)]);
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn the_watch_and_the_destination_both_admit_an_event() {
     let t = Harness::start().await;
     let failures = save(&t, "/failures", json!({ "events": ["job.failed"] })).await;
@@ -677,6 +705,7 @@ crate::postgres::on_postgres_too! {
     a_registration_uses_a_saved_destination_by_its_id,
     an_unknown_disabled_or_foreign_destination_is_refused,
     a_default_destination_receives_watches_that_name_none,
+    a_registration_for_disabled_defaults_only_is_refused,
     the_watch_and_the_destination_both_admit_an_event,
     a_change_applies_to_pending_deliveries,
     both_secrets_sign_within_the_grace,

@@ -92,6 +92,31 @@ async fn a_destination_that_leaves_the_file_is_disabled_and_can_return() {
 }
 
 #[tokio::test]
+async fn a_default_that_is_renamed_and_back_gets_each_event_once() {
+    let mut t = Harness::start().await;
+    let named = |name: &str, path: &str| {
+        format!("[[destination]]\nname = '{name}'\nurl = '{}'\ndefault = true\n", t.receiver.url(path))
+    };
+    let (a, b) = (named("a", "/a"), named("b", "/b"));
+    restart_with(&mut t, &a).await;
+    let destination = id(&all(&t).await[0]);
+    restart_with(&mut t, &b).await;
+    let left = shown(&t, &destination).await;
+    assert_eq!((&left["disabledReason"], &left["default"]), (&json!("unmanaged"), &json!(false)));
+    t.provider.completed("job_1");
+    let watch = t.post("/v1/watches", &json!({ "jobId": "job_1" })).await.expect(201);
+    assert!(!watch["destinations"].to_string().contains(&destination), "{watch}");
+    t.pass(seconds(5)).await;
+    t.receiver.next_to("/b").await;
+    restart_with(&mut t, &a).await;
+    assert_eq!(shown(&t, &destination).await["default"], true, "the file says so");
+    t.rest().await;
+    assert_eq!(t.get("/v1/deliveries").await.expect(200)["data"].as_array().unwrap().len(), 1);
+    // `finish` finds no request that the test has not read.
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_start_without_the_file_loses_no_delivery() {
     let mut t = Harness::start().await;
     let text = format!("[[destination]]\nname = 'ops'\nurl = '{}'\n", t.receiver.url("/a"));
@@ -175,5 +200,6 @@ crate::postgres::on_postgres_too! {
     the_file_creates_and_changes_a_destination_under_one_id,
     a_managed_destination_is_not_changed_through_the_api,
     a_destination_that_leaves_the_file_is_disabled_and_can_return,
+    a_default_that_is_renamed_and_back_gets_each_event_once,
     a_start_without_the_file_loses_no_delivery,
 }

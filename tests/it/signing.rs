@@ -100,7 +100,7 @@ async fn a_key_pair_signs_and_rotates_with_the_secret() {
             json!([{ "url": both, "keys": ["hmac", "ed25519"] }, { "url": alone, "keys": ["ed25519"] }]);
         let body = json!({ "jobId": job, "notify": notify }).to_string();
         let made = t.as_key(&b.key, "POST", "/v1/watches", &body).await.expect(201);
-        assert_eq!(made["destinations"][1]["signature"], "standard");
+        assert_eq!(made["destinations"][1]["signature"], Value::Null, "the default");
         assert_eq!(made["destinations"][1]["keys"], json!(["ed25519"]));
         t.pass(seconds(5)).await;
         (t.receiver.next_to("/both").await, t.receiver.next_to("/alone").await)

@@ -56,7 +56,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/keys", Some(Scope::Admin)),
     ("POST", "/v1/keys", Some(Scope::Admin)),
     ("GET", "/v1/keys/{id}", Some(Scope::Admin)),
-    ("DELETE", "/v1/keys/{id}", Some(Scope::Admin)),
+    ("DELETE", "/v1/keys/{id}", Some(Scope::Read)),
     ("GET", "/healthz", None),
     ("GET", "/readyz", None),
     ("GET", "/metrics", None),

@@ -141,7 +141,6 @@ async fn an_expired_or_revoked_key_is_401() {
     let expired = t.as_key(short, "GET", "/v1/watches", "").await;
     let unknown = t.as_key("rb_unknown", "GET", "/v1/watches", "").await;
     assert_eq!(expired.expect(401)["detail"], unknown.expect(401)["detail"]);
-    // A key can revoke itself.
     let path = format!("/v1/keys/{}", id(&other));
     let gone = t.as_key(key, "DELETE", &path, "").await;
     assert_eq!((gone.status, gone.text()), (204, ""));
@@ -152,6 +151,28 @@ async fn an_expired_or_revoked_key_is_401() {
     t.restart().await;
     t.as_key(key, "GET", "/v1/watches", "").await.expect(401);
     t.as_key(short, "GET", "/v1/watches", "").await.expect(401);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn every_key_can_revoke_itself_and_only_admins_another() {
+    let t = Harness::start().await;
+    let mut keys = Vec::new();
+    for scope in ["read", "write", "admin"] {
+        let made = create_key_with(&t, &json!({ "scope": scope })).await;
+        keys.push((format!("/v1/keys/{}", id(&made)), made["key"].as_str().unwrap().to_owned()));
+    }
+    let [(read, _), (write, _), (admin, _)] = &keys[..] else { panic!("three") };
+    for (key, others) in [(0, [write, admin]), (1, [read, admin])] {
+        for other in others {
+            let refused = t.as_key(&keys[key].1, "DELETE", other, "").await.expect(404);
+            assert!(refused["detail"].as_str().unwrap().contains("`admin`"), "{refused}");
+        }
+    }
+    for (path, key) in &keys {
+        assert_eq!(t.as_key(key, "DELETE", path, "").await.status, 204, "{path}");
+        t.as_key(key, "GET", "/v1/watches", "").await.expect(401);
+    }
     t.finish().await;
 }
 
@@ -405,6 +426,7 @@ crate::postgres::on_postgres_too! {
     an_app_name_is_unique_and_every_invalid_field_is_named,
     every_invalid_field_of_a_new_key_is_named,
     an_expired_or_revoked_key_is_401,
+    every_key_can_revoke_itself_and_only_admins_another,
     the_last_use_of_a_key_is_stored_at_a_stop,
     lists_of_apps_and_keys_are_paged,
     after_a_rotation_both_secrets_sign_until_the_grace_ends,

@@ -20,7 +20,7 @@ use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use super::query::Query;
 use super::state::Api;
-use crate::domain::{AppNo, Timestamp};
+use crate::domain::{AppNo, KeyId, Timestamp};
 use crate::store::{AnswerKey, IdempotencyKey, Scope};
 use crate::tenants::hash_key;
 
@@ -33,6 +33,9 @@ pub struct Caller {
     operator: bool,
     /// SHA-256 of the key.
     hash: [u8; 32],
+    /// Id of the key; `None` for the configured one.
+    key: Option<KeyId>,
+    scope: Scope,
 }
 
 impl Caller {
@@ -41,23 +44,28 @@ impl Caller {
         let token = bearer(headers).ok_or_else(Problem::unauthorized)?;
         let hash = hash_key(token);
         // Hashes are compared, so the time of the comparison reveals nothing about the key.
-        let (app, scope) = match &api.bootstrap {
-            Some(bootstrap) if *bootstrap == hash => (api.operator, Scope::Admin),
+        let (app, scope, id) = match &api.bootstrap {
+            Some(bootstrap) if *bootstrap == hash => (api.operator, Scope::Admin, None),
             Some(_) | None => {
                 let key = api.store.key(&hash, api.clock.now()).ok_or_else(Problem::unauthorized)?;
-                (key.app, key.scope)
+                (key.app, key.scope, Some(key.id))
             }
         };
         if scope < needed {
             let detail = format!("this API key lacks the scope `{needed}`; use one that has it");
             return Err(Problem::new(ProblemCode::InsufficientScope, detail));
         }
-        Ok(Self { app, operator: app == api.operator, hash })
+        Ok(Self { app, operator: app == api.operator, hash, key: id, scope })
     }
 
     /// Whether the key is still valid: for a response that lasts.
     pub fn is_still_valid(&self, api: &Api) -> bool {
         api.bootstrap == Some(self.hash) || api.store.key(&self.hash, api.clock.now()).is_some()
+    }
+
+    /// Whether the caller may revoke a key: an admin any that it manages, others only their own.
+    pub fn may_revoke(&self, key: KeyId) -> bool {
+        self.scope == Scope::Admin || self.key == Some(key)
     }
 
     /// The app whose keys an admin manages. `None` means all apps: for admins of the first app.

@@ -3,6 +3,7 @@
 //! A field's value stays raw text until it is taken. Values that are stored byte for byte are therefore not
 //! changed, and a field that is never taken is unknown.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         let mut fields: Vec<(String, &'a RawValue)> = Vec::with_capacity(pairs.len());
         for (name, value) in pairs {
             if fields.iter().any(|(known, _)| *known == name) {
-                errors.add(pointer(base, &name), FieldErrorCode::Duplicate, "is given twice");
+                errors.add(pointer(base, &name), FieldErrorCode::Duplicate, TWICE);
             } else if depth(value.get()) > depth_max {
                 let detail = format!("is nested deeper than {depth_max} levels");
                 errors.add(pointer(base, &name), FieldErrorCode::TooDeep, detail);
@@ -240,6 +241,9 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
     }
 }
 
+/// The detail for a name that an object has twice: parsers disagree which of the two counts.
+pub const TWICE: &str = "is given twice";
+
 /// The detail for a text that is not an instant.
 pub const TIME: &str = "must be an RFC 3339 time, for example 2026-02-18T15:00:00Z";
 const TIME_EXAMPLE: &str = "for example \"2026-02-18T15:00:00Z\"";
@@ -348,6 +352,19 @@ pub fn first(raw: &RawValue, most: usize) -> Option<Vec<&RawValue>> {
     serde_json::Deserializer::from_str(raw.get()).deserialize_seq(First(most)).ok()
 }
 
+/// Returns the pointer to the first name that an object has twice, in a value at the pointer `at` or below.
+pub fn duplicate(raw: &RawValue, at: &str) -> Option<String> {
+    if let Some(fields) = json_fields(raw.get(), usize::MAX) {
+        let mut names = HashSet::with_capacity(fields.len());
+        return fields.iter().find_map(|(name, value)| {
+            let at = pointer(at, name);
+            if names.insert(name.as_str()) { duplicate(value, &at) } else { Some(at) }
+        });
+    }
+    let list = first(raw, usize::MAX).unwrap_or_default();
+    list.into_iter().enumerate().find_map(|(n, value)| duplicate(value, &format!("{at}/{n}")))
+}
+
 /// Returns the nesting of a valid JSON text.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0, false, false);
@@ -375,6 +392,20 @@ mod tests {
     fn depth_ignores_brackets_in_strings() {
         for (json, levels) in [("1", 0), ("[]", 1), (r#"{"a":[{}]}"#, 3), (r#"["[[\"[["]"#, 1)] {
             assert_eq!(depth(json), levels, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_given_twice_is_found_at_every_depth() {
+        for (json, at) in [
+            (r#"{"a": {"b": 1}, "b": [{"a": 1}, {"a": 1}]}"#, None),
+            (r#"{"a": 1, "a": 1}"#, Some("/m/a")),
+            (r#"{"a": [0, {"b/c": 1, "b\u002fc": 2}]}"#, Some("/m/a/1/b~1c")),
+            (r#"[[{"a": {}, "A": {}, "a": 1}]]"#, Some("/m/0/0/a")),
+            ("7", None),
+        ] {
+            let raw = RawValue::from_string(json.to_owned()).expect("JSON");
+            assert_eq!(duplicate(&raw, "/m").as_deref(), at, "{json}");
         }
     }
 

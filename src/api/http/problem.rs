@@ -122,7 +122,7 @@ codes! {
         UnknownProvider "unknown_provider" "The server knows no provider of this name."
         NoCredential "no_credential" "The server has no API key for this provider."
         UnknownDestination "unknown_destination" "There is no such saved destination, or it belongs to another app."
-        DestinationDisabled "destination_disabled" "The saved destination is disabled."
+        DestinationDisabled "destination_disabled" "The saved destination is disabled, or all default destinations are."
         UnknownApp "unknown_app" "There is no such app, or the API key does not manage it."
         InvalidAddress "invalid_address" "The address is not a URL, mail address or Slack address that can be used."
         ForbiddenAddress "forbidden_address" "Callbacks must not reach this address; the operator can allow it."

@@ -6,7 +6,8 @@
 //! receiver.
 //!
 //! A request for a token that fails says nothing about the receiver. The attempt has failed, and its error names the
-//! host of the token URL; [`TokenUse`] makes the dispatcher count the failure there.
+//! host of the token URL; [`TokenUse`] makes the dispatcher count the failure there. The next request follows after
+//! [`FAILURE_HOLDS`] at the earliest. An attempt that begins before is not made ([`TokenUse::Awaited`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -44,7 +45,7 @@ const RENEW_BEFORE_MAX: Duration = Duration::from_secs(60);
 /// Minimum age of a token that is renewed after a 401. If a younger one is refused, a new one would be as well.
 const RENEW_AGE_MIN: Duration = Duration::from_secs(10);
 
-/// Time for which a failed request for a token is not repeated.
+/// Time for which a failed request for a token is not repeated: many deliveries, and manual retries, may need one.
 const FAILURE_HOLDS: Duration = Duration::from_secs(2);
 
 /// Maximum number of credentials whose tokens are kept.
@@ -90,15 +91,23 @@ pub(super) struct Token {
 pub(super) struct TokenFailure {
     outcome: Outcome,
     error: String,
-    duration: Duration,
     used: TokenUse,
 }
 
 impl TokenFailure {
-    /// Returns the result of an attempt that has no token.
-    pub(super) fn into_result(self, request_headers: Headers) -> AttemptResult {
+    /// Returns the result of an attempt of this duration that has no token.
+    pub(super) fn into_result(self, request_headers: Headers, duration: Duration) -> AttemptResult {
         let result = AttemptResult::without_response(self.outcome, self.error, request_headers);
-        AttemptResult { duration: self.duration, token: Some(Box::new(self.used)), ..result }
+        AttemptResult { duration, token: Some(Box::new(self.used)), ..result }
+    }
+
+    /// Returns this failure for an attempt that begins while it holds, for `wait` longer.
+    fn awaited(&self, wait: Duration) -> Self {
+        Self { outcome: Outcome::NotMade, error: self.error.clone(), used: TokenUse::Awaited(wait) }
+    }
+
+    fn is_awaited(&self) -> bool {
+        matches!(self.used, TokenUse::Awaited(_))
     }
 }
 
@@ -139,7 +148,8 @@ impl Tokens {
         self.get_other(request, limit, None).await
     }
 
-    /// Returns another token than one that the receiver has refused; `None` if that one is too young.
+    /// Returns another token than one that the receiver has refused; `None` if that one is too young, or if no token may
+    /// be requested now.
     pub(super) async fn renew(
         &self,
         request: TokenRequest<'_>,
@@ -150,7 +160,8 @@ impl Tokens {
         if age < RENEW_AGE_MIN {
             return None;
         }
-        Some(self.get_other(request, limit, Some(refused)).await)
+        let renewed = self.get_other(request, limit, Some(refused)).await;
+        (!matches!(&renewed, Err(failure) if failure.is_awaited())).then_some(renewed)
     }
 
     async fn get_other(
@@ -170,12 +181,13 @@ impl Tokens {
             if let Some(token) = known.clone().filter(|token| now < token.renew_at) {
                 return Ok((token, None));
             }
-            let failed =
-                slot.failure.as_ref().filter(|(at, _)| *at > began || now.since(*at) < FAILURE_HOLDS);
-            let failure = if let Some((_, failure)) = failed {
-                failure.clone()
-            } else {
-                match request.send(limit.saturating_sub(now.since(began))).await {
+            let failure = match &slot.failure {
+                // The request that this attempt waited for was made for it as well.
+                Some((at, failure)) if *at >= began => failure.clone(),
+                Some((at, failure)) if now.since(*at) < FAILURE_HOLDS => {
+                    failure.awaited(FAILURE_HOLDS.saturating_sub(now.since(*at)))
+                }
+                Some(_) | None => match request.send(limit.saturating_sub(now.since(began))).await {
                     Ok((token, used)) => {
                         *slot = Slot { token: Some(token.clone()), failure: None };
                         return Ok((token, Some(used)));
@@ -184,13 +196,13 @@ impl Tokens {
                         slot.failure = Some((clock.moment(), failure.clone()));
                         failure
                     }
-                }
+                },
             };
             // A token that was to be renewed is valid until it expires.
             known.filter(|token| now < token.expires_at).map(|token| (token, None)).ok_or(failure)
         };
         let got = clock.timeout(limit, waiting).await;
-        got.unwrap_or_else(|| Err(request.failure(&SendError::timed_out(limit), limit)))
+        got.unwrap_or_else(|| Err(request.failure(&SendError::timed_out(limit))))
     }
 
     /// Returns the slot of these credentials.
@@ -224,10 +236,11 @@ struct Refusal {
 impl TokenRequest<'_> {
     /// Returns what distinguishes the tokens. Apps never share one.
     fn key(&self) -> [u8; 32] {
-        let ClientCredentials { token_url, client_id, client_secret, scopes } = self.credentials;
+        let ClientCredentials { token_url, client_id, client_secret, audience, scopes } = self.credentials;
         let mut hash = Sha256::new();
         hash.update(self.app.0.to_be_bytes());
-        let texts = [token_url, client_id, client_secret.reveal()].into_iter();
+        let audience = audience.as_deref().unwrap_or_default();
+        let texts = [token_url, client_id, client_secret.reveal(), audience].into_iter();
         for text in texts.chain(scopes.iter().map(String::as_str)) {
             hash.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
             hash.update(text);
@@ -244,25 +257,24 @@ impl TokenRequest<'_> {
     fn used(&self, reach: Reach, has_failed: bool) -> TokenUse {
         let url = &self.credentials.token_url;
         let target = self.services.egress.parse(url).ok();
-        TokenUse { queue: webhook_queue(self.app, url, target.as_ref()), reach, has_failed }
+        TokenUse::Requested { queue: webhook_queue(self.app, url, target.as_ref()), reach, has_failed }
     }
 
-    fn failure(&self, error: &SendError, duration: Duration) -> TokenFailure {
+    fn failure(&self, error: &SendError) -> TokenFailure {
         let outcome = match () {
             () if matches!(error, SendError::Refused(_)) => Outcome::Refused,
             () if error.is_ours() => Outcome::NotMade,
             () => Outcome::Retry { after: None },
         };
         let error_text = format!("token: {}: {error}", self.host());
-        TokenFailure { outcome, error: error_text, duration, used: self.used(Reach::of(error), true) }
+        TokenFailure { outcome, error: error_text, used: self.used(Reach::of(error), true) }
     }
 
     /// Requests a token.
     async fn send(&self, timeout: Duration) -> Result<(Token, TokenUse), TokenFailure> {
         let Services { egress, clock, .. } = self.services;
-        let ClientCredentials { token_url, client_id, client_secret, scopes } = self.credentials;
-        let stopwatch = clock.stopwatch();
-        let body = form(scopes);
+        let ClientCredentials { token_url, client_id, client_secret, audience, scopes } = self.credentials;
+        let body = form(scopes, audience.as_deref());
         // Section 2.3.1: both are encoded as in a form before they are joined.
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let authorization = credentials(&encoded(client_id), &encoded(client_secret.reveal()));
@@ -274,12 +286,11 @@ impl TokenRequest<'_> {
             Ok(url) => egress.send(Post { url, headers, body, timeout, max_answer: ANSWER_MAX }).await,
             Err(error) => Err(SendError::Refused(error.to_string())),
         };
-        let received = sent.map_err(|error| self.failure(&error, stopwatch.elapsed()))?;
+        let received = sent.map_err(|error| self.failure(&error))?;
         let now = clock.moment();
         let token = read(&received, now).map_err(|why| TokenFailure {
             outcome: Outcome::Retry { after: received.retry_after(clock.now()) },
             error: format!("token: {}: {why}", self.host()),
-            duration: stopwatch.elapsed(),
             used: self.used(Reach::of_status(received.status), true),
         })?;
         Ok((token, self.used(Reach::Answered, false)))
@@ -287,11 +298,14 @@ impl TokenRequest<'_> {
 }
 
 /// Returns the body of a request for a token.
-fn form(scopes: &[String]) -> Bytes {
+fn form(scopes: &[String], audience: Option<&str>) -> Bytes {
     let mut form = Serializer::new(String::new());
     form.append_pair("grant_type", "client_credentials");
     if !scopes.is_empty() {
         form.append_pair("scope", &scopes.join(" "));
+    }
+    if let Some(audience) = audience {
+        form.append_pair("audience", audience);
     }
     Bytes::from(form.finish())
 }

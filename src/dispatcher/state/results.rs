@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::DispatchState;
 use crate::channels::{self, AttemptResult, Reach, TokenUse};
+use crate::dispatcher::breaker::OWN_FAULT_PAUSE;
 use crate::dispatcher::fair_queue::app_of;
 use crate::dispatcher::origin::{QUICK, host_of, origin_of};
 use crate::domain::{AppNo, ChannelKind, DeliveryId, NextStep, Outcome, PendingDelivery, Timestamp};
@@ -50,16 +51,21 @@ impl DispatchState {
         let origin = Arc::clone(&self.queue(&name).origin);
         let host = host_of(delivery, &origin);
         let mut changes = Changes::default();
+        if let Some(wait) = result.token_wait() {
+            // Its deliveries need the same token.
+            self.breakers.pause(&name, wait, ended_at);
+            return changes;
+        }
         if result.outcome == Outcome::NotMade {
-            if self.breakers.pause(&host, ended_at) {
+            if self.breakers.pause(&host, OWN_FAULT_PAUSE, ended_at) {
                 changes.paused = self.pauses.count(ended_at);
             }
             return changes;
         }
-        if let Some(token) = result.token.as_deref() {
-            let outage = self.settle_token(token, delivery.id, (started_at, ended_at));
-            if token.has_failed {
-                for name in [origin_of(&token.queue), &token.queue] {
+        if let Some(TokenUse::Requested { queue, reach, has_failed }) = result.token.as_deref() {
+            let outage = self.settle_token((queue.as_str(), *reach), delivery.id, (started_at, ended_at));
+            if *has_failed {
+                for name in [origin_of(queue), queue] {
                     self.breakers.note_error(name, result.attempt.error.as_deref());
                 }
                 // Nothing was sent to the destination.
@@ -127,16 +133,16 @@ impl DispatchState {
     /// of several deliveries have failed.
     fn settle_token(
         &mut self,
-        token: &TokenUse,
+        (queue, reach): (&str, Reach),
         delivery: DeliveryId,
         (started_at, ended_at): (Timestamp, Timestamp),
     ) -> Option<Duration> {
-        let name: Arc<str> = token.queue.as_str().into();
+        let name: Arc<str> = queue.into();
         let host: Arc<str> = origin_of(&name).into();
-        if !matches!(token.reach, Reach::NotTried | Reach::NotConnected) {
+        if !matches!(reach, Reach::NotTried | Reach::NotConnected) {
             self.breakers.responded(&host);
         }
-        match token.reach {
+        match reach {
             Reach::NotTried => None,
             Reach::NotConnected => {
                 self.breakers.failed(&host, delivery, (started_at, ended_at));

@@ -28,7 +28,7 @@
 use super::super::breaker::Outage;
 use super::super::fair_queue::app_of;
 use super::super::origin::{Standing, origin_of};
-use super::{DestinationQueue, DispatchState, LOADED_MAX};
+use super::{DestinationQueue, DispatchState};
 use crate::domain::{DeliveryWait, Timestamp, WaitReason, WaitingDelivery};
 
 /// Number of deliveries that are looked up while the state is locked.
@@ -58,8 +58,12 @@ impl DispatchState {
             return None;
         }
         let host = origin_of(target.unwrap_or(name));
-        if self.breakers.is_paused(host, now) {
+        if self.breakers.paused_until(host, now).is_some() {
             return Some(DeliveryWait::of(WaitReason::NoResources, delivery));
+        }
+        // Only a queue that awaits a token pauses without its host.
+        if let until @ Some(_) = self.breakers.paused_until(name, now) {
+            return Some(DeliveryWait { until, ..DeliveryWait::of(WaitReason::Token, delivery) });
         }
         if let Some(outage) = [host, name].into_iter().find_map(|name| self.breakers.open_outage(name)) {
             let Outage { since, probe_at, last_error } = outage;
@@ -88,10 +92,9 @@ impl DispatchState {
     fn has_place(&self, delivery: &WaitingDelivery, queue: Option<&DestinationQueue>) -> bool {
         let (name, app) = (delivery.queue.as_str(), app_of(&delivery.queue));
         let is_loaded = self.loaded.contains(&delivery.id);
-        let has_memory = is_loaded || (!self.is_full() && self.shares.may_load(app, LOADED_MAX));
-        let in_flight_max = self.in_flight_max;
-        let may_send =
-            self.shares.total.in_flight < in_flight_max && self.shares.may_send(app, in_flight_max);
+        let is_quick = queue.map_or_else(|| self.quick.contains(name), |queue| queue.is_quick);
+        let has_memory = is_loaded || self.may_load(app, is_quick);
+        let may_send = self.shares.may_send(app, self.in_flight_max, is_quick);
         if !has_memory || !may_send || !self.pacer.has_place(name, delivery.channel) {
             return false;
         }

@@ -2,8 +2,9 @@
 //!
 //! A destination of the file is found by its app and its name. Its values are those of the file. A reason `gone` or
 //! `failing` stays: the file does not know whether the receiver works again. A destination that is not in the file any
-//! more is disabled as `unmanaged`, and then belongs to the clients of its app, who can enable or delete it. If it
-//! returns to the file, it is enabled again, keeps its id, and sends what was skipped meanwhile.
+//! more is disabled as `unmanaged`, and then belongs to the clients of its app, who can enable or delete it. It is no
+//! default any more: a renamed destination would otherwise receive each new event under both names, the old one when it
+//! returns. If it returns to the file, it is enabled again, keeps its id, and sends what was skipped meanwhile.
 
 use super::super::batch::Batch;
 use super::super::db::{Result, params};
@@ -85,7 +86,8 @@ pub fn apply_managed(batch: &mut Batch<'_>, command: &ApplyManaged) -> Result<Ma
     }
     for left in known.iter().filter(|destination| destination.is_managed) {
         disable(batch, left, DisabledReason::Unmanaged, command.now)?;
-        batch.tx.run("update destinations set is_managed = 0 where no = $1", params![left.queue.no])?;
+        let sql = "update destinations set is_managed = 0, is_default = 0 where no = $1";
+        batch.tx.run(sql, params![left.queue.no])?;
         changes.unmanaged += 1;
     }
     Ok(changes)

@@ -334,8 +334,8 @@ async fn the_secrets_of_a_saved_destination_are_sealed_and_sealed_again() {
         assert_eq!(old, saved.address.secret.clone().map(|secret| (secret, at(60))));
         // The same secrets reach a delivery.
         let used = fixture.store.default_destinations(fixture.app, 1).await.expect("read");
-        assert_eq!(used[0].secret, found.address.secret);
-        assert_eq!(used[0].access, found.address.access);
+        assert_eq!(used[0].0.secret, found.address.secret);
+        assert_eq!(used[0].0.access, found.address.access);
         if let ringback::store::DatabaseLocation::File(path) = &fixture.location {
             assert_eq!(found_in(path, &[canary]), [""; 0], "in no file");
         }

@@ -72,7 +72,8 @@ pub(super) use self::skipping::{EXAMINED, Skip, skip, skip_next};
 /// Whether the delivery `d` waits for an earlier one of its watch, because its saved destination `s` is ordered. Only then
 /// other rows are read: those of its watch.
 pub(super) const IS_BEHIND: &str = "case when s.is_ordered = 1 and d.status = 'pending' and exists (
-      select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status = 'pending' and e.id < d.id)
+      select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status || '' = 'pending'
+        and e.queue like '% dst_%' and e.id < d.id)
     then 1 else 0 end";
 
 /// Columns of a delivery that is shown.

@@ -146,7 +146,7 @@ async fn processing_is_notified_once_and_progress_is_numbered() {
     let follower = fixture.register(fixture.follower("job_1")).await;
     for (progress, seconds) in [(10, 5), (20, 10), (30, 15)] {
         let observed = observed(follower.job_no, 0, progress, at(seconds));
-        assert_eq!(fixture.store.record_observation(observed).await.expect("taken").last, None);
+        assert_eq!(fixture.store.record_observation(observed).await.expect("taken").next, []);
     }
     assert_eq!(fixture.events().await, [JobProcessing, JobProgress, JobProgress, JobProgress]);
     let sent = take_deliveries(&fixture.store);

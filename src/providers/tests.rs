@@ -586,7 +586,7 @@ fn a_folder_adds_and_replaces_definitions_and_lists_all_errors() {
     assert!(errors[0].contains("LOUD.TOML: line 2: "), "{errors:#?}");
     assert!(errors[1].contains("broken.toml: line 2: "), "{errors:#?}");
     assert!(
-        errors[2].contains("pipe.toml: the file cannot be read: it is a FIFO; name a regular file"),
+        errors[2].contains("pipe.toml: the file cannot be read: it is a socket; name a regular file"),
         "{errors:#?}"
     );
     assert!(errors[3].contains("small.toml: id: another file defines `small`"), "{errors:#?}");

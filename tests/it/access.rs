@@ -192,13 +192,15 @@ async fn a_test_requests_a_token_again_after_a_failure() {
     let failed = t.act(&path).await.expect(200);
     assert!(failed["error"].as_str().unwrap().starts_with("token: "), "{failed}");
     t.pass(seconds(1)).await;
-    let mut answer = std::pin::pin!(t.act(&path));
-    // When the test begins to wait is not visible from outside. Its deadline is much later.
-    let sent = loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => break answer.expect(200),
-            _ = t.get_without_key("/healthz") => t.clock.advance(seconds(1) / 10),
+    let sent = {
+        let mut answer = std::pin::pin!(t.act(&path));
+        // When the test begins to wait is not visible from outside. Its deadline is much later.
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => break answer.expect(200),
+                _ = t.get_without_key("/healthz") => t.clock.advance(seconds(1) / 10),
+            }
         }
     };
     assert_eq!((&sent["ok"], to(&t, "/token").len()), (&json!(true), 2), "{sent}");

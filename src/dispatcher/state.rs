@@ -295,7 +295,8 @@ impl DispatchState {
         let target = saved.and_then(|saved| self.pacer.closed_until(&saved.target, now));
         let is_closed = target.or_else(|| self.pacer.closed_until(&name, now)).is_some();
         let places = self.origin(&origin).loaded.free(most, own, standing);
-        let is_full = !self.may_load(delivery.app, is_quick);
+        // A manual retry does not wait for the half of the queues that are not quick.
+        let is_full = !self.may_load(delivery.app, is_quick || delivery.manual);
         if is_full || is_loaded {
             self.mark_has_more(&name);
         } else if delivery.manual && !is_paced && (admission != Admission::Free || !is_quick) {

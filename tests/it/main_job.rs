@@ -282,7 +282,7 @@ async fn a_watch_without_destinations_is_recorded_as_well() {
 async fn metadata_is_returned_byte_for_byte() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
-    let metadata = "{\"z\": 1.0e2,  \"a\":\"\\u00fc/\\/\", \"big\":12345678901234567890123, \"a\":[ ]}";
+    let metadata = "{\"z\": 1.0e2,  \"a\":\"\\u00fc/\\/\", \"big\":12345678901234567890123, \"b\":[ ]}";
     let body =
         format!(r#"{{"jobId":"job_1","metadata":{metadata},"callbackUrl":"{}"}}"#, t.receiver.url("/hook"));
     let made = t.send("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes()).await;

@@ -110,8 +110,9 @@ impl SendRates {
                            possible";
         let of_app = "this app has retried a hundred deliveries within 10 s; Retry-After says when the next retry is \
                       possible; to retry many at once, use POST /v1/deliveries/retry";
-        self.retries.try_take(delivery, now).map_err(|wait| exceeded(of_delivery, wait))?;
-        self.retries_of_app.try_take(app, now).map_err(|wait| exceeded(of_app, wait))
+        // The app first: a request that it refuses uses up nothing of the delivery.
+        self.retries_of_app.try_take(app, now).map_err(|wait| exceeded(of_app, wait))?;
+        self.retries.try_take(delivery, now).map_err(|wait| exceeded(of_delivery, wait))
     }
 
     /// Counts a retry of many deliveries.

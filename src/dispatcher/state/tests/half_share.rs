@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Fixture, RETRY, at, result, to_host, to_saved};
 use crate::channels::Reach;
 use crate::dispatcher::state::LOADED_MAX;
-use crate::domain::{DestinationId, Id, Outcome, PendingDelivery};
+use crate::domain::{AppNo, DestinationId, Id, Outcome, PendingDelivery};
 
 /// Number of destinations that do not answer.
 const SILENT: u32 = 1_000;
@@ -131,4 +131,22 @@ fn a_manual_retry_does_not_wait_for_silent_saved_destinations() {
     }
     f.step(at(1));
     assert_eq!(f.state.shares.total.other.in_flight, 384, "three quarters");
+}
+
+#[test]
+fn a_manual_retry_is_loaded_beyond_the_half_of_the_loaded_deliveries() {
+    let mut f = Fixture::new();
+    for _ in 0..5 {
+        for destination in 0..SILENT {
+            f.next += 1;
+            f.dispatch(to_own_queue(f.next, destination), at(0));
+        }
+    }
+    f.step(at(0));
+    f.next += 1;
+    f.dispatch(to_own_queue(f.next, HEALTHY + 1), at(1));
+    assert!(!f.state.may_load(AppNo(1), false), "the part of the app is loaded");
+    let manual = PendingDelivery { manual: true, ..to_own_queue(5_000, HEALTHY) };
+    f.dispatch(manual.clone(), at(1));
+    assert_eq!(f.step(at(1)).iter().map(|one| one.id).collect::<Vec<_>>(), [manual.id]);
 }

@@ -247,7 +247,8 @@ fn outside_its_time(refused: &CertificateError) -> Option<String> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
 fn remedy(refused: &CertificateError, trust: Trust) -> &'static str {
     match refused {
-        CertificateError::UnknownIssuer => match trust {
+        // An authority that was made again often has the name of the old one, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => match trust {
             Trust::Machine => {
                 "this machine does not trust its issuer; add the issuer's certificate to the trusted ones of the \
                  machine, or name a file with it in SSL_CERT_FILE"
@@ -540,7 +541,7 @@ mod tests {
     #[test]
     fn the_remedy_for_an_unknown_issuer_is_one_that_applies() {
         let other = CertificateError::Other(OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity)));
-        for refused in [CertificateError::UnknownIssuer, other] {
+        for refused in [CertificateError::UnknownIssuer, CertificateError::BadSignature, other] {
             let said = |trust| explain(&Error::InvalidCertificate(refused.clone()), trust);
             let machine = said(Trust::Machine);
             assert!(machine.contains("SSL_CERT_FILE") && !machine.contains("tls.ca"), "{machine}");

@@ -297,6 +297,7 @@ async fn fields_of_an_authentication_are_checked() {
 }
 
 crate::postgres::on_postgres_too! {
+    a_test_requests_a_token_again_after_a_failure,
     a_password_reaches_the_receiver_and_no_answer,
     a_token_is_requested_once_and_renewed_before_it_expires,
     a_refused_token_is_replaced_within_the_attempt,

@@ -234,7 +234,8 @@ fn insert_from(batch: &mut Batch<'_>, new: &CreateOperation, before: Id) -> Resu
     batch.tx.one(
         "insert into operations (app, id, kind, subject, before, status, total, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
-         on conflict (id) do update set before = excluded.before returning no",
+         on conflict (id) do update set before = excluded.before, status = excluded.status, finished_at = null
+         returning no",
         params![new.app, new.id, kind, &subject, before, status, int(new.total), new.now],
         |row| Ok(OperationNo(row.int(0)?)),
     )

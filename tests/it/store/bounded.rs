@@ -179,7 +179,7 @@ async fn the_end_of_a_watch_of_which_all_is_delivered_leaves_nothing_to_skip() {
     fixture.end(watch.job_no, 0).await;
     assert!(in_progress(&fixture).await.is_none());
     fixture.run(
-        "update deliveries set status = 'skipped', reason = 'disabled' where id = (select min(id) from deliveries)",
+        "update deliveries set status = 'skipped', reason = 'disabled' where id = (select id from deliveries order by id limit 1)",
     );
     fixture.stop(watch.id).await;
     assert_eq!(work_off(&fixture, 1_000).await, 1, "the oldest one may not be sent later");

@@ -97,8 +97,8 @@ pub use self::notifications::{Listener, Mailbox, WorkSignal};
 pub use self::observations::{Notified, ProgressPosition, RecordObservation};
 pub use self::open::StoreOptions;
 pub use self::operations::{
-    AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage, RunningOperation,
-    Subject, TooManyOperations, WatchErasure,
+    AdvanceOperation, CreateOperation, DeleteApp, EraseWatch, FailOperation, OperationPage, OperationTurns,
+    RunningOperation, Subject, TooManyOperations, WatchErasure,
 };
 pub use self::prune::{Prune, PrunePosition, Pruned};
 pub use self::reads::ReadStore;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::background::Never;
 use crate::clock::Clock;
-use crate::domain::{OperationId, OperationNo};
-use crate::store::{AdvanceOperation, FailOperation, RunningOperation, Store, StoreError, WRITE_RETRY_PAUSE};
+use crate::store::{
+    AdvanceOperation, FailOperation, OperationTurns, RunningOperation, Store, StoreError, WRITE_RETRY_PAUSE,
+};
 
 /// Duration of a step beyond which the next one is smaller. Every other write waits for it, for at most about twice as
 /// long.
@@ -31,26 +32,21 @@ fn next_rows(rows: u32, took: Duration) -> u32 {
 
 /// Makes steps of all operations, in turns, until none is left.
 async fn work(store: &Store, clock: &Clock) {
-    let (mut last, mut rows) = (OperationNo(0), ROWS.1);
+    let (mut turns, mut rows) = (OperationTurns::default(), ROWS.1);
     loop {
-        let next = match store.next_operation(last).await {
+        let next = match store.next_operation(&mut turns).await {
             Ok(Some(next)) => next,
-            Ok(None) if last == OperationNo(0) => return,
-            Ok(None) => {
-                last = OperationNo(0);
-                continue;
-            }
+            Ok(None) => return,
             Err(error) => {
                 tracing::warn!(%error, "operations could not be read; the next try follows in a second");
                 clock.sleep(WRITE_RETRY_PAUSE).await;
                 continue;
             }
         };
-        last = next.no;
         let took = clock.stopwatch();
         match step(store, clock, &next, rows).await {
             Ok(true) => rows = next_rows(rows, took.elapsed()),
-            Ok(false) => ended(next.id, next.subject.kind()),
+            Ok(false) => ended(&next),
             Err(StoreError::Inconsistent(reason)) => fail(store, clock, &next, &reason).await,
             Err(error) => {
                 let operation = next.id;
@@ -61,8 +57,14 @@ async fn work(store: &Store, clock: &Clock) {
     }
 }
 
-fn ended(operation: OperationId, kind: &str) {
-    tracing::info!(%operation, kind, "an operation has ended");
+/// Logs the end of an operation. A job with very many watches can leave as many of those that no client sees.
+fn ended(operation: &RunningOperation) {
+    let (id, kind) = (operation.id, operation.subject.kind());
+    if operation.subject.is_hidden() {
+        tracing::debug!(operation = %id, kind, "an operation has ended");
+    } else {
+        tracing::info!(operation = %id, kind, "an operation has ended");
+    }
 }
 
 /// Makes a step of an operation. Returns whether it is still in progress.

@@ -15,7 +15,7 @@ word_enum! {
 }
 
 /// Row number of an operation in the database. It is never shown in public.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OperationNo(pub i64);
 
 /// An operation as a client sees it.

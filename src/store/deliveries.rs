@@ -55,7 +55,7 @@ pub use self::filter::DeliveryFilter;
 pub use self::overdue::{EndOverdue, EndedOverdue};
 pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
 pub use self::retry::{RetryDelivery, RetryRefusal};
-use self::skipping::IS_LEFT_OUT;
+use self::skipping::{IS_LEFT_OUT, LEFT_OUT};
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};
 pub(super) use self::downtime::{created_before, note_running};
@@ -66,14 +66,15 @@ pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::retry_delivery;
 pub(super) use self::retry_many::{retried_page, retry_now};
 #[cfg(test)]
-pub(super) use self::skipping::EXAMINE;
-pub(super) use self::skipping::{EXAMINED, Skip, skip, skip_next};
+pub(super) use self::skipping::{EXAMINE, OLDER};
+pub(super) use self::skipping::{EXAMINED, Skip, load_again, skip, skip_next};
 
 /// Whether the delivery `d` waits for an earlier one of its watch, because its saved destination `s` is ordered. Only then
-/// other rows are read: those of its watch.
+/// other rows are read: those of its watch. One of an ended watch waits for nothing ([`EARLIER`]).
 pub(super) const IS_BEHIND: &str = "case when s.is_ordered = 1 and d.status = 'pending' and exists (
       select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status || '' = 'pending'
         and e.queue like '% dst_%' and e.id < d.id)
+      and coalesce((select o.status from watches o where o.app = d.app and o.id = d.watch), 'watching') = 'watching'
     then 1 else 0 end";
 
 /// Columns of a delivery that is shown.
@@ -370,10 +371,15 @@ impl NewDelivery {
     }
 }
 
-/// An earlier pending delivery of a watch to the saved destination `$2`. The partial index of these applies only to
-/// exactly these expressions. A watch can have had a million other deliveries.
+/// An earlier pending delivery of a watch of the app `$4` to the saved destination `$2`. The partial index of these
+/// applies only to exactly these expressions. A watch can have had a million other deliveries.
+///
+/// A watch that has ended has none: before its ending, it had only progress, and the progress that is still pending is
+/// not sent any more ([`IS_LEFT_OUT`]). So an ending does not wait until an operation has written that.
 pub(super) const EARLIER: &str = "select 1 from deliveries
-    where watch = $1 and n = $2 and status || '' = 'pending' and queue like '% dst_%' and id < $3 limit 1";
+    where watch = $1 and n = $2 and status || '' = 'pending' and queue like '% dst_%' and id < $3
+      and coalesce((select w.status from watches w where w.app = $4 and w.id = $1), 'watching') = 'watching'
+    limit 1";
 
 /// Removes the deliveries to ordered destinations for which an earlier one of the same watch is pending. They stay in
 /// the store, where they are due when the earlier one has ended.
@@ -386,7 +392,7 @@ fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Re
         created
             .iter()
             .filter(|new| new.is_ordered())
-            .map(|new| params![new.delivery.watch, new.n, new.delivery.id]),
+            .map(|new| params![new.delivery.watch, new.n, new.delivery.id, new.delivery.app]),
         |row| row.int(0),
     )?;
     let mut earlier = earlier.into_iter();
@@ -429,6 +435,12 @@ fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<
     let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop().flatten()).collect();
     downtime::exclude(&batch.tx, loaded.iter_mut().flatten().map(|(delivery, wait)| (delivery, *wait)))?;
     Ok(loaded.into_iter().map(|found| Some(found?.0)).collect())
+}
+
+/// Returns for each of these deliveries whether a page may contain it: it exists, and is not to be skipped.
+fn are_sendable<'v, R: ManyParams<'v>>(tx: &Tx<'_>, ids: R) -> Result<Vec<bool>> {
+    let found = tx.fetch(&LEFT_OUT, ids, |row| row.flag(0))?;
+    Ok(found.into_iter().map(|rows| rows.first() == Some(&false)).collect())
 }
 
 /// Reads the current wait from a row of [`PENDING`]. A first attempt waits for nothing.

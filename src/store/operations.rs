@@ -4,7 +4,9 @@
 //! parts ([`advance`]). A reader examines the rows that come next, and returns those that the filter selects: it sees a
 //! snapshot and delays no write. Then the writer changes these rows, and stores the new position in the same
 //! transaction. It reads each of them by its key, and changes only those that still have to be changed. The caller
-//! adapts the number of rows to the duration of a step. Operations take turns, a step each.
+//! adapts the number of rows to the duration of a step. Operations take turns, a step each. Those that skip deliveries can
+//! be a hundred thousand when a job with as many watches ends, so every second step is one of another operation
+//! ([`OperationTurns`]).
 //!
 //! **Which rows.** Rows are examined from the newest to the oldest, in the order of their ids, beginning with an id that
 //! is drawn in the transaction that creates the operation. Rows that are created later have greater ids, so an operation
@@ -33,7 +35,9 @@ mod advance;
 pub(super) mod expiry;
 mod subject;
 
-use super::db::{Result, Row, StoreError, params};
+use std::sync::LazyLock;
+
+use super::db::{Result, Row, StoreError, Tx, params};
 use super::reads::{INTERNAL, ReadStore};
 use crate::domain::{AppNo, Id, Operation, OperationId, OperationNo, OperationStatus};
 
@@ -69,6 +73,37 @@ pub struct RunningOperation {
 pub(super) const RUNNING: &str =
     "select no, id, app, kind, subject, before from operations where finished_at is null";
 
+/// Operations in progress that a client has requested. The partial index of these applies only to exactly these
+/// expressions, and to `no + 0`.
+const REQUESTED: &str = "finished_at is null and kind <> 'skip_deliveries'";
+
+/// The next operation in progress that a client has requested.
+pub(super) static NEXT_REQUESTED: LazyLock<String> =
+    LazyLock::new(|| format!("{RUNNING} and {REQUESTED} and no + 0 > $1 order by no + 0 limit 1"));
+
+/// The number of operations of the app `$1` in progress, up to `$3`. Those of the kind `$2` do not count. The sum keeps
+/// the planner from the index by app, which contains those that skip.
+pub(super) static RUNNING_OF_APP: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select count(*) from (select 1 from operations where {REQUESTED} and no + 0 > 0 and app + 0 = $1
+           and kind <> $2 limit $3) few"
+    )
+});
+
+/// The next operation in progress that skips deliveries.
+pub(super) static NEXT_SKIP: LazyLock<String> =
+    LazyLock::new(|| format!("{RUNNING} and kind = 'skip_deliveries' and no > $1 order by no limit 1"));
+
+/// Turns of the operations in progress. Those that clients have requested and those that skip deliveries have
+/// alternate turns, and take turns among themselves in the order of their creation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OperationTurns {
+    /// The last operation of each of the two kinds.
+    last: [OperationNo; 2],
+    /// Kind of the next turn.
+    next: usize,
+}
+
 /// Reads the columns of [`RUNNING`].
 pub(super) fn read_running(row: &Row<'_>) -> Result<RunningOperation> {
     Ok(RunningOperation {
@@ -101,10 +136,26 @@ impl ReadStore {
         .await
     }
 
-    /// Returns the operation in progress that comes after one, in the order of their creation.
-    pub async fn next_operation(&self, after: OperationNo) -> Result<Option<RunningOperation>> {
-        let sql = format!("{RUNNING} and no > $1 order by no limit 1");
-        self.read(INTERNAL, move |tx| tx.find(&sql, params![after], read_running)).await
+    /// Returns the operation in progress that makes the next step, and changes the turns. `None`: none is in progress.
+    pub async fn next_operation(&self, turns: &mut OperationTurns) -> Result<Option<RunningOperation>> {
+        let last = turns.last;
+        let kinds = [turns.next, 1 - turns.next];
+        let find = move |tx: &Tx<'_>| {
+            for kind in kinds {
+                let sql: &str = if kind == 0 { &NEXT_REQUESTED } else { &NEXT_SKIP };
+                // After the last one, the first one follows.
+                for after in [last[kind], OperationNo::default()] {
+                    if let Some(next) = tx.find(sql, params![after], read_running)? {
+                        return Ok(Some((kind, next)));
+                    }
+                }
+            }
+            Ok(None)
+        };
+        let Some((kind, next)) = self.read(INTERNAL, find).await? else { return Ok(None) };
+        turns.last[kind] = next.no;
+        turns.next = 1 - kind;
+        Ok(Some(next))
     }
 
     /// Returns the number of watches of an app, counted up to [`COUNTED_MAX`].

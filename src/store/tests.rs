@@ -11,7 +11,7 @@ use super::events::filter::{self as event_filter, Index as EventIndex};
 use super::watches::filter::{self as watch_filter, Index};
 use super::{
     DatabaseLocation, DeliveryFilter, EventFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter,
-    deliveries, endings, jobs, observations, prune, watch_events, watches,
+    deliveries, endings, jobs, observations, operations, prune, watch_events, watches,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
@@ -332,6 +332,16 @@ fn deliveries_of_a_watch_are_found_without_the_others_of_its_app() {
         (deliveries::EARLIER, pending),
         (deliveries::DUE_IN_ORDER, pending),
         (deliveries::EXAMINE, "deliveries_of_watch (watch=? AND app=? AND id<?)"),
+        (deliveries::OLDER, "deliveries_of_watch (watch=? AND app=? AND id<?)"),
+    ]);
+}
+
+#[test]
+fn requested_operations_are_found_without_those_that_skip() {
+    assert_plans(&[
+        (&operations::NEXT_REQUESTED, "operations_requested (<expr>>?)"),
+        (&operations::RUNNING_OF_APP, "operations_requested (<expr>>?)"),
+        (&operations::NEXT_SKIP, "operations USING INTEGER PRIMARY KEY (rowid>?)"),
     ]);
 }
 

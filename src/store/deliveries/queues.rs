@@ -7,7 +7,7 @@ use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
 use super::super::destinations::{self, QueueState};
 use super::super::reads::{INTERNAL, ReadStore};
-use super::load_pending;
+use super::{are_sendable, load_pending};
 use crate::domain::{AppNo, DeliveryId, Id, PendingDelivery, Timestamp};
 use crate::telemetry::metrics::Backlog;
 
@@ -20,8 +20,13 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 /// Maximum number of deliveries that are examined in one transaction after the clock was set back.
 const CHUNK: u32 = 1_000;
 
-/// Pause after a page that contains only deliveries that are to be skipped, or are being erased. Operations do it
-/// meanwhile, and a page that is read at once would be the same.
+/// Number of due deliveries that are examined if the first ones are all to be skipped, or are being erased. Operations
+/// skip the newest ones of a watch first, so those at the head of a queue are the last, and others must not wait for
+/// them. Only flags are read: some milliseconds of work.
+const EXAMINED: usize = 1_000;
+
+/// Pause after a page for which nothing was found among the deliveries that were examined. Operations work meanwhile,
+/// and a page that is read at once would be the same.
 const LEFT_OUT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Loads due deliveries of a destination queue.
@@ -165,32 +170,82 @@ pub fn load_due_deliveries<'c>(
 ) -> Result<Vec<DueDeliveries>> {
     let states =
         destinations::queue_states(&batch.tx, commands.iter().map(|command| command.queue.as_str()))?;
-    let page = |(command, state): (&&'c LoadDueDeliveries, QueueState)| {
-        let loaded = command.loaded.iter().copied().collect();
-        QueuePage { command, state, limit: command.limit as usize, loaded, ids: Vec::new() }
+    let page = |(command, state): (&&'c LoadDueDeliveries, QueueState)| QueuePage {
+        command,
+        state,
+        limit: command.limit as usize,
+        loaded: command.loaded.iter().copied().collect(),
+        ids: Vec::new(),
+        has_more: false,
+        is_blocked: false,
     };
     let mut pages: Vec<QueuePage<'_>> = commands.iter().zip(states).map(page).collect();
-    add_due(&batch.tx, &mut pages, |command| command.retries_first)?;
-    add_due(&batch.tx, &mut pages, |command| !command.retries_first)?;
-    let ids = pages.iter().flat_map(|page| page.ids.iter().take(page.limit));
-    let mut deliveries = load_pending(batch, ids.map(|(app, id)| params![app, id]))?.into_iter();
+    add_due(&batch.tx, pages.iter_mut(), |command| command.retries_first)?;
+    add_due(&batch.tx, pages.iter_mut(), |command| !command.retries_first)?;
+    for page in &mut pages {
+        page.has_more = page.ids.len() > page.limit;
+    }
+    let mut loaded = load(batch, pages.iter())?;
+    pass_left_out(batch, &mut pages, &mut loaded)?;
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
         commands.iter().map(|command| params![&command.queue, command.now]),
         |row| row.opt_time(0),
     )?;
-    let due = |(QueuePage { ids, limit, state, command, .. }, next_retry_at): (&QueuePage<'_>, Option<_>)| {
-        let taken = ids.len().min(*limit);
-        let deliveries: Vec<_> = deliveries.by_ref().take(taken).flatten().collect();
-        let next_retry_at = next_retry_at.filter(|_| !state.is_disabled);
-        if taken > 0 && deliveries.is_empty() {
-            let again_at = command.now.plus(LEFT_OUT_PAUSE);
+    let due = |((page, deliveries), next_retry_at): ((QueuePage<'_>, Vec<PendingDelivery>), Option<_>)| {
+        let next_retry_at = next_retry_at.filter(|_| !page.state.is_disabled);
+        if page.is_blocked {
+            let again_at = page.command.now.plus(LEFT_OUT_PAUSE);
             let next_retry_at = Some(next_retry_at.map_or(again_at, |at: Timestamp| at.min(again_at)));
             return DueDeliveries { deliveries, has_more: false, next_retry_at };
         }
-        DueDeliveries { deliveries, has_more: ids.len() > *limit, next_retry_at }
+        DueDeliveries { deliveries, has_more: page.has_more, next_retry_at }
     };
-    Ok(pages.iter().zip(next_retry_at).map(due).collect())
+    Ok(pages.into_iter().zip(loaded).zip(next_retry_at).map(due).collect())
+}
+
+/// Loads the deliveries of each page, without those that are to be skipped, or are being erased.
+fn load<'p, 'c: 'p>(
+    batch: &Batch<'_>,
+    pages: impl Iterator<Item = &'p QueuePage<'c>> + Clone,
+) -> Result<Vec<Vec<PendingDelivery>>> {
+    let ids = pages.clone().flat_map(QueuePage::taken);
+    let mut found = load_pending(batch, ids.map(|(app, id)| params![app, id]))?.into_iter();
+    Ok(pages.map(|page| found.by_ref().take(page.taken().len()).flatten().collect()).collect())
+}
+
+/// Examines further deliveries for each page of which none was loaded, though some were due.
+fn pass_left_out(
+    batch: &Batch<'_>,
+    pages: &mut [QueuePage<'_>],
+    loaded: &mut [Vec<PendingDelivery>],
+) -> Result<()> {
+    let is_blocked =
+        |(page, loaded): &(&mut QueuePage<'_>, &mut Vec<_>)| loaded.is_empty() && !page.ids.is_empty();
+    let (mut blocked, loaded): (Vec<_>, Vec<_>) = pages.iter_mut().zip(loaded).filter(is_blocked).unzip();
+    if blocked.is_empty() {
+        return Ok(());
+    }
+    for page in &mut blocked {
+        page.ids.clear();
+        page.limit = EXAMINED;
+    }
+    add_due(&batch.tx, blocked.iter_mut().map(|page| &mut **page), |command| command.retries_first)?;
+    add_due(&batch.tx, blocked.iter_mut().map(|page| &mut **page), |command| !command.retries_first)?;
+    let ids = blocked.iter().flat_map(|page| page.taken());
+    let mut sendable = are_sendable(&batch.tx, ids.map(|(app, id)| params![app, id]))?.into_iter();
+    for page in &mut blocked {
+        let is_window_full = page.ids.len() > page.limit;
+        page.ids.truncate(page.limit);
+        page.ids.retain(|_| sendable.next() == Some(true));
+        page.limit = page.command.limit as usize;
+        page.has_more = is_window_full || page.ids.len() > page.limit;
+        page.is_blocked = page.ids.is_empty();
+    }
+    for (loaded, found) in loaded.into_iter().zip(load(batch, blocked.iter().map(|page| &**page))?) {
+        *loaded = found;
+    }
+    Ok(())
 }
 
 /// Due deliveries of a queue, without those that the dispatcher has already. If there are more than the limit, more
@@ -202,18 +257,28 @@ struct QueuePage<'a> {
     limit: usize,
     loaded: HashSet<DeliveryId>,
     ids: Vec<(i64, DeliveryId)>,
+    /// Whether more deliveries are due.
+    has_more: bool,
+    /// Whether all deliveries that were examined are to be skipped, or are being erased.
+    is_blocked: bool,
+}
+
+impl QueuePage<'_> {
+    fn taken(&self) -> &[(i64, DeliveryId)] {
+        &self.ids[..self.ids.len().min(self.limit)]
+    }
 }
 
 /// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `is_retry`
 /// returns whether retries are added, or first attempts.
-fn add_due(
+fn add_due<'p, 'c: 'p>(
     tx: &Tx<'_>,
-    pages: &mut [QueuePage<'_>],
+    pages: impl Iterator<Item = &'p mut QueuePage<'c>>,
     is_retry: impl Fn(&LoadDueDeliveries) -> bool,
 ) -> Result<()> {
     let is_open = |page: &&mut QueuePage<'_>| page.ids.len() <= page.limit && !page.state.is_disabled;
     let (mut ordered, mut others): (Vec<_>, Vec<_>) =
-        pages.iter_mut().filter(is_open).partition(|page| page.state.is_ordered);
+        pages.filter(is_open).partition(|page| page.state.is_ordered);
     // A covering index answers the first query. Only the rows that are taken are read.
     for (pages, sql) in [(&mut others, DUE), (&mut ordered, DUE_IN_ORDER)] {
         if pages.is_empty() {
@@ -259,11 +324,16 @@ const DUE: &str =
          order by next_attempt_at, app, id limit $4";
 
 /// The same for an ordered destination: a delivery is due only when no earlier one of its watch is pending
-/// ([`EARLIER`](super::EARLIER)).
+/// ([`EARLIER`](super::EARLIER)). What is to be skipped is left out, because it waits for nothing after the end of its
+/// watch, and would fill the page.
 pub(in crate::store) const DUE_IN_ORDER: &str = "select d.app, d.id from deliveries d
-         where d.queue = $1 and d.is_retry = $2 and d.next_attempt_at <= $3 and not exists (
-           select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status || '' = 'pending'
-             and e.queue like '% dst_%' and e.id < d.id)
+         where d.queue = $1 and d.is_retry = $2 and d.next_attempt_at <= $3
+           and case coalesce((select w.status from watches w where w.app = d.app and w.id = d.watch), 'watching')
+             when 'watching' then not exists (
+               select 1 from deliveries e where e.watch = d.watch and e.n = d.n and e.status || '' = 'pending'
+                 and e.queue like '% dst_%' and e.id < d.id)
+             when 'stopped' then 1 = 0
+             else not (d.status = 'pending' and d.type in ('job.processing', 'job.progress')) end
          order by d.next_attempt_at, d.app, d.id limit $4";
 
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits

@@ -4,16 +4,20 @@
 //! its destinations accepts nothing more. A watch can have a million deliveries, and every other write waits for a
 //! transaction. So the transaction examines only the newest ones of each watch ([`EXAMINED`] in all). If others remain,
 //! it also creates an operation that no client sees, and that examines them step by step (`operations`). The position
-//! is in the row of the operation, so the next start continues after a crash.
+//! is in the row of the operation, so the next start continues after a crash. Watches can end by the hundred thousand, so
+//! none is created if the next rows ([`OLDER_EXAMINED`]) are the last and none of them changes.
 //!
 //! **What is not examined yet is not sent.** The transaction removes all of it from the memory of the dispatcher, and
 //! pages leave it out ([`IS_LEFT_OUT`]): it follows from the rows of the watch and of the destination. Only its status
-//! is written later.
+//! is written later. A watch that had ended before its stop keeps its status, so the row of the operation, which has
+//! the id of the watch, leaves out everything that it sends, until the last part is examined.
 //!
 //! An attempt that is in flight meanwhile is recorded. If it fails before its delivery is examined, the retry is
-//! skipped like the others; after that, the delivery is no longer pending.
+//! skipped like the others; after that, the delivery is no longer pending. If it was the last one of the schedule, a
+//! stopped delivery that is not examined yet ends as `failed` instead of `skipped`.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use super::super::batch::{Batch, LeftToSkip};
 use super::super::db::{Result, Tx, params, row_sql};
@@ -28,17 +32,40 @@ pub const EXAMINED: usize = 2_000;
 /// Number of deliveries of each watch that are examined nevertheless. Most watches have fewer.
 const LEAST: usize = 10;
 
+/// Number of further deliveries, of all watches together and of each, that are read to decide whether anything is left
+/// to skip. Only flags are read, in the database.
+const OLDER_EXAMINED: (usize, usize) = (4_000, 20);
+
 /// Whether a delivery `d` of a watch `w` to the destination `wd` is to be skipped, and is not sent.
 pub const IS_LEFT_OUT: &str = "case when w.status = 'stopped'
     or d.status = 'pending' and wd.gone_at is not null
     or d.status = 'pending' and d.type in ('job.processing', 'job.progress') and w.status <> 'watching'
+    or (select o.no from operations o where o.id = w.id and o.finished_at is null) is not null
   then 1 else 0 end";
+
+/// [`IS_LEFT_OUT`] of a delivery. No row: it does not exist, or is being erased.
+pub static LEFT_OUT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select {IS_LEFT_OUT} from deliveries d
+         join events e on e.id = d.event
+         join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
+         left join watches w on w.app = d.app and w.id = d.watch
+         where d.app = $1 and d.id = $2"
+    )
+});
 
 /// The newest deliveries of a watch before an id. The second condition lets PostgreSQL, which plans while the tables
 /// are empty, prefer the index by watch to the primary key, in which it would read all deliveries of the app.
 pub const EXAMINE: &str =
     "select id, status, reason, type, n, case when next_attempt_at is null then 0 else 1 end
     from deliveries where watch = $1 and watch <= $1 and app = $2 and id < $3 order by id desc limit $4";
+
+/// The next deliveries of a watch before an id: their number, whether an attempt of any follows, and whether a disabled
+/// destination has skipped any.
+pub const OLDER: &str = "select count(*), coalesce(max(waits), 0), coalesce(max(is_disabled), 0)
+    from (select case when next_attempt_at is null then 0 else 1 end as waits,
+            case when status = 'skipped' and reason = 'disabled' then 1 else 0 end as is_disabled
+          from deliveries where watch = $1 and watch <= $1 and app = $2 and id < $3 order by id desc limit $4) older";
 
 /// Deliveries that are skipped.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +110,8 @@ pub fn skip(batch: &mut Batch<'_>, skips: &[Skip]) -> Result<()> {
     let skips: Vec<&Skip> = skips.iter().filter(|one| known.insert((one.watch, one.scope))).collect();
     let most = (EXAMINED / skips.len()).max(LEAST);
     let all = skips.iter().map(|one| (one.app, one.watch, one.scope, Id::MAX)).collect::<Vec<_>>();
-    let parts = skip_part(batch, &all, most)?;
+    let mut parts = skip_part(batch, &all, most)?;
+    end_unchanging(batch, &skips, &mut parts)?;
     for (Skip { app, watch, scope, cancel }, Part { changed, next }) in skips.into_iter().zip(parts) {
         if changed > 0 || next.is_some() {
             let (watch, which) = (*watch, *cancel);
@@ -91,6 +119,32 @@ pub fn skip(batch: &mut Batch<'_>, skips: &[Skip]) -> Result<()> {
         }
         if let Some(before) = next {
             batch.left_to_skip.push(LeftToSkip { app: *app, watch: *watch, scope: *scope, before });
+        }
+    }
+    Ok(())
+}
+
+/// Ends the parts after which nothing changes: no operation is necessary.
+fn end_unchanging(batch: &Batch<'_>, skips: &[&Skip], parts: &mut [Part]) -> Result<()> {
+    let (all, least) = OLDER_EXAMINED;
+    let most = (all / skips.len()).max(least);
+    let limit = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut left: Vec<(&Skip, &mut Option<Id>, Id)> = skips
+        .iter()
+        .zip(parts)
+        .filter_map(|(skip, part)| part.next.map(|next| (*skip, &mut part.next, next)))
+        .collect();
+    let older = batch.tx.fetch(
+        OLDER,
+        left.iter().map(|(skip, _, before)| params![skip.watch, skip.app, *before, limit]),
+        |row| Ok((row.int(0)?, row.flag(1)?, row.flag(2)?)),
+    )?;
+    for ((skip, next, _), older) in left.iter_mut().zip(older) {
+        let is_changing = |&(count, waits, is_disabled): &(i64, bool, bool)| {
+            count >= limit || waits || is_disabled && skip.scope == SkipScope::Stopped
+        };
+        if !older.first().is_some_and(is_changing) {
+            **next = None;
         }
     }
     Ok(())
@@ -105,6 +159,23 @@ pub fn skip_next(
 ) -> Result<Option<Id>> {
     let parts = skip_part(batch, &[(app, watch, scope, before)], rows as usize)?;
     Ok(parts.into_iter().next().and_then(|part| part.next))
+}
+
+/// Requests pages of the destinations of a watch that had ended before it was stopped: a client may have requested
+/// retries since, and they were left out until now.
+pub fn load_again(batch: &mut Batch<'_>, app: AppNo, watch: WatchId, scope: SkipScope) -> Result<()> {
+    if scope != SkipScope::Stopped {
+        return Ok(());
+    }
+    let queues = batch.tx.list(
+        "select wd.queue from watches w join watch_destinations wd on wd.watch = w.id
+         where w.app = $1 and w.id = $2 and w.status || '' <> 'stopped'",
+        params![app, watch],
+        |row| row.text(0),
+    )?;
+    let changed = |queue| DispatcherMessage::QueueChanged { queue, requested: Vec::new() };
+    batch.effects.dispatcher_messages.extend(queues.into_iter().map(changed));
+    Ok(())
 }
 
 /// What was done with a part of the deliveries of a watch.

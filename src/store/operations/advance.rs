@@ -11,10 +11,12 @@ use super::super::idempotency::Outcome;
 use super::super::lists::{ListPage, Part, Remaining};
 use super::super::reads::ReadStore;
 use super::super::watches::{self, WatchFilter};
-use super::subject::{HIDDEN, Subject};
-use super::{COUNTED_MAX, RUNNING, RunningOperation, read_running};
+use super::subject::{ERASE_WATCH, Subject};
+use super::{COUNTED_MAX, RUNNING, RUNNING_OF_APP, RunningOperation, read_running};
 use crate::clock::{Clock, Stopwatch};
-use crate::domain::{AppNo, DeliveryId, Id, OperationId, OperationNo, OperationStatus, Timestamp, WatchId};
+use crate::domain::{
+    AppNo, DeliveryId, Id, OperationId, OperationNo, OperationStatus, SkipScope, Timestamp, WatchId,
+};
 
 /// Maximum number of operations of an app that are in progress.
 const RUNNING_MAX: i64 = 16;
@@ -224,24 +226,24 @@ fn insert(batch: &mut Batch<'_>, new: &CreateOperation) -> Result<OperationNo> {
     insert_from(batch, new, before)
 }
 
-/// Inserts an operation that begins before this id.
+/// Inserts an operation that begins before this id. One that exists begins there again.
 fn insert_from(batch: &mut Batch<'_>, new: &CreateOperation, before: Id) -> Result<OperationNo> {
     let subject = new.subject.to_text();
     let (kind, status) = (new.subject.kind(), OperationStatus::Running);
     batch.effects.has_operation = true;
     batch.tx.one(
         "insert into operations (app, id, kind, subject, before, status, total, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8) returning no",
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
+         on conflict (id) do update set before = excluded.before, status = excluded.status, finished_at = null
+         returning no",
         params![new.app, new.id, kind, &subject, before, status, int(new.total), new.now],
         |row| Ok(OperationNo(row.int(0)?)),
     )
 }
 
 pub fn create_operation(batch: &mut Batch<'_>, command: &CreateOperation) -> Outcome<(), TooManyOperations> {
-    let sql = "select count(*) from (select 1 from operations where app = $1 and finished_at is null
-        and kind <> $2 and kind <> $3 limit $4) few";
-    let [first, second] = HIDDEN;
-    let running = batch.tx.one(sql, params![command.app, first, second, RUNNING_MAX], |row| row.int(0))?;
+    let values = params![command.app, ERASE_WATCH, RUNNING_MAX];
+    let running = batch.tx.one(&RUNNING_OF_APP, values, |row| row.int(0))?;
     if running >= RUNNING_MAX {
         return Ok(Err(TooManyOperations(RUNNING_MAX)));
     }
@@ -257,7 +259,9 @@ pub fn create_skips(batch: &mut Batch<'_>) -> Result<()> {
         }
         // It is deleted at its end, so its time is not shown.
         let now = Timestamp::default();
-        let (id, subject) = (OperationId(batch.shared.ids.draw(now)), Subject::SkipDeliveries(watch, scope));
+        // Pages leave out what a watch sends as long as an operation with its id exists (`deliveries/skipping`).
+        let id = if scope == SkipScope::Stopped { watch.0 } else { batch.shared.ids.draw(now) };
+        let (id, subject) = (OperationId(id), Subject::SkipDeliveries(watch, scope));
         insert_from(batch, &CreateOperation { id, app, subject, total: 0, now }, before)?;
     }
     Ok(())
@@ -281,6 +285,7 @@ pub fn advance_operation(batch: &mut Batch<'_>, command: &AdvanceOperation) -> R
             let left = LeftToSkip { app, watch, scope, before: operation.before };
             let Some(next) = deliveries::skip_next(batch, left, *rows)? else {
                 batch.tx.run("delete from operations where no = $1", params![*no])?;
+                deliveries::load_again(batch, app, watch, scope)?;
                 return Ok(false);
             };
             batch.tx.run("update operations set before = $1 where no = $2", params![next, *no])?;

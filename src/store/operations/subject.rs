@@ -68,7 +68,7 @@ struct Stored {
 
 const RETRY_DELIVERIES: &str = "retry_deliveries";
 const STOP_WATCHES: &str = "stop_watches";
-const ERASE_WATCH: &str = "erase_watch";
+pub(super) const ERASE_WATCH: &str = "erase_watch";
 const ERASE_APP: &str = "erase_app";
 const SKIP_DELIVERIES: &str = "skip_deliveries";
 /// Kinds that no client sees.
@@ -88,6 +88,11 @@ impl Subject {
             Self::EraseApp(_) => ERASE_APP,
             Self::SkipDeliveries(..) => SKIP_DELIVERIES,
         }
+    }
+
+    /// Returns whether no client sees the operation.
+    pub fn is_hidden(&self) -> bool {
+        HIDDEN.contains(&self.kind())
     }
 
     /// Returns its text.

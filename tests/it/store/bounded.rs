@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use ringback::domain::{
-    CancelScope, DispatcherMessage, EventType, GroupRequest, NewWatch, NextStep, OperationNo, Reason,
-    SavedNo, SkipScope, Timestamp, Watch, WatchStatus,
+    CancelScope, Destination, DispatcherMessage, EventList, EventType, GroupRequest, NewWatch, NextStep,
+    OperationId, Reason, SavedNo, SkipScope, Timestamp, Watch, WatchStatus,
 };
 use ringback::store::{
-    AdvanceOperation, CreateOperation, ExpireGroups, Idempotent, NoteRunning, RecordAttempt, RegisterMany,
-    RunningOperation, Subject, WatchFilter,
+    AdvanceOperation, CreateDestination, CreateOperation, ExpireGroups, Idempotent, LoadDueDeliveries,
+    NoteRunning, OperationTurns, RecordAttempt, RegisterMany, RetryDelivery, RunningOperation, Subject,
+    WatchFilter,
 };
 
 use super::{StoreFixture, at, attempt, observed, take_deliveries};
@@ -21,7 +22,13 @@ const DESTINATIONS: usize = 20;
 
 /// Registers a watch that has more deliveries than one transaction examines. All are pending.
 async fn busy(fixture: &StoreFixture) -> Watch {
-    let destinations = (0..DESTINATIONS).map(|_| fixture.destination("a.example")).collect();
+    busy_with(fixture, fixture.destination("a.example")).await
+}
+
+/// The same with this destination, and others of one host.
+async fn busy_with(fixture: &StoreFixture, first: Destination) -> Watch {
+    let others = (1..DESTINATIONS).map(|_| fixture.destination("a.example"));
+    let destinations = std::iter::once(first).chain(others).collect();
     let watch = fixture.register(NewWatch { destinations, ..fixture.follower("job_1") }).await;
     for n in 0..=(EXAMINED / DESTINATIONS) as u64 + 8 {
         let progress = u8::try_from(n % 100).expect("a percentage");
@@ -41,7 +48,7 @@ fn skipped(fixture: &StoreFixture, reason: Reason) -> usize {
 }
 
 async fn in_progress(fixture: &StoreFixture) -> Option<RunningOperation> {
-    fixture.store.next_operation(OperationNo(0)).await.expect("read")
+    fixture.store.next_operation(&mut OperationTurns::default()).await.expect("read")
 }
 
 /// Makes the steps of the operation in progress. Returns their number. None changes more than `rows` deliveries.
@@ -118,6 +125,114 @@ async fn very_many_deliveries_to_a_gone_address_are_skipped_in_parts() {
     work_off(&fixture, 50).await;
     assert_eq!(skipped(&fixture, Reason::Gone), all / DESTINATIONS - 1);
     assert_eq!(pending(&fixture), all - all / DESTINATIONS);
+}
+
+#[tokio::test]
+async fn an_ending_to_an_ordered_destination_waits_for_no_skipped_progress() {
+    let fixture = StoreFixture::new().await;
+    let mut saved = super::sealing::saved(&fixture, "ordered");
+    saved.queue.is_ordered = true;
+    assert!(saved.events.add("job.*", EventList::OfDestination));
+    let created = fixture.store.create_destination(CreateDestination(saved.clone())).await;
+    created.expect("taken").expect("no key").expect("created");
+    let used = fixture.store.destinations_to_use(fixture.app, vec![saved.id]).await.expect("read");
+    let watch = busy_with(&fixture, used[0].0.clone()).await;
+    let page = async |fixture: &StoreFixture| {
+        let (queue, limit) = (used[0].0.queue.clone(), 10);
+        let load = LoadDueDeliveries { queue, now: at(200), limit, loaded: Vec::new(), retries_first: false };
+        let page = fixture.store.load_due_deliveries(load).await.expect("a page");
+        page.deliveries.iter().map(|one| one.event_type).collect::<Vec<_>>()
+    };
+    assert_eq!(page(&fixture).await, [EventType::JobProcessing], "its progress is in order");
+    fixture.end(watch.job_no, 0).await;
+    let pending = "deliveries where status = 'pending' and queue like '% dst_%'";
+    assert!(fixture.count(pending) > 2, "an operation has to skip the oldest progress");
+    let sent = take_deliveries(&fixture.store);
+    let ending = sent.iter().find(|one| one.destination.id == saved.id).expect("dispatched at once");
+    assert_eq!(ending.event_type, EventType::JobCompleted);
+    assert!(!fixture.shown_delivery(ending.id).await.0.is_behind);
+    let fixture = fixture.reopen(at(200)).await;
+    assert_eq!(page(&fixture).await, [EventType::JobCompleted], "and after a crash");
+}
+
+#[tokio::test]
+async fn deliveries_behind_many_that_are_to_be_skipped_are_loaded() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    let other = fixture.delivery("job_2").await;
+    fixture.stop(watch.id).await;
+    assert!(pending(&fixture) > 100, "left to skip, and older");
+    let fixture = fixture.reopen(at(200)).await;
+    let page = fixture.page(at(200), 10, &[]).await;
+    let found: Vec<_> = page.deliveries.iter().map(|one| one.id).collect();
+    assert_eq!((found, page.has_more), (vec![other.id], false));
+    // It is loaded already, and nothing else can be sent.
+    let page = fixture.page(at(200), 10, &[other.id]).await;
+    assert_eq!((page.deliveries.len(), page.has_more, page.next_retry_at), (0, false, Some(at(201))));
+}
+
+#[tokio::test]
+async fn the_end_of_a_watch_of_which_all_is_delivered_leaves_nothing_to_skip() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    fixture.run("update deliveries set status = 'succeeded', next_attempt_at = null");
+    fixture.end(watch.job_no, 0).await;
+    assert!(in_progress(&fixture).await.is_none());
+    fixture.run(
+        "update deliveries set status = 'skipped', reason = 'disabled' where id = (select id from deliveries order by id limit 1)",
+    );
+    fixture.stop(watch.id).await;
+    assert_eq!(work_off(&fixture, 1_000).await, 1, "the oldest one may not be sent later");
+    assert_eq!(skipped(&fixture, Reason::Stopped), DESTINATIONS + 1, "and the ending");
+}
+
+#[tokio::test]
+async fn nothing_of_an_ended_watch_is_sent_after_its_stop() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    // A client has requested that all is sent again.
+    fixture.run("update deliveries set status = 'failed', is_manual = 1");
+    fixture.end(watch.job_no, 0).await;
+    work_off(&fixture, 1_000).await;
+    let failed = fixture.page(at(200), 10, &[]).await.deliveries;
+    assert_eq!(failed.len(), 10, "it is sent before the stop");
+    fixture.stop(watch.id).await;
+    assert_eq!(fixture.shown(watch.id).await.status, WatchStatus::Completed);
+    assert!(fixture.count("deliveries where next_attempt_at is not null") > 100, "left to an operation");
+    let fixture = fixture.reopen(at(200)).await;
+    assert_eq!(fixture.page(at(200), 10, &[]).await.deliveries.len(), 0);
+    fixture.stop(watch.id).await;
+    assert_eq!(fixture.count("operations"), 1, "a repetition begins it again");
+    work_off(&fixture, 50).await;
+    assert_eq!(fixture.count("deliveries where next_attempt_at is not null"), 0);
+    // A later request counts.
+    let retry = RetryDelivery { app: fixture.app, delivery: failed[0].id, now: at(300) };
+    fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
+    assert_eq!(fixture.page(at(300), 10, &[]).await.deliveries.len(), 1);
+}
+
+#[tokio::test]
+async fn operations_that_skip_and_those_of_clients_have_alternate_turns() {
+    let fixture = StoreFixture::new().await;
+    let watch = busy(&fixture).await;
+    fixture.end(watch.job_no, 0).await;
+    fixture.stop(watch.id).await;
+    assert_eq!(fixture.count("operations where kind = 'skip_deliveries'"), 2);
+    for _ in 0..2 {
+        let id = OperationId(fixture.store.ids().draw(at(200)));
+        let subject = Subject::StopWatches(WatchFilter::default());
+        let create = CreateOperation { id, app: fixture.app, subject, total: 1, now: at(200) };
+        fixture.store.create_operation(create).await.expect("taken").expect("no key").expect("created");
+    }
+    let (mut turns, mut found) = (OperationTurns::default(), Vec::new());
+    for _ in 0..6 {
+        let next = fixture.store.next_operation(&mut turns).await.expect("read").expect("in progress");
+        found.push((next.subject.is_hidden(), next.no));
+    }
+    let hidden: Vec<bool> = found.iter().map(|(hidden, _)| *hidden).collect();
+    assert_eq!(hidden, [false, true, false, true, false, true]);
+    assert!(found[0] != found[2] && found[1] != found[3], "each of a kind has its turn: {found:?}");
+    assert_eq!((found[4], found[5]), (found[0], found[1]));
 }
 
 #[tokio::test]
@@ -254,6 +369,11 @@ crate::postgres::on_postgres_too! {
     a_stop_with_very_many_deliveries_is_continued_after_a_crash,
     very_much_progress_of_an_ended_watch_is_skipped_in_parts,
     very_many_deliveries_to_a_gone_address_are_skipped_in_parts,
+    an_ending_to_an_ordered_destination_waits_for_no_skipped_progress,
+    deliveries_behind_many_that_are_to_be_skipped_are_loaded,
+    the_end_of_a_watch_of_which_all_is_delivered_leaves_nothing_to_skip,
+    nothing_of_an_ended_watch_is_sent_after_its_stop,
+    operations_that_skip_and_those_of_clients_have_alternate_turns,
     an_erasure_skips_nothing_that_it_deletes,
     a_stop_of_many_watches_stops_as_many_as_fit_a_transaction,
     groups_that_one_transaction_completes_follow_in_parts_after_a_crash,

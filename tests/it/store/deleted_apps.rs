@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 
-use ringback::domain::{AppNo, DeliveryId, Id, KeyId, Masked, NewWatch, OperationId, OperationNo, Scope};
+use ringback::domain::{AppNo, DeliveryId, Id, KeyId, Masked, NewWatch, OperationId, Scope};
 use ringback::store::{
     AmendWatch, Change, CreateDestination, CreateKey, CreateOperation, DeleteApp, DeleteDestination,
     DeliveryFilter, DestinationChange, EnableDestination, EraseWatch, IdempotencyKey, Idempotent, KeepAnswer,
-    KeyRow, PollNow, Register, RegisterMany, RetryDelivery, RotateDestinationSecret, RotateSecret, StopWatch,
-    StoreError, StoredResponse, Subject, UpdateDestination,
+    KeyRow, OperationTurns, PollNow, Register, RegisterMany, RetryDelivery, RotateDestinationSecret,
+    RotateSecret, StopWatch, StoreError, StoredResponse, Subject, UpdateDestination,
 };
 
 use super::operating::step;
@@ -181,7 +181,10 @@ async fn no_command_inserts_a_row_of_a_deleted_app() {
             assert!(matches!(refused, Err(StoreError::AppDeleted)), "{name}: {refused:?}");
         }
         n += 1;
-        let Some(running) = fixture.store.next_operation(OperationNo(0)).await.expect("read") else { break };
+        let Some(running) = fixture.store.next_operation(&mut OperationTurns::default()).await.expect("read")
+        else {
+            break;
+        };
         step(&fixture, &running, 5).await;
     }
     assert!(n > 3, "the erasure has several steps");

@@ -1,10 +1,10 @@
 //! Operations: steps, positions and limits.
 
 use ringback::domain::{
-    DeliveryStatus, EndingKind, NextStep, OperationId, OperationNo, OperationStatus, Reason, WatchStatus,
+    DeliveryStatus, EndingKind, NextStep, OperationId, OperationStatus, Reason, WatchStatus,
 };
 use ringback::store::{
-    AdvanceOperation, CreateOperation, DeliveryFilter, EraseWatch, RunningOperation, Subject,
+    AdvanceOperation, CreateOperation, DeliveryFilter, EraseWatch, OperationTurns, RunningOperation, Subject,
     TooManyOperations, WatchErasure, WatchFilter,
 };
 
@@ -15,7 +15,7 @@ async fn create(fixture: &StoreFixture, subject: Subject) -> RunningOperation {
     let id = OperationId(fixture.store.ids().draw(at(50)));
     let create = CreateOperation { id, app: fixture.app, subject, total: 0, now: at(50) };
     fixture.store.create_operation(create).await.expect("taken").expect("no key").expect("created");
-    fixture.store.next_operation(OperationNo(0)).await.expect("read").expect("an operation")
+    fixture.store.next_operation(&mut OperationTurns::default()).await.expect("read").expect("an operation")
 }
 
 /// Makes one step. Returns whether the operation is still in progress.
@@ -40,7 +40,12 @@ async fn an_operation_continues_at_its_position_after_a_restart() {
     for _ in 0..2 {
         assert!(step(&fixture, &operation, 2).await);
         fixture = fixture.reopen(at(55)).await;
-        operation = fixture.store.next_operation(OperationNo(0)).await.expect("read").expect("in progress");
+        operation = fixture
+            .store
+            .next_operation(&mut OperationTurns::default())
+            .await
+            .expect("read")
+            .expect("in progress");
     }
     // From the newest to the oldest.
     assert_eq!(fixture.shown(watches[0]).await.status, WatchStatus::Watching);
@@ -49,7 +54,7 @@ async fn an_operation_continues_at_its_position_after_a_restart() {
     assert_eq!(fixture.shown(watches[0]).await.status, WatchStatus::Stopped);
     let shown = fixture.store.operation(fixture.app, operation.id).await.expect("read").expect("shown");
     assert_eq!((shown.status, shown.total, shown.done), (OperationStatus::Succeeded, 5, 5));
-    assert!(fixture.store.next_operation(OperationNo(0)).await.expect("read").is_none());
+    assert!(fixture.store.next_operation(&mut OperationTurns::default()).await.expect("read").is_none());
 }
 
 #[tokio::test]
@@ -141,7 +146,12 @@ async fn an_erasure_continues_after_a_restart() {
     let WatchErasure::More(no) = erased else { panic!("{erased:?}") };
     assert!(fixture.store.watch(fixture.app, sent.watch).await.expect("read").is_none());
     let fixture = fixture.reopen(at(55)).await;
-    let left = fixture.store.next_operation(OperationNo(0)).await.expect("read").expect("in progress");
+    let left = fixture
+        .store
+        .next_operation(&mut OperationTurns::default())
+        .await
+        .expect("read")
+        .expect("in progress");
     assert_eq!((left.no, &left.subject), (no, &Subject::EraseWatch(sent.watch)));
     assert!(fixture.store.operation(fixture.app, left.id).await.expect("read").is_none(), "it is not shown");
     let mut steps = 0;

@@ -4,8 +4,8 @@
 //! parts ([`advance`]). A reader examines the rows that come next, and returns those that the filter selects: it sees a
 //! snapshot and delays no write. Then the writer changes these rows, and stores the new position in the same
 //! transaction. It reads each of them by its key, and changes only those that still have to be changed. The caller
-//! adapts the number of rows to the duration of a step. Operations take turns, a step each. Those that skip deliveries can
-//! be a hundred thousand when a job with as many watches ends, so every second step is one of another operation
+//! adapts the number of rows to the duration of a step. Operations take turns, a step each. Those that skip can be
+//! a hundred thousand when a job with as many watches ends, so every second step is one of another operation
 //! ([`OperationTurns`]).
 //!
 //! **Which rows.** Rows are examined from the newest to the oldest, in the order of their ids, beginning with an id that

@@ -4,7 +4,7 @@
 //! its destinations accepts nothing more. A watch can have a million deliveries, and every other write waits for a
 //! transaction. So the transaction examines only the newest ones of each watch ([`EXAMINED`] in all). If others remain,
 //! it also creates an operation that no client sees, and that examines them step by step (`operations`). The position
-//! is in the row of the operation, so the next start continues after a crash. Watches can end by the hundred thousand, so
+//! is in the row of the operation, so the next start continues after a crash. Very many watches can end at once, so
 //! none is created if the next rows ([`OLDER_EXAMINED`]) are the last and none of them changes.
 //!
 //! **What is not examined yet is not sent.** The transaction removes all of it from the memory of the dispatcher, and

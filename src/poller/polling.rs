@@ -220,7 +220,9 @@ impl Poller {
         let mut scheduler = self.scheduler();
         let found = scheduler.jobs.get_mut(&job).filter(|found| found.generation == observed.generation);
         if let Some(found) = found {
-            rounds.values().for_each(|round| found.hold(round));
+            for round in rounds.values() {
+                found.hold(round);
+            }
         }
     }
 

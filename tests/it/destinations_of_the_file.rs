@@ -181,7 +181,7 @@ async fn the_configuration_is_checked_as_at_a_start() {
     let found = ringback::app::destination_errors(&t.config(), environment).await.expect("checked");
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(found.join("\n"), at_start);
-    let fields: Vec<&str> = found.iter().map(|line| line.splitn(3, ": ").nth(1).expect("a field")).collect();
+    let fields: Vec<&str> = found.iter().map(|line| line.split(": ").nth(1).expect("a field")).collect();
     let expected = [
         "destination[1].url",
         "destination[2].type",

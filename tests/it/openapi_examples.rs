@@ -130,7 +130,9 @@ async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
 
 async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let tenant = tenant(t, "customer-7").await;
-    ["/hooks", "/hooks/down"].iter().for_each(|path| t.receiver.secret(path, &tenant.secret));
+    for path in ["/hooks", "/hooks/down"] {
+        t.receiver.secret(path, &tenant.secret);
+    }
     let key = tenant.key.clone();
     let mut e = Examples { t, tenant, found: BTreeMap::new() };
     let app = e.tenant.id.clone();

@@ -54,9 +54,9 @@ impl<K: Eq + Hash> RateLimit<K> {
     }
 
     /// Returns the time until the next request is permitted, as an error, without counting one.
-    fn check(&self, key: K, now: Moment) -> Result<(), Duration> {
+    fn check(&self, key: &K, now: Moment) -> Result<(), Duration> {
         let counts = self.lock();
-        let recent = counts.requests.get(&key).into_iter().flatten().filter(|at| now < at.plus(self.period));
+        let recent = counts.requests.get(key).into_iter().flatten().filter(|at| now < at.plus(self.period));
         let recent: Vec<&Moment> = recent.collect();
         match recent.first() {
             Some(first) if recent.len() >= self.most => Err(first.plus(self.period).since(now)),
@@ -122,7 +122,7 @@ impl SendRates {
         let of_app = "this app has retried a hundred deliveries within 10 s; Retry-After says when the next retry is \
                       possible; to retry many at once, use POST /v1/deliveries/retry";
         // A request that the app's rate refuses uses up nothing of the delivery's, and the other way round.
-        self.retries_of_app.check(app, now).map_err(|wait| exceeded(of_app, wait))?;
+        self.retries_of_app.check(&app, now).map_err(|wait| exceeded(of_app, wait))?;
         self.retries.try_take(delivery, now).map_err(|wait| exceeded(of_delivery, wait))?;
         self.retries_of_app.try_take(app, now).map_err(|wait| exceeded(of_app, wait))
     }

@@ -59,6 +59,10 @@ pub(super) struct Pacer {
 #[derive(Debug)]
 struct ClosedAddress {
     until: Timestamp,
+    /// The spacing by which it is closed, if that is the rate of a saved destination.
+    spacing: Option<Duration>,
+    /// Whether the rate may have changed. Deliveries are loaded nevertheless, because they bring the present one.
+    is_stale: bool,
     /// Queues that wait for it, in the order of their turns.
     queues: Vec<Arc<str>>,
 }
@@ -89,8 +93,29 @@ impl Pacer {
         }
         if let Some(spacing) = saved.rate.spacing {
             self.close_until(address(queue), now.plus(spacing));
+            if let Some(closed) = self.closed.get_mut(address(queue)) {
+                closed.spacing = Some(spacing);
+            }
         }
         true
+    }
+
+    /// Notes that the rate of a saved destination may have changed.
+    pub(super) fn reload(&mut self, queue: &str) {
+        if let Some(closed) = self.closed.get_mut(address(queue)).filter(|closed| closed.spacing.is_some()) {
+            closed.is_stale = true;
+        }
+    }
+
+    /// Sets the present rate of a saved destination. If it has changed, the next message follows the last one by the
+    /// new spacing.
+    pub(super) fn set_rate(&mut self, queue: &str, spacing: Option<Duration>) {
+        let Some(closed) = self.closed.get_mut(address(queue)) else { return };
+        closed.is_stale = false;
+        let Some(old) = closed.spacing.filter(|old| Some(*old) != spacing) else { return };
+        closed.spacing = spacing;
+        let until = closed.until.minus(old).plus(spacing.unwrap_or_default());
+        self.close_until(address(queue), until);
     }
 
     /// Returns whether the address of `target` is closed. The queue then waits for it.
@@ -182,7 +207,7 @@ impl Pacer {
 
     /// Returns when the address of a queue opens, if that is not soon: until then, its deliveries stay in the store.
     pub(super) fn closed_until(&self, queue: &str, now: Timestamp) -> Option<Timestamp> {
-        let closed = self.closed.get(address(queue))?;
+        let closed = self.closed.get(address(queue)).filter(|closed| !closed.is_stale)?;
         (closed.until.since(now) > SOON).then_some(closed.until)
     }
 
@@ -244,8 +269,8 @@ impl Pacer {
 
     fn close_until(&mut self, address: &str, until: Timestamp) {
         let address: Arc<str> = address.into();
-        let closed =
-            self.closed.entry(Arc::clone(&address)).or_insert(ClosedAddress { until, queues: Vec::new() });
+        let new = ClosedAddress { until, spacing: None, is_stale: false, queues: Vec::new() };
+        let closed = self.closed.entry(Arc::clone(&address)).or_insert(new);
         self.timers.remove(&(closed.until, Arc::clone(&address)));
         closed.until = until;
         self.timers.insert((until, address));

@@ -550,6 +550,36 @@ async fn a_destination_that_a_running_watch_names_is_not_deleted() {
 }
 
 #[tokio::test]
+async fn a_changed_rate_applies_to_what_waits_for_the_old_one() {
+    let t = Harness::start().await;
+    let destination = save(&t, "/a", json!({ "rate": "1/h" })).await;
+    for n in 0..4 {
+        t.provider.completed(&format!("job_{n}"));
+    }
+    let register = async |jobs: std::ops::Range<u32>| {
+        let items: Vec<Value> =
+            jobs.map(|n| json!({ "jobId": format!("job_{n}"), "destinationId": destination })).collect();
+        t.post("/v1/watches/batch", &json!({ "watches": items })).await.expect(200);
+    };
+    register(0..2).await;
+    t.pass(seconds(10)).await;
+    let first = t.receiver.take(1).await[0].at;
+    patch(&t, &destination, &json!({ "rate": "1/m" })).await.expect(200);
+    t.pass(minutes(2)).await;
+    let second = t.receiver.take(1).await[0].at;
+    assert_eq!(second.since(first), minutes(1), "by the new rate after the last attempt");
+    patch(&t, &destination, &json!({ "rate": "1/h" })).await.expect(200);
+    register(2..4).await;
+    t.pass(minutes(10)).await;
+    t.receiver.take(1).await;
+    assert_eq!(t.receiver.count(), 3, "a lower rate applies as well");
+    patch(&t, &destination, &json!({ "rate": null })).await.expect(200);
+    t.pass(seconds(1)).await;
+    t.receiver.take(1).await;
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_rate_limits_the_attempts_to_a_destination() {
     let t = Harness::start().await;
     let destination = save(&t, "/a", json!({ "rate": "2/s" })).await;
@@ -717,6 +747,7 @@ crate::postgres::on_postgres_too! {
     the_health_of_a_destination_covers_a_day,
     a_destination_that_a_running_watch_names_is_not_deleted,
     a_rate_limits_the_attempts_to_a_destination,
+    a_changed_rate_applies_to_what_waits_for_the_old_one,
     a_concurrency_limits_the_attempts_in_progress,
     an_ordered_destination_retries_an_event_before_the_next,
     without_an_order_an_event_waits_for_no_retry,

@@ -53,11 +53,13 @@ impl DispatchState {
         }
         let origin = Arc::clone(&queue.origin);
         self.origin(&origin).concurrency = saved.concurrency;
+        self.pacer.set_rate(name, saved.rate.spacing);
     }
 
     /// Returns the deliveries of a saved destination that has changed to the store, to be read again. Those in flight
     /// continue.
     pub(super) fn reload(&mut self, name: &Arc<str>) {
+        self.pacer.reload(name);
         if let Some(queue) = self.queues.get_mut(name) {
             queue.target = None;
             let origin = Arc::clone(&queue.origin);

@@ -2,7 +2,7 @@
 //!
 //! A table can be missing although the database answers and accepts other writes: an operator has dropped or renamed
 //! it, restored a part of a backup, or withdrawn a permission. Requests that need it then fail, and a load balancer
-//! must not send more of them here. So the check of readiness looks for every table, and for the permissions to use
+//! must not send more of them here. So the check of readiness examines every table, and the permissions to use
 //! it on a server. A column or an index that is missing is found only by the statement that needs it. Such an error
 //! makes the service unready as well, for [`REMEMBERED`] after the last one.
 

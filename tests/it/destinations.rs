@@ -549,19 +549,22 @@ async fn a_destination_that_a_running_watch_names_is_not_deleted() {
     t.finish().await;
 }
 
+/// Registers jobs that have completed, in one batch.
+async fn register_completed(t: &Harness, jobs: std::ops::Range<u32>, destination: &str) {
+    let job = |n: u32| {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        json!({ "jobId": job, "destinationId": destination })
+    };
+    let items: Vec<Value> = jobs.map(job).collect();
+    t.post("/v1/watches/batch", &json!({ "watches": items })).await.expect(200);
+}
+
 #[tokio::test]
 async fn a_changed_rate_applies_to_what_waits_for_the_old_one() {
     let t = Harness::start().await;
     let destination = save(&t, "/a", json!({ "rate": "1/h" })).await;
-    for n in 0..4 {
-        t.provider.completed(&format!("job_{n}"));
-    }
-    let register = async |jobs: std::ops::Range<u32>| {
-        let items: Vec<Value> =
-            jobs.map(|n| json!({ "jobId": format!("job_{n}"), "destinationId": destination })).collect();
-        t.post("/v1/watches/batch", &json!({ "watches": items })).await.expect(200);
-    };
-    register(0..2).await;
+    register_completed(&t, 0..2, &destination).await;
     t.pass(seconds(10)).await;
     let first = t.receiver.take(1).await[0].at;
     patch(&t, &destination, &json!({ "rate": "1/m" })).await.expect(200);
@@ -569,7 +572,7 @@ async fn a_changed_rate_applies_to_what_waits_for_the_old_one() {
     let second = t.receiver.take(1).await[0].at;
     assert_eq!(second.since(first), minutes(1), "by the new rate after the last attempt");
     patch(&t, &destination, &json!({ "rate": "1/h" })).await.expect(200);
-    register(2..4).await;
+    register_completed(&t, 2..4, &destination).await;
     t.pass(minutes(10)).await;
     t.receiver.take(1).await;
     assert_eq!(t.receiver.count(), 3, "a lower rate applies as well");
@@ -583,12 +586,7 @@ async fn a_changed_rate_applies_to_what_waits_for_the_old_one() {
 async fn a_rate_limits_the_attempts_to_a_destination() {
     let t = Harness::start().await;
     let destination = save(&t, "/a", json!({ "rate": "2/s" })).await;
-    for n in 0..6 {
-        t.provider.completed(&format!("job_{n}"));
-    }
-    let items: Vec<Value> =
-        (0..6).map(|n| json!({ "jobId": format!("job_{n}"), "destinationId": destination })).collect();
-    t.post("/v1/watches/batch", &json!({ "watches": items })).await.expect(200);
+    register_completed(&t, 0..6, &destination).await;
     t.pass(seconds(10)).await;
     let mut times: Vec<i64> = t.receiver.take(6).await.iter().map(|hit| hit.at.millis()).collect();
     times.sort_unstable();
@@ -596,7 +594,7 @@ async fn a_rate_limits_the_attempts_to_a_destination() {
     assert_eq!(gaps, [500; 5]);
     // A slow rate leaves what waits in the store.
     patch(&t, &destination, &json!({ "rate": "1/m" })).await.expect(200);
-    t.post("/v1/watches/batch", &json!({ "watches": items })).await.expect(200);
+    register_completed(&t, 0..6, &destination).await;
     t.pass(minutes(10)).await;
     let mut times: Vec<i64> = t.receiver.take(6).await.iter().map(|hit| hit.at.millis()).collect();
     times.sort_unstable();

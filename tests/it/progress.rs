@@ -80,8 +80,8 @@ async fn reported(t: &Harness, key: &str) -> Vec<(u64, u64)> {
     feed["data"].as_array().unwrap().iter().map(entry).collect()
 }
 
-/// Lets a job progress for 90 s, which an app with one watch and an app with many observe. Returns what each was
-/// told; of the many watches, the first one.
+/// Lets a job progress for 90 s, which an app with one watch and an app with many observe. Returns what each
+/// received; of the many watches, the first one.
 async fn observed_by_both(many: usize) -> (Vec<(u64, u64)>, Vec<u64>) {
     let t = Harness::start().await;
     let advance = |progress: u64| {

@@ -37,6 +37,7 @@ use self::service::{
 };
 
 #[path = "support/service.rs"]
+#[expect(dead_code, reason = "the other benchmarks use it")]
 mod service;
 
 #[path = "../tests/it/server.rs"]

@@ -30,7 +30,7 @@ pub struct Service {
     process: Child,
     /// URL of the API.
     pub url: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Service {
@@ -66,7 +66,7 @@ impl Service {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let service = Self { process, url: format!("http://127.0.0.1:{port}"), _folder: folder };
+        let service = Self { process, url: format!("http://127.0.0.1:{port}"), folder };
         let client = client();
         let ready = || async {
             let answer = client.get(format!("{}/readyz", service.url)).send().await;
@@ -76,6 +76,11 @@ impl Service {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         service
+    }
+
+    /// Returns the folder of the database.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Returns the resident memory, in bytes.

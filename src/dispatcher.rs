@@ -531,8 +531,9 @@ impl Dispatcher {
         };
         let (app, identity) = (app.as_deref(), identity.as_ref());
         let message = Message { delivery, app, now, timeout, identity, transmission: &transmission };
+        let stopwatch = self.clock.stopwatch();
         let mut sending = std::pin::pin!(self.channels.send(message));
-        let dropped = async {
+        let dropped = async || {
             self.stopping().await;
             let passed = self.stopping_for.get().map(Stopwatch::elapsed).unwrap_or_default();
             self.clock.deadline(timeout.saturating_sub(passed)).await;
@@ -541,7 +542,7 @@ impl Dispatcher {
             biased;
             result = &mut sending => return Some(result),
             () = transmission.completed() => {}
-            () = dropped => return None,
+            () = dropped() => return None,
         }
         let late = async {
             self.clock.deadline(LATE_REPLY).await;
@@ -550,16 +551,19 @@ impl Dispatcher {
             while !self.state().await_reply(delivery) {
                 tokio::select! {
                     () = self.clock.deadline(LATE_REPLY) => {}
-                    () = self.stopping() => return,
+                    () = self.stopping() => break,
                 }
             }
             self.wake.notify_one();
-            self.stopping().await;
+            dropped().await;
         };
         tokio::select! {
             biased;
             result = &mut sending => Some(result),
-            () = late => transmission.take_unclear(),
+            () = late => {
+                let duration = stopwatch.elapsed();
+                transmission.take_unclear().map(|unclear| AttemptResult { duration, ..unclear })
+            }
         }
     }
 

@@ -48,9 +48,6 @@ pub struct ChannelSpec {
     pub queue: QueueScope,
     /// How fast messages may follow each other.
     pub pacing: Pacing,
-    /// Whether deliveries are held back while a destination does not respond. False if the connection leads to the
-    /// operator's own server, because its failures do not depend on the recipient.
-    pub has_breaker: bool,
     /// Templates of the messages.
     pub templates: &'static [&'static TemplateFile],
     /// Configuration keys.
@@ -73,7 +70,6 @@ impl ChannelSpec {
             show: |address| ShownAddress::Url(Cow::Borrowed(address)),
             queue: QueueScope::Url,
             pacing: Pacing::Unlimited,
-            has_breaker: true,
             templates: &[],
             settings: &[],
             check_settings: |_| SettingsReport {

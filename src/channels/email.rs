@@ -12,6 +12,7 @@
 mod settings;
 mod smtp;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -29,6 +30,7 @@ use super::channel::{
 };
 use super::template_context::{TemplateContext, single_line};
 use super::templates::{TemplateFile, Templates};
+use crate::clock::Moment;
 use crate::domain::{AddressError, Attempt, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
 use crate::egress::SendError;
 use settings::{SETTINGS, SmtpServer};
@@ -40,6 +42,9 @@ const CONCURRENT_MAX: usize = 8;
 
 /// Wait after a temporary refusal: greylisting accepts a sender after some minutes.
 const TEMPORARY_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// Time between two lines about a mail server that cannot be reached.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// End of an error about a missing reply to a whole message.
 const UNCLEAR: &str = "it may have accepted the mail";
@@ -67,7 +72,6 @@ pub(super) const SPEC: ChannelSpec = ChannelSpec {
     show: |address| ShownAddress::Email(address),
     queue: QueueScope::Server("smtp"),
     pacing: Pacing::Concurrent(CONCURRENT_MAX),
-    has_breaker: false,
     templates: &[&SUBJECT, &TEXT, &HTML],
     settings: SETTINGS,
     check_settings: settings::check,
@@ -80,6 +84,8 @@ struct Mailer {
     server: SmtpServer,
     from: Mailbox,
     allow: Vec<MailPattern>,
+    /// When the next line about an unreachable mail server is permitted.
+    next_log: Mutex<Option<Moment>>,
 }
 
 impl Mailer {
@@ -93,7 +99,7 @@ impl Mailer {
             Some(entries) => settings::patterns(entries.iter().map(Masked::reveal)).ok()?,
             None => MailPattern::of_sender(&from.address).into_iter().collect(),
         };
-        Some(Self { server, from, allow })
+        Some(Self { server, from, allow, next_log: Mutex::default() })
     }
 }
 
@@ -140,47 +146,47 @@ impl Mailer {
         let (bytes, request_headers) = self.compose(&services.templates, &to, message)?;
         let mail = Mail { server: &self.server, from: &self.from.address, to: &to, message: &bytes };
         let mut stage = Stage::Connect;
-        let result = |outcome, error: Option<String>, reply: &str| {
+        let result = |outcome, reach, error: Option<String>, reply: &str| {
             let request_headers = request_headers.clone();
             let response_body = recorded_text(reply.as_bytes());
             let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
-            AttemptResult {
-                outcome,
-                reach: Reach::Answered,
-                duration: stopwatch.elapsed(),
-                token: None,
-                attempt,
-            }
+            AttemptResult { outcome, reach, duration: stopwatch.elapsed(), token: None, attempt }
         };
         let final_reply = match Box::pin(smtp::transmit(services, mail, &mut stage)).await {
             Ok(final_reply) => final_reply,
             Err(failure) => {
-                self.log_unreachable(stage, &failure);
+                let reach = reach(stage, &failure);
+                if reach == Reach::NotConnected {
+                    self.log_unreachable(services, &failure);
+                }
                 let (outcome, error, reply) = classify(stage, failure);
-                return Ok(result(outcome, Some(error), &reply));
+                return Ok(result(outcome, reach, Some(error), &reply));
             }
         };
         let stopped = format!("stopped: Ringback was stopped before the mail server replied; {UNCLEAR}");
-        message.transmission.complete(result(Outcome::Unclear, Some(stopped), ""));
+        message.transmission.complete(result(Outcome::Unclear, Reach::Answered, Some(stopped), ""));
         let reply = services.clock.timeout(FINAL_REPLY_TIMEOUT, final_reply).await;
         Ok(match reply.unwrap_or_else(|| Err(SendError::timed_out(FINAL_REPLY_TIMEOUT).into())) {
-            Ok(reply) => result(Outcome::Ok, None, &reply.text),
+            Ok(reply) => result(Outcome::Ok, Reach::Answered, None, &reply.text),
             Err(Failure::Connection(error)) => {
                 let error = format!("{error}, after the message; {UNCLEAR}");
-                result(Outcome::Unclear, Some(error), "")
+                result(Outcome::Unclear, Reach::Answered, Some(error), "")
             }
             Err(failure) => {
                 let (outcome, error, reply) = classify(Stage::Content, failure);
-                result(outcome, Some(error), &reply)
+                result(outcome, Reach::Answered, Some(error), &reply)
             }
         })
     }
 
-    /// Logs that the mail server does not answer at its address. The users who read the attempts do not see the
-    /// address.
-    fn log_unreachable(&self, stage: Stage, failure: &Failure) {
-        let (Stage::Connect | Stage::Greeting, Failure::Connection(error)) = (stage, failure) else { return };
-        if !error.is_ours() {
+    /// Logs that the mail server does not answer at its address, at most once in [`LOG_INTERVAL`]. The users who read
+    /// the attempts do not see the address.
+    fn log_unreachable(&self, services: &Services, failure: &Failure) {
+        let Failure::Connection(error) = failure else { return };
+        let now = services.clock.moment();
+        let mut next = self.next_log.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_none_or(|next| next <= now) {
+            *next = Some(now.plus(LOG_INTERVAL));
             let (error, address) = (error.to_string(), format!("{}:{}", self.server.host, self.server.port));
             tracing::warn!(
                 error,
@@ -267,6 +273,17 @@ fn subject_header(text: &str) -> HeaderValue {
         rest = after;
     }
     HeaderValue::dangerous_new_pre_encoded(name, text.to_owned(), words.join("\r\n "))
+}
+
+/// Returns how far an exchange came that has failed. A server that gives no greeting is not reached: what accepts the
+/// connection may be a forwarder whose mail server is away. A failure of TLS needs the operator, and has a wait of its
+/// own.
+fn reach(stage: Stage, failure: &Failure) -> Reach {
+    match (stage, failure) {
+        (_, Failure::Connection(error)) if error.is_ours() => Reach::NotTried,
+        (Stage::Connect | Stage::Greeting, Failure::Connection(_)) => Reach::NotConnected,
+        _ => Reach::Answered,
+    }
 }
 
 /// Returns the outcome of a failed exchange, its error, and the server's reply.

@@ -30,21 +30,22 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
             "no connection was made: check the host name, the port and the firewall, whether the receiver runs, and for \
              https whether the port speaks TLS"
         }
-        _ if channel == ChannelKind::Email => {
-            "the reply of the mail server is in responseBody; docs/OPERATIONS.md (Mail) explains the usual ones"
-        }
+        _ if channel == ChannelKind::Email => of_reply(&result.attempt.response_body),
         _ if channel == ChannelKind::Slack && error.starts_with(SLACK) => {
             let code = error.trim_start_matches(SLACK).split(' ').next().unwrap_or_default();
             if concerns_the_bot(code) {
                 "Slack refuses the bot: the operator checks slack.bot_token, and the scopes of the app"
             } else {
-                "Slack refused the message: error and responseBody say why"
+                "Slack refused the message: the error and the answer say why"
             }
         }
         (_, Reach::NoAnswer) => {
             "the receiver accepted the connection and did not answer in time: answer 2xx first, and work afterwards"
         }
-        (_, Reach::Broken) if error.ends_with("is not HTTP") => {
+        (_, Reach::Broken) if error.contains(" header") => {
+            "the receiver, or a proxy in front of it, sends a header that is not valid HTTP"
+        }
+        (_, Reach::Broken) if error.contains("is not HTTP") => {
             "the answer is not HTTP: check the port of the URL, and whether it is http or https"
         }
         (_, Reach::Broken) => {
@@ -57,11 +58,37 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
 /// The beginning of an error that Slack itself has answered.
 const SLACK: &str = "slack: ";
 
+/// Returns what to check after this reply of a mail server. Enhanced status codes are those of RFC 3463.
+fn of_reply(reply: &str) -> &'static str {
+    let (code, enhanced) = (reply.get(..3).unwrap_or_default(), reply.get(4..8).unwrap_or_default());
+    match (code, enhanced) {
+        ("530" | "534" | "535" | "538", _) => {
+            "the mail server refuses the login: the operator checks smtp.url"
+        }
+        (_, "5.1.") | ("551" | "553", _) => {
+            "the mail server does not know the recipient: check the address and its domain"
+        }
+        (_, "5.2.") | ("552", _) => {
+            "the mailbox of the recipient is full or disabled, or the mail is too large for it"
+        }
+        (_, "5.7.") => {
+            "the mail server refuses this mail by its rules: the operator checks the sender (smtp.from), SPF and DKIM of \
+             its domain, and whether the server relays to the recipient"
+        }
+        _ if code.starts_with('4') => {
+            "the mail server refuses the mail for now (greylisting, a limit, or a fault of its own); a delivery is retried"
+        }
+        _ => {
+            "the mail server refuses the mail; its answer says why, and docs/OPERATIONS.md (Mail) explains the usual ones"
+        }
+    }
+}
+
 /// Returns what to check after an answer with this status.
 fn of_status(status: u16) -> &'static str {
     match status {
         200..=299 => {
-            "the receiver answered with a success, and the channel expects another answer: see error and responseBody"
+            "the receiver answered with a success, and the channel expects another answer: see the error"
         }
         300..=399 => "redirects are not followed: use the URL of the header location",
         401 | 403 => {
@@ -78,7 +105,7 @@ fn of_status(status: u16) -> &'static str {
             "a gateway answered, and the receiver behind it did not: check whether it runs"
         }
         500..=599 => "the receiver failed: its log says why",
-        _ => "the receiver refuses the request; responseBody or its log can say why",
+        _ => "the receiver refuses the request; its answer or its log can say why",
     }
 }
 
@@ -122,6 +149,16 @@ mod tests {
         assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("smtp.url")));
         mail.attempt.response_body = "550 no such user".to_owned();
         assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("OPERATIONS")));
+        for (reply, part) in [
+            ("550 5.1.1 no such user", "check the address"),
+            ("550-5.7.26 unauthenticated sender", "SPF"),
+            ("552 5.2.2 full", "mailbox"),
+            ("535 5.7.8 bad password", "login"),
+            ("450 4.2.0 greylisted", "for now"),
+        ] {
+            mail.attempt.response_body = reply.to_owned();
+            assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains(part)), "{reply}");
+        }
         for (code, part) in [
             ("invalid_auth", "slack.bot_token"),
             ("missing_scope (the app needs the scope chat:write)", "slack.bot_token"),

@@ -128,8 +128,10 @@ async fn a_stop_records_a_mail_without_a_reply_as_unclear() {
     let (mut t, server) = start(OPEN, &[]).await;
     server.script([Quirk::Silent(".")]);
     let watch = deliver(&t, "job_1", "me@example.com").await;
+    let address = t.address();
     let stopping = t.begin_stop();
-    t.clock.advance(seconds(5));
+    t.closed(address).await;
+    t.clock.advance(seconds(20));
     stopping.ended().await;
     t.held.none().await;
     t.restart().await;
@@ -138,10 +140,31 @@ async fn a_stop_records_a_mail_without_a_reply_as_unclear() {
     let delivery = t.delivery(&watch).await;
     let error = "stopped: Ringback was stopped before the mail server replied; it may have accepted the mail";
     assert_eq!(errors(&delivery), [&json!(error)]);
+    assert_eq!(delivery["attempts"][0]["durationMs"], 20_000);
     t.pass(seconds(60 * 60 - 1)).await;
     assert_eq!(server.connections(), 1, "too soon");
     t.pass(seconds(1)).await;
     assert_eq!(server.next().await.header("Message-ID"), first.header("Message-ID"));
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_the_reply_to_a_transmitted_mail() {
+    let (mut t, server) = start(OPEN, &[]).await;
+    let (reply, late) = tokio::sync::watch::channel(false);
+    server.script([Quirk::Late(".", late)]);
+    let watch = deliver(&t, "job_1", "me@example.com").await;
+    let address = t.address();
+    let stopping = t.begin_stop();
+    t.closed(address).await;
+    t.clock.advance(seconds(19));
+    reply.send(true).unwrap();
+    stopping.ended().await;
+    server.next().await;
+    t.restart().await;
+    t.rest().await;
     assert_eq!(t.delivery(&watch).await["status"], "succeeded");
     t.finish().await;
     server.finish();

@@ -336,6 +336,29 @@ async fn an_unreachable_mail_server_is_retried() {
 }
 
 #[tokio::test]
+async fn mails_wait_for_a_mail_server_that_is_away_and_cost_no_attempts() {
+    // A forwarder accepts the connections, and the server behind it is away.
+    let (t, server) = start(OPEN, &[]).await;
+    server.script(vec![Quirk::Hangs("greeting"); 20]);
+    let mut watches = Vec::new();
+    for n in 0..12 {
+        watches.push(deliver(&t, "job_1", &format!("to{n}@example.com")).await);
+        t.pass(seconds(2)).await;
+    }
+    let last = t.delivery(&watches[11]).await;
+    assert_eq!((&last["status"], &last["attemptCount"]), (&json!("pending"), &json!(0)), "{last}");
+    assert_eq!(last["waiting"]["reason"], "destination_down", "{last}");
+    t.pass(seconds(150)).await;
+    for watch in &watches {
+        let delivery = t.delivery(watch).await;
+        assert_eq!(delivery["status"], "succeeded", "{delivery}");
+        server.next().await;
+    }
+    t.finish().await;
+    server.finish();
+}
+
+#[tokio::test]
 async fn at_most_four_mails_of_an_app_are_in_flight() {
     let (t, server) = start(OPEN, &[]).await;
     server.script(vec![Quirk::Silent("EHLO"); 4]);

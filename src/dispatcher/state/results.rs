@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::DispatchState;
-use crate::channels::{self, AttemptResult, Reach, TokenUse};
+use crate::channels::{AttemptResult, Reach, TokenUse};
 use crate::dispatcher::breaker::OWN_FAULT_PAUSE;
 use crate::dispatcher::fair_queue::app_of;
 use crate::dispatcher::origin::{QUICK, host_of, origin_of};
@@ -83,31 +83,29 @@ impl DispatchState {
                 waiting.iter().chain([&name]).for_each(|name| self.return_to_store(name));
             }
         }
-        if channels::spec(channel).has_breaker {
-            let is_connected = !matches!(result.reach, Reach::NotTried | Reach::NotConnected);
-            if is_connected && host != name {
-                changes.closed |= self.breakers.responded(&host);
+        let is_connected = !matches!(result.reach, Reach::NotTried | Reach::NotConnected);
+        if is_connected && host != name {
+            changes.closed |= self.breakers.responded(&host);
+        }
+        match result.reach {
+            Reach::NotTried => {}
+            Reach::NotConnected => {
+                let opens = self.breakers.failed(&host, delivery.id, (started_at, ended_at));
+                self.breakers.note_error(&host, result.attempt.error.as_deref());
+                changes.outage = self.breakers.outage(&host, ended_at);
+                changes.opened = opens.then_some(Opened::Origin);
             }
-            match result.reach {
-                Reach::NotTried => {}
-                Reach::NotConnected => {
-                    let opens = self.breakers.failed(&host, delivery.id, (started_at, ended_at));
-                    self.breakers.note_error(&host, result.attempt.error.as_deref());
-                    changes.outage = self.breakers.outage(&host, ended_at);
-                    changes.opened = opens.then_some(Opened::Origin);
-                }
-                Reach::NoAnswer | Reach::Broken => {
-                    let opens = self.breakers.failed(&name, delivery.id, (started_at, ended_at));
-                    self.breakers.note_error(&name, result.attempt.error.as_deref());
-                    changes.outage = self.breakers.outage(&name, ended_at);
-                    changes.opened = opens.then_some(Opened::Url);
-                }
-                Reach::Unavailable => {
-                    changes.closed |= self.breakers.unavailable(&name, delivery.id, ended_at);
-                    changes.outage = self.breakers.outage(&name, ended_at);
-                }
-                Reach::Answered => changes.closed |= self.breakers.responded(&name),
+            Reach::NoAnswer | Reach::Broken => {
+                let opens = self.breakers.failed(&name, delivery.id, (started_at, ended_at));
+                self.breakers.note_error(&name, result.attempt.error.as_deref());
+                changes.outage = self.breakers.outage(&name, ended_at);
+                changes.opened = opens.then_some(Opened::Url);
             }
+            Reach::Unavailable => {
+                changes.closed |= self.breakers.unavailable(&name, delivery.id, ended_at);
+                changes.outage = self.breakers.outage(&name, ended_at);
+            }
+            Reach::Answered => changes.closed |= self.breakers.responded(&name),
         }
         match changes.opened {
             Some(Opened::Origin) => {

@@ -335,9 +335,13 @@ async fn resolves(clock: &Clock, server: TokioResolver, name: Name) -> ServerSta
     }
 }
 
-/// Asks one server for the addresses of one family.
+/// Asks one server for the addresses of one family. A query that the caller does not wait for any longer goes on for a
+/// few seconds: if it times out, the library discards a TCP connection that has gone silent, which a dropped query
+/// would leave for the next one; and a late answer is in the cache of the next lookup.
 async fn answer_of(server: &TokioResolver, name: Name, family: RecordType) -> Answer {
-    match server.lookup(name, family).await {
+    let server = server.clone();
+    let query = tokio::spawn(async move { server.lookup(name, family).await });
+    match query.await.unwrap_or(Err(NetError::Timeout)) {
         Ok(found) => {
             let addresses: Vec<_> =
                 found.answers().iter().filter_map(|record| record.data.ip_addr()).collect();

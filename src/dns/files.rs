@@ -24,11 +24,13 @@ const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 /// Maximum number of name servers, as in the C library.
 const SERVERS_MAX: usize = 3;
 
-/// The range of a query's timeout. The C library reads `timeout:0` as one second.
-const QUERY_TIMEOUT: (u32, u32) = (1, 5);
+/// The range of a query's timeout. The C library reads `timeout:0` as one second. Two queries fit into
+/// [`super::LOOKUP_TIMEOUT`]: the library gives a TCP connection up only when a query on it has timed out, and the second
+/// one is then sent on a new connection.
+const QUERY_TIMEOUT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(1_400));
 
 /// The range of the number of times that a query is sent.
-const QUERY_ATTEMPTS: (u32, u32) = (1, 5);
+const QUERY_ATTEMPTS: (u32, u32) = (2, 5);
 
 /// What to do about a name server with a link-local address.
 const LINK_LOCAL_REMEDY: &str = "a link-local address needs an interface, which is not supported: name a server with \
@@ -173,7 +175,7 @@ fn server(address: IpAddr, port: u16, parsed: &resolv_conf::Config) -> Option<To
         if parsed.use_vc { NameServerConfig::tcp(address) } else { NameServerConfig::udp_and_tcp(address) };
     server.connections.iter_mut().for_each(|connection| connection.port = port);
     let mut options = ResolverOpts::default();
-    options.timeout = Duration::from_secs(parsed.timeout.clamp(QUERY_TIMEOUT.0, QUERY_TIMEOUT.1).into());
+    options.timeout = Duration::from_secs(parsed.timeout.into()).clamp(QUERY_TIMEOUT.0, QUERY_TIMEOUT.1);
     // The library counts those after the first.
     options.attempts = parsed.attempts.clamp(QUERY_ATTEMPTS.0, QUERY_ATTEMPTS.1) as usize - 1;
     options.edns0 = parsed.edns0;
@@ -242,15 +244,15 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_of_zero_is_one_second() {
+    fn two_queries_fit_into_a_lookup() {
         let options = |line: &str| {
             let configuration = configuration(format!("nameserver 127.0.0.1\n{line}\n").as_bytes(), b"");
             let options = configuration.servers[0].options();
-            (options.timeout.as_secs(), options.attempts)
+            (options.timeout.as_millis(), options.attempts)
         };
-        assert_eq!(options("options timeout:0 attempts:0"), (1, 0));
-        assert_eq!(options("options timeout:2 attempts:3"), (2, 2));
-        assert_eq!(options("options timeout:30 attempts:99"), (5, 4));
+        assert_eq!(options("options timeout:0 attempts:0"), (1_000, 1));
+        assert_eq!(options("options timeout:2 attempts:3"), (1_400, 2));
+        assert_eq!(options("options timeout:30 attempts:99"), (1_400, 4));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
 use super::*;
@@ -137,6 +138,62 @@ async fn a_silent_or_failing_server_leaves_time_for_the_next() {
     let servers = "nameserver 127.0.0.2\nnameserver 127.0.0.3\nnameserver 127.0.0.1\n";
     let resolver = SystemResolver::new(files(servers, "", port), Clock::System);
     assert_eq!(resolver.lookup("hooks.example", false).await.unwrap(), [address("192.0.2.1")]);
+}
+
+/// Starts a name server that truncates every answer over UDP, so that each query is repeated over TCP. There, each
+/// connection answers this number of queries, and is silent then. Returns its port.
+async fn truncating_server(each: usize) -> u16 {
+    let (udp, tcp) = loop {
+        let tcp = tokio::net::TcpListener::bind(on_loopback(1, 0)).await.unwrap();
+        // The port may be taken for UDP.
+        let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await else { continue };
+        break (udp, tcp);
+    };
+    let port = udp.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut query = [0; 1_500];
+        while let Ok((length, client)) = udp.recv_from(&mut query).await {
+            let (_, _, question) = parse(&query[..length]);
+            let head = [&query[..2], &[0x83, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+            udp.send_to(&[&head, question].concat(), client).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = tcp.accept().await {
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while let Ok(length) = stream.read_u16().await {
+                    let mut query = vec![0; length.into()];
+                    stream.read_exact(&mut query).await.unwrap();
+                    answered += 1;
+                    if answered > each {
+                        continue;
+                    }
+                    let (_, kind, question) = parse(&query);
+                    let record = if kind == A { record(kind, address("192.0.2.1")) } else { Vec::new() };
+                    let answers = u8::from(!record.is_empty());
+                    let head = [&query[..2], &[0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0]].concat();
+                    let answer = [&head, question, &record].concat();
+                    stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_tcp_connection_that_goes_silent_is_replaced() {
+    let port = truncating_server(2).await;
+    for search in ["", "search a.example b.example c.example d.example\noptions ndots:5\n"] {
+        let text = format!("nameserver 127.0.0.1\n{search}");
+        let resolver = SystemResolver::new(files(&text, "", port), Clock::System);
+        let find = async |name: &str| resolver.lookup(name, false).await.map_err(|error| error.to_string());
+        assert_eq!(find("first.example").await, Ok(vec![address("192.0.2.1")]), "{search}");
+        // The A and the AAAA query of the first name have used up the connection.
+        assert_eq!(find("second.example").await, Ok(vec![address("192.0.2.1")]), "{search}");
+    }
 }
 
 #[tokio::test]

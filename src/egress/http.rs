@@ -137,6 +137,8 @@ impl HttpClient {
                     // It closed the connection while the request was on its way. The new connection is the last try.
                     (None, Some(copy)) if is_closed(failed.error()) && connection.limit.is_silent() => {
                         if !self.resends {
+                            // The repeated request needs a new connection.
+                            self.pool.forget(&*key);
                             return Err(SendError::Closed);
                         }
                         (request, was_closed) = (copy, true);

@@ -83,6 +83,14 @@ impl<K: Eq + Hash + Send + Sync + 'static, C: Send + 'static> Pool<K, C> {
         Some(connection)
     }
 
+    /// Closes the unused connections to a destination that has closed one of them.
+    pub(super) fn forget<Q: Eq + Hash + ?Sized>(&self, key: &Q)
+    where
+        Arc<K>: Borrow<Q>,
+    {
+        while self.take(key).is_some() {}
+    }
+
     /// Keeps a connection for a later request.
     pub(super) fn put(self: &Arc<Self>, key: Arc<K>, connection: C) {
         let mut idle = self.idle();

@@ -2,6 +2,7 @@
 //!
 //! [`decide`] does no I/O. The caller performs the writes of the [`Decision`] in the order of its fields.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ const NOT_MADE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Time after a success in which a failed poll is not logged.
 const QUIET_AFTER_OK: Duration = Duration::from_secs(60);
+
+/// Maximum number of unknown statuses of a provider that are logged, each once.
+const UNKNOWN_LOGGED_MAX: usize = 20;
 
 /// Longest code of a provider that is shown to every tenant, in bytes.
 const CODE_SHOWN: usize = 64;
@@ -69,17 +73,21 @@ pub(super) fn decide(
     let mut decision = Decision { job, now, not_before, ..Decision::default() };
     let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
     decision.generation = schedule.generation;
-    if let Interpretation::Failed {
-        failure: failure @ (PollFailure::NotMade | PollFailure::Closed),
-        message,
-    } = &meaning
-    {
-        // A poll that may have arrived counts for the minimum interval.
-        if *failure == PollFailure::Closed {
-            schedule.record_start(started);
-        }
+    if let Interpretation::Failed { failure: PollFailure::NotMade, message } = &meaning {
         decision.on_not_made(schedule, message);
         return decision;
+    }
+    let is_closed = matches!(meaning, Interpretation::Failed { failure: PollFailure::Closed, .. });
+    if is_closed && !schedule.rare().was_closed {
+        schedule.rare().was_closed = true;
+        // A poll that may have arrived counts for the minimum interval.
+        schedule.record_start(started);
+        let message = meaning.message().unwrap_or_default();
+        decision.on_not_made(schedule, message);
+        return decision;
+    }
+    if let Some(rare) = schedule.rare.as_mut().filter(|_| !is_closed) {
+        rare.was_closed = false;
     }
     // Without an API key, no request was made: it is neither counted nor dated.
     if !matches!(meaning, Interpretation::Failed { failure: PollFailure::NoCredential, .. }) {
@@ -98,7 +106,7 @@ pub(super) fn decide(
             }
             queue.failure_logged = false;
             schedule.had_status = true;
-            log_report(schedule, report);
+            log_report(schedule, report, &mut queue.unknown_logged);
             decision.on_report(schedule, report, raw);
             budget.ok(now)
         }
@@ -127,12 +135,12 @@ pub(super) fn decide(
             decision.not_before = Some(budget.rate_limited(retry_after, started, now));
             None
         }
-        Interpretation::Failed { failure: PollFailure::Error, .. } => {
+        Interpretation::Failed { failure: PollFailure::Error | PollFailure::Closed, .. } => {
             decision.back_off(schedule, queue.policy.min_interval);
             budget.error(failed, now)
         }
         // It has returned above.
-        Interpretation::Failed { failure: PollFailure::NotMade | PollFailure::Closed, .. } => None,
+        Interpretation::Failed { failure: PollFailure::NotMade, .. } => None,
     };
     if let (Some(until), Some(rare)) = (decision.not_before, &mut schedule.rare)
         && let Some(final_poll) = &mut rare.final_poll
@@ -361,19 +369,22 @@ fn expire(job: JobNo, until: Timestamp, now: Timestamp, code: &str, message: &st
     ExpireWatches { job, until, error: job_error(code, message), now }
 }
 
-fn log_report(schedule: &JobSchedule, report: &JobReport) {
+fn log_report(schedule: &JobSchedule, report: &JobReport, unknown_logged: &mut BTreeSet<String>) {
     let JobName { provider, job_id: job, .. } = &schedule.name;
     let job_status = report.observation.raw_status.as_deref();
     let provider_request = report.request_id.as_deref();
-    let finding = || observe(&schedule.known, schedule.apart(), &report.observation, Timestamp::default());
-    let changed = || finding() != Finding::Nothing;
-    if report.unknown_status && changed() {
+    let status = job_status.unwrap_or_default();
+    let is_new = report.unknown_status
+        && unknown_logged.len() < UNKNOWN_LOGGED_MAX
+        && !unknown_logged.contains(status);
+    if is_new {
+        unknown_logged.insert(status.to_owned());
         tracing::warn!(
             provider,
             job,
             job_status,
             provider_request,
-            "the definition does not contain this status: the job counts as running"
+            "the definition does not contain this status: its jobs count as running; further polls with it are not logged"
         );
     } else {
         tracing::debug!(provider, job, job_status, provider_request, "polled");
@@ -504,6 +515,26 @@ mod tests {
         assert!(scheduler.take_due(at(interval)).is_empty(), "the poll may have arrived");
         assert_eq!(scheduler.take_due(at(1 + interval)), [Action::Poll(JobNo(1))]);
         assert_eq!(scheduler.queues[0].budget.health(at(2)).0, ProviderHealth::Ok);
+    }
+
+    #[test]
+    fn a_job_whose_polls_are_always_cut_off_backs_off_and_expires() {
+        // Its watch expires at 20 s.
+        let mut scheduler = scheduler(1);
+        let (mut polls, mut given_up_at) = (0, None);
+        for second in 1..=90 {
+            for action in scheduler.take_due(at(second)) {
+                match action {
+                    Action::Poll(_) => {
+                        polls += 1;
+                        end(&mut scheduler, 1, failed(PollFailure::Closed, None), second);
+                    }
+                    Action::GiveUp(..) => given_up_at = Some(second),
+                }
+            }
+        }
+        assert!((5..=20).contains(&polls), "{polls}");
+        assert!(given_up_at.is_some_and(|second| second <= 85), "{given_up_at:?}");
     }
 
     #[test]

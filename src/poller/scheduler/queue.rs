@@ -1,7 +1,7 @@
 //! The schedule of one job, and the queue of the jobs of one provider and credential, ordered by time.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use super::recent_polls::Spacing;
@@ -76,6 +76,9 @@ pub struct RareState {
     /// The `not_found` outcomes in a row.
     pub not_found: NotFoundStreak,
     pub last_error: Option<String>,
+    /// Whether the last poll met a connection that the provider was closing. It is repeated once, as if it had not been
+    /// made; the next one of this kind is an error, because a provider may answer every poll of a job so.
+    pub was_closed: bool,
     pub final_poll: Option<FinalPoll>,
     /// Further apps that watch the job and poll it in their turns.
     pub more_apps: Vec<AppNo>,
@@ -385,6 +388,8 @@ pub struct ProviderQueue {
     pub last_error: Option<ProviderError>,
     /// Whether a failed poll was logged since the last success.
     pub failure_logged: bool,
+    /// Statuses that the definition does not contain and that were logged, at most twenty.
+    pub unknown_logged: BTreeSet<String>,
     /// Polls that are not due yet.
     pub polls: TimeHeap,
     /// Steps of expiries that are not due yet.
@@ -401,6 +406,7 @@ impl ProviderQueue {
             budget: Budget::new(limits, now),
             last_error: None,
             failure_logged: false,
+            unknown_logged: BTreeSet::new(),
             polls: BinaryHeap::new(),
             expiries: BinaryHeap::new(),
             turns: Turns::default(),

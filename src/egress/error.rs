@@ -131,8 +131,8 @@ impl SendError {
         if let Some(no_head) = cause.downcast_ref::<NoHead>() {
             return Some(Self::Protocol(no_head.to_string()));
         }
-        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-            return Some(Self::Protocol("the answer is not HTTP".into()));
+        if let Some(parse) = cause.downcast_ref::<hyper::Error>().filter(|error| error.is_parse()) {
+            return Some(Self::Protocol(explain_parse(parse).into()));
         }
         // The type of these errors is private to the HTTP client.
         let why = match cause.to_string().strip_prefix("tunnel error: ")? {
@@ -152,6 +152,20 @@ impl From<ResolveError> for SendError {
             ResolveError::Exhausted(lacking) => Self::Exhausted(lacking),
             ResolveError::Unavailable(why) => Self::Resolver(why),
         }
+    }
+}
+
+/// Returns what is wrong with an answer that cannot be parsed. The library names the part only in its text.
+fn explain_parse(error: &hyper::Error) -> &'static str {
+    let text = error.to_string();
+    if error.is_parse_too_large() {
+        "the answer is not HTTP, or its head has more than 64 KiB or 512 lines"
+    } else if text.contains("content-length") {
+        "the header content-length of the answer is not valid, or contradicts another one"
+    } else if text.contains("transfer-encoding") {
+        "the header transfer-encoding of the answer is not valid"
+    } else {
+        "the answer is not HTTP"
     }
 }
 

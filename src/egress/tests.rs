@@ -370,7 +370,11 @@ async fn an_invalid_response_is_an_error_that_shows_no_url() {
     };
     let table = [
         (responding("SSH-2.0-OpenSSH_9.6\r\n\r\n").await, "protocol: the answer is not HTTP"),
-        (endless.await, "protocol: the answer is not HTTP"),
+        (endless.await, "protocol: the answer is not HTTP, or its head has more than 64 KiB or 512 lines"),
+        (
+            responding("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab").await,
+            "protocol: the header content-length of the answer is not valid, or contradicts another one",
+        ),
         (responding("").await, "protocol: the connection was closed before the answer was complete"),
         (closed, "connect: connection refused"),
     ];

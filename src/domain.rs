@@ -75,8 +75,8 @@ pub use saved_destination::{
 pub use saved_queue::{SavedNo, SavedQueue};
 pub use signing::{KeyKind, SignatureForm, Signing};
 pub use text::{
-    CUT_PASSWORD, check_setting, check_value, decode, file_text, file_value, has_cut_password, is_hidden,
-    to_utf8, url_error,
+    CUT_PASSWORD, check_setting, check_value, decode, file_text, file_value, has_cut_password,
+    hidden_in_name, is_hidden, shown, to_utf8, url_error,
 };
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, draw_private_key, is_hidden, random};
+use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, draw_private_key, hidden_in_name, random};
 use crate::store::{
     CreateApp, CreateAppRefusal, CreateKey, IdempotencyKey, Idempotent, KeyRow, Replay, Store, StoreError,
     StoredResponse, TooManyKeys,
@@ -46,8 +46,8 @@ pub fn check_name(name: &str) -> Result<String, String> {
     if !(1..=NAME_MAX).contains(&length) {
         return Err(format!("must have 1 to {NAME_MAX} characters, and this one has {length}"));
     }
-    if name.chars().any(is_hidden) {
-        return Err("must be printable".to_owned());
+    if let Some(c) = hidden_in_name(name) {
+        return Err(format!("must not contain the invisible character U+{:04X}; remove it", u32::from(c)));
     }
     if name.trim() != name {
         return Err("must not begin or end with a space".to_owned());

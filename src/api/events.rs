@@ -249,7 +249,7 @@ async fn send_events(
         let events = loop {
             let changed = feed.armed();
             // Only while a page is read and sent: an idle stream holds nothing.
-            while !memory.try_resize(PAGE.1) {
+            while !memory.try_resize_for_read(PAGE.1) {
                 tokio::select! {
                     () = api.clock.sleep(MEMORY_PAUSE) => {}
                     () = frames.closed() => return,

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::http::object_reader;
 use super::http::{FieldErrorCode, Invalid, ObjectReader};
-use crate::domain::is_hidden;
+use crate::domain::hidden_in_name;
 use crate::store::Change;
 
 /// Maximum length of a name, in characters.
@@ -22,9 +22,12 @@ pub(super) fn check_name(name: &str) -> Result<String, Invalid> {
     if length > NAME_MAX {
         return Err((FieldErrorCode::TooLong, format!("must not have more than {NAME_MAX} characters")));
     }
-    if name.chars().any(is_hidden) || name.trim() != name {
-        let detail = "must be printable, and must not begin or end with a space";
-        return Err((FieldErrorCode::InvalidFormat, detail.to_owned()));
+    if let Some(c) = hidden_in_name(name) {
+        let detail = format!("must not contain the invisible character U+{:04X}; remove it", u32::from(c));
+        return Err((FieldErrorCode::InvalidFormat, detail));
+    }
+    if name.trim() != name {
+        return Err((FieldErrorCode::InvalidFormat, "must not begin or end with a space".to_owned()));
     }
     Ok(name.to_owned())
 }

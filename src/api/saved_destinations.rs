@@ -28,7 +28,7 @@ use crate::clock::Moment;
 use crate::domain::{
     Access, AddressError, AppNo, Auth, ChannelKind, DestinationHealth, DestinationId, DisabledReason,
     EventList, EventSet, EventType, KeyKind, Masked, NewTls, Rate, SavedAddress, SavedDestination, SavedNo,
-    SavedQueue, SignatureForm, Signing, Timestamp, format_rate, is_hidden, parse_rate,
+    SavedQueue, SignatureForm, Signing, Timestamp, format_rate, hidden_in_name, parse_rate,
 };
 use crate::egress::Egress;
 use crate::store::{
@@ -375,11 +375,9 @@ fn check_description(text: &str) -> Result<String, Invalid> {
             format!("must not have more than {DESCRIPTION_MAX} characters"),
         ));
     }
-    if text.chars().any(|c| c != '\n' && is_hidden(c)) {
-        return Err((
-            FieldErrorCode::InvalidFormat,
-            "must be printable; only line breaks are allowed".to_owned(),
-        ));
+    if let Some(c) = text.split('\n').find_map(hidden_in_name) {
+        let detail = format!("must not contain the invisible character U+{:04X}; remove it", u32::from(c));
+        return Err((FieldErrorCode::InvalidFormat, detail));
     }
     Ok(text.to_owned())
 }

@@ -29,6 +29,39 @@ pub fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | BOM)
 }
 
+/// Returns the first character that a name for people must not contain. The joiners are permitted between characters that
+/// need them, in Persian words and in emoji; tags, fillers and noncharacters are never meant.
+pub fn hidden_in_name(name: &str) -> Option<char> {
+    let mut before = None;
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        let is_joiner = matches!(c, '\u{200c}' | '\u{200d}');
+        let joins = |c: char| !c.is_ascii() && !is_hidden(c);
+        let is_needed = is_joiner && before.is_some_and(joins) && chars.peek().copied().is_some_and(joins);
+        let is_nothing = matches!(
+            c,
+            '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
+        ) || matches!(c, '\u{fdd0}'..='\u{fdef}' | '\u{e0000}'..='\u{e007f}')
+            || u32::from(c) & 0xfffe == 0xfffe;
+        if is_nothing || (is_hidden(c) && !is_needed) {
+            return Some(c);
+        }
+        before = Some(c);
+    }
+    None
+}
+
+/// Maximum length of an invalid value that an error repeats, in characters.
+const SHOWN_MAX: usize = 64;
+
+/// Returns a value for an error that repeats it: its beginning, if it is long.
+pub fn shown(value: &str) -> Cow<'_, str> {
+    match value.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &value[..end]).into(),
+        None => value.into(),
+    }
+}
+
 /// Decodes UTF-8, without a byte order mark at its start. The error continues a sentence about the text.
 pub fn decode(mut bytes: Vec<u8>) -> Result<String, String> {
     if bytes.starts_with(b"\xef\xbb\xbf") {
@@ -169,6 +202,24 @@ mod tests {
             .chain(text.encode_utf16())
             .flat_map(|unit: u16| if big { unit.to_be_bytes() } else { unit.to_le_bytes() })
             .collect()
+    }
+
+    #[test]
+    fn a_name_may_join_characters_and_hides_nothing() {
+        for name in ["می\u{200c}خواهم", "👨\u{200d}👩\u{200d}👧", "Clip 7", "葛\u{e0100}城", "❤\u{fe0f}"]
+        {
+            assert_eq!(hidden_in_name(name), None, "{name}");
+        }
+        for c in ['\u{200c}', '\u{e0001}', '\u{fffe}', '\u{202e}', '\u{3164}', '\0', '\u{200b}', '\n'] {
+            assert_eq!(hidden_in_name(&format!("pay{c}pal")), Some(c));
+        }
+        assert_eq!(hidden_in_name("می\u{200c}"), Some('\u{200c}'));
+    }
+
+    #[test]
+    fn a_long_value_is_repeated_in_part() {
+        assert_eq!(shown("5 days"), "5 days");
+        assert_eq!(shown(&"é".repeat(70)), format!("{}…", "é".repeat(64)));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Deserializer};
 use utoipa::openapi::schema::{KnownFormat, SchemaFormat};
 
+use super::text::shown;
+
 /// A time in milliseconds since 1970, UTC. It is written in RFC 3339 with milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
@@ -125,8 +127,8 @@ const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// Parses a duration: `250ms`, `5s`, `10m`, `2h` or `30d`, a whole number of at least 1 ms. The error is a sentence.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match parse_any_duration(text)? {
-        Duration::ZERO => Err(format!("`{text}` is too short; the shortest duration is 1ms")),
-        DURATION_MAX => Err(format!("`{text}` is too long")),
+        Duration::ZERO => Err(format!("`{}` is too short; the shortest duration is 1ms", shown(text))),
+        DURATION_MAX => Err(format!("`{}` is too long", shown(text))),
         span => Ok(span),
     }
 }
@@ -134,7 +136,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Parses a duration that can be zero, or too long, for a caller with bounds of its own. One that is too long is
 /// [`DURATION_MAX`].
 pub fn parse_any_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d");
+    let wrong = || format!("`{}` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d", shown(text));
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let (_, unit_millis) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
@@ -215,7 +217,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "off" {
         return Ok(Rate { spacing: None });
     }
-    let wrong = || format!("`{text}` is not a rate; write it as 10/s, 600/m, 3000/h or off");
+    let wrong = || format!("`{}` is not a rate; write it as 10/s, 600/m, 3000/h or off", shown(text));
     let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
     let (_, per) = RATE_UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
     // `parse` alone would read a leading `+`.
@@ -223,8 +225,10 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
         return Err(wrong());
     }
     match count.parse::<u32>().map_err(|_| wrong())? {
-        0 => Err(format!("`{text}` allows nothing; the smallest count is 1")),
-        count if count > COUNT_MAX => Err(format!("`{text}` is more than 1000000; write off for no limit")),
+        0 => Err(format!("`{}` allows nothing; the smallest count is 1", shown(text))),
+        count if count > COUNT_MAX => {
+            Err(format!("`{}` is more than 1000000; write off for no limit", shown(text)))
+        }
         count => Ok(Rate { spacing: Some(per / count) }),
     }
 }

@@ -14,6 +14,9 @@
 //! get a third each, and so on: those who hold memory always leave as much for the next app as each of them has.
 //! A fixed share would not do: with seven eighths for one app, two apps use up everything.
 //!
+//! **Reads leave room for writes.** A key that can only read could otherwise make its own app refuse registrations, with
+//! streams and lists that nobody reads. So the answers to reads get three quarters of what the app may use.
+//!
 //! **An app over its budget** is refused with 503 and `Retry-After`, as soon as it is known: while a body arrives, or
 //! after an answer was made, whose memory is released. A stream of events waits instead.
 //!
@@ -57,6 +60,14 @@ pub struct HeldMemory {
     bytes: usize,
 }
 
+/// How much of the memory an app may use with a request.
+#[derive(Clone, Copy)]
+enum Share {
+    Whole,
+    OfReads,
+    Unlimited,
+}
+
 impl MemoryBudget {
     /// Creates a budget of so many bytes.
     pub fn new(limit: usize) -> Arc<Self> {
@@ -95,7 +106,13 @@ impl HeldMemory {
     /// app would use more than what remains free.
     #[must_use]
     pub fn try_resize(&mut self, bytes: usize) -> bool {
-        self.set(bytes, false)
+        self.set(bytes, Share::Whole)
+    }
+
+    /// Does the same for the answer to a read, which leaves a part of the app's memory to writes.
+    #[must_use]
+    pub fn try_resize_for_read(&mut self, bytes: usize) -> bool {
+        self.set(bytes, Share::OfReads)
     }
 
     /// Extends the reservation to what the answer to a write needs, before the write is committed. Returns `false`, and
@@ -112,10 +129,10 @@ impl HeldMemory {
 
     /// Changes the reservation to what a text of so many bytes needs, whatever remains free.
     pub fn resize(&mut self, bytes: usize) {
-        self.set(bytes, true);
+        self.set(bytes, Share::Unlimited);
     }
 
-    fn set(&mut self, bytes: usize, is_forced: bool) -> bool {
+    fn set(&mut self, bytes: usize, share: Share) -> bool {
         let bytes = if bytes <= SMALL { 0 } else { bytes };
         if bytes == self.bytes {
             return true;
@@ -123,7 +140,13 @@ impl HeldMemory {
         let mut by_app = self.budget.lock();
         let of_app = by_app.get(&self.app).copied().unwrap_or_default() - self.bytes + bytes;
         let total = self.budget.in_use_bytes() - self.bytes + bytes;
-        if bytes > self.bytes && !is_forced && of_app > self.budget.limit.saturating_sub(total) {
+        let free = self.budget.limit.saturating_sub(total);
+        let is_granted = match share {
+            Share::Unlimited => true,
+            Share::Whole => of_app <= free,
+            Share::OfReads => of_app <= free - free / 4,
+        };
+        if bytes > self.bytes && !is_granted {
             return false;
         }
         self.budget.total.store(total, Ordering::Relaxed);
@@ -186,6 +209,18 @@ mod tests {
         drop(all);
         assert_eq!(budget.in_use_bytes(), 0);
         assert!(budget.lock().is_empty());
+    }
+
+    #[test]
+    fn reads_leave_memory_for_the_writes_of_their_app() {
+        let budget = MemoryBudget::new(128 * MIB);
+        let read = || {
+            let mut piece = budget.hold(Some(AppNo(1)));
+            piece.try_resize_for_read(MIB).then_some(piece)
+        };
+        let reads: Vec<HeldMemory> = std::iter::from_fn(read).collect();
+        let writes = fill(&budget, 1);
+        assert!((50..64).contains(&reads.len()) && reads.len() + writes.len() == 64, "{}", reads.len());
     }
 
     #[test]

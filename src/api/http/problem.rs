@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{AddressError, json_string, word_enum};
+use crate::domain::{AddressError, json_string, shown, word_enum};
 use crate::store::StoreError;
 
 /// Declares an enum of codes with a description for each.
@@ -162,19 +162,27 @@ impl From<AddressError> for Invalid {
 /// The error for a value outside a closed set; the detail lists the set.
 pub fn not_one_of<'w>(value: &str, allowed: impl IntoIterator<Item = &'w str>) -> Invalid {
     let allowed: Vec<&str> = allowed.into_iter().collect();
-    let value: String = value.chars().take(SHOWN_MAX).collect();
     (
         FieldErrorCode::InvalidValue,
-        format!("`{value}` is not allowed here; use one of: {}", allowed.join(", ")),
+        format!("`{}` is not allowed here; use one of: {}", shown(value), allowed.join(", ")),
     )
 }
 
-/// Maximum length of an invalid value that a detail repeats, in characters.
-const SHOWN_MAX: usize = 64;
+/// Maximum length of a pointer or a detail, in characters: both can contain what a client has written.
+const TEXT_MAX: usize = 2_000;
 
 /// Maximum number of errors that one problem lists: a body of 256 KiB has room for a hundred thousand, and
 /// no valid request has more fields.
 const ERRORS_MAX: usize = 256;
+
+/// Shortens a text to [`TEXT_MAX`] characters.
+fn bounded(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
 
 /// The field errors of a request, in the order in which they were found.
 #[derive(Clone, Debug, Default)]
@@ -188,7 +196,11 @@ impl FieldErrors {
     pub fn add(&mut self, pointer: impl Into<String>, code: FieldErrorCode, detail: impl Into<String>) {
         self.count += 1;
         if self.listed.len() < ERRORS_MAX {
-            self.listed.push(FieldError { pointer: pointer.into(), code, detail: detail.into() });
+            self.listed.push(FieldError {
+                pointer: bounded(pointer.into()),
+                code,
+                detail: bounded(detail.into()),
+            });
         }
     }
 

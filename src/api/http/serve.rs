@@ -257,8 +257,12 @@ async fn count_memory(response: Response, method: &Method, mut memory: HeldMemor
     let is_replayed = response.headers().contains_key(&IDEMPOTENT_REPLAYED);
     if !method.is_safe() && response.status().is_success() && !is_replayed {
         memory.resize(size);
-    } else if !memory.try_resize(size) {
-        return Problem::over_budget().into_response();
+    } else {
+        let is_granted =
+            if method.is_safe() { memory.try_resize_for_read(size) } else { memory.try_resize(size) };
+        if !is_granted {
+            return Problem::over_budget().into_response();
+        }
     }
     if memory.is_empty() {
         return response;

@@ -134,6 +134,9 @@ impl WriterConnection {
         files::refuse_link_without_target(path)?;
         create(path);
         let path = &canonical(path)?;
+        for suffix in ["-wal", "-shm", "-journal"] {
+            files::refuse_special(&files::beside(path, suffix))?;
+        }
         let locks = Locks::take(path).map_err(|error| explain(path, &error))?;
         // The connection is closed when the reason is known, and leaves the files as they are.
         let checked = files::refuse_mount_point(path)

@@ -75,6 +75,9 @@ pub(super) const TABLES: [(&str, &str); 22] = [
     ),
 ];
 
+/// Columns of [`TABLES`] that a server has not.
+const SQLITE_ONLY: [(&str, &str); 1] = [("events", "no")];
+
 /// Returns the tables that are missing, or that this process may not read and write, and the missing columns of the
 /// others, as `table.column`.
 pub(super) fn unusable_tables(tx: &Tx<'_>) -> Result<Vec<String>> {
@@ -100,11 +103,14 @@ pub(super) fn unusable_tables(tx: &Tx<'_>) -> Result<Vec<String>> {
     let mut unusable = tx.list(&sql, [], |row| row.text(0))?;
     let sql = format!("{names} {columns}");
     let found = tx.list(&sql, [], |row| Ok((row.text(0)?, row.text(1)?)))?;
-    let found: HashSet<(&str, &str)> =
+    let mut present: HashSet<(&str, &str)> =
         found.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
+    if matches!(tx, Tx::Postgres(_)) {
+        present.extend(SQLITE_ONLY);
+    }
     let mut missing = Vec::new();
     for (table, columns) in TABLES.iter().filter(|(table, _)| !unusable.iter().any(|name| name == table)) {
-        let columns = columns.split(' ').filter(|column| !found.contains(&(*table, *column)));
+        let columns = columns.split(' ').filter(|column| !present.contains(&(*table, *column)));
         missing.extend(columns.map(|column| format!("{table}.{column}")));
     }
     unusable.append(&mut missing);

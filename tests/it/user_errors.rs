@@ -124,7 +124,15 @@ async fn config_exits_with_1_and_lists_every_error() {
                 [[destination]]\nname = 1\nurl = 'http://169.254.169.254/'\n[destination.headers]\nhost = 'x'\n\
                 [[destination]]\nname = 'a'\nurl = 'https://a.example/x'\nrat = '1/s'\n";
     let errors = lines(run_with(text.to_owned(), &[]).await.expect(1));
-    insta::assert_snapshot!(errors, @r"");
+    insta::assert_snapshot!(errors, @r"
+    ringback.toml:1: `lisen` is not a setting; the nearest is `listen`
+    ringback.toml:3: `providers.muvi.rate`: `x` is not a rate; write it as 10/s, 600/m, 3000/h or off
+    ringback.toml:7: destination[1].name: is required; the next start finds the destination by it
+    ringback.toml:5: [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
+    ringback.toml:10: destination[1].headers.host: `host` is not yours to set; choose another name
+    ringback.toml:8: destination[1].url: must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it: add 169.254.169.254 to egress.allow (RINGBACK_EGRESS__ALLOW)
+    ringback.toml:14: destination[2].rat: there is no such field; did you mean `rate`?
+    ");
 
     run_with("log = 'warn'".to_owned(), &[]).await.expect(0);
     run(&[], &["config", "--config", &at("nowhere.toml")]).await.expect(1);

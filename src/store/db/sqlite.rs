@@ -130,13 +130,14 @@ impl WriterConnection {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
         refuse_folder(path)?;
+        let found = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        for suffix in ["-wal", "-shm", "-journal", ".lock"] {
+            files::refuse_special(&files::beside(&found, suffix))?;
+        }
         files::refuse_lost_database(path)?;
         files::refuse_link_without_target(path)?;
         create(path);
         let path = &canonical(path)?;
-        for suffix in ["-wal", "-shm", "-journal"] {
-            files::refuse_special(&files::beside(path, suffix))?;
-        }
         let locks = Locks::take(path).map_err(|error| explain(path, &error))?;
         // The connection is closed when the reason is known, and leaves the files as they are.
         let checked = files::refuse_mount_point(path)

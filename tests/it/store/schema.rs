@@ -1,7 +1,7 @@
 //! Tables and permissions that an operator takes away while the store is open.
 
 use ringback::store::StoreError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{StoreFixture, register_command};
 use crate::fakes::Reply;
@@ -54,6 +54,11 @@ async fn a_service_without_one_of_its_tables_is_not_ready() {
     t.finish().await;
 }
 
+/// Returns why the newest delivery waits.
+async fn wait_reason(t: &Harness) -> Value {
+    t.get("/v1/deliveries").await.expect(200)["data"][0]["waiting"]["reason"].clone()
+}
+
 /// Lets the periodic check find what is missing, or that it is there again. `refuses`: 1 or 0.
 async fn checked(t: &Harness, refuses: u8) {
     let line = format!("ringback_store_refusing {refuses}");
@@ -74,7 +79,7 @@ async fn nothing_is_polled_sent_or_registered_while_a_table_is_missing() {
     t.provider.completed("job_1");
     t.receiver.script("/hook", [Reply::status(500)]);
     let watch = t.register(&json!({ "jobId": "job_1", "callbackUrl": t.receiver.url("/hook") })).await;
-    t.pass(seconds(2)).await;
+    t.pass(seconds(5)).await;
     t.receiver.next().await;
     t.provider.processing("job_2", 1);
     t.watch("job_2").await;
@@ -91,14 +96,13 @@ async fn nothing_is_polled_sent_or_registered_while_a_table_is_missing() {
     );
     let batch = json!({ "watches": [{ "jobId": "job_3", "notify": [] }] });
     t.post("/v1/watches/batch", &batch).await.expect(503);
-    let waits = async || t.get("/v1/deliveries").await.expect(200)["data"][0]["waiting"]["reason"].clone();
-    assert_eq!(waits().await, "no_writes");
+    assert_eq!(wait_reason(&t).await, "no_writes");
     t.crash().await;
     t.launch().await;
     t.until("/v1/deliveries", 200).await;
     checked(&t, 1).await;
     t.clock.advance(minutes(10));
-    assert_eq!(waits().await, "no_writes");
+    assert_eq!(wait_reason(&t).await, "no_writes");
     assert_eq!((t.receiver.unread().len(), t.provider.all_polls().len()), (0, polls));
     run("alter table away rename to attempts");
     checked(&t, 0).await;
@@ -121,10 +125,10 @@ async fn a_start_waits_for_a_table_that_it_needs() {
     t.provider.processing("job_1", 1);
     t.watch("job_1").await;
     t.crash().await;
-    run("alter table jobs rename to away");
+    run("alter table endings rename to away");
     t.launch().await;
     t.get_without_key("/readyz").await.expect(503);
-    run("alter table away rename to jobs");
+    run("alter table away rename to endings");
     let ready = async {
         while t.get_without_key("/readyz").await.status != 200 {
             t.clock.advance(seconds(1));
@@ -145,15 +149,15 @@ async fn no_attempt_starts_after_a_result_that_could_not_be_recorded() {
     let run = |sql: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();
     for job in ["job_1", "job_2"] {
         t.provider.processing(job, 1);
-        t.watch(job).await;
+        let callback = t.receiver.url("/hook");
+        t.register(&json!({ "jobId": job, "callbackUrl": callback, "pollInterval": "1s" })).await;
     }
     t.pass(seconds(5)).await;
     run("create trigger broken before insert on attempts begin select raise(abort, 'broken'); end");
     t.provider.completed("job_1");
-    t.pass(seconds(8)).await;
+    t.pass(seconds(3)).await;
     t.receiver.next().await;
-    let waiting = t.get("/v1/deliveries").await.expect(200)["data"][0]["waiting"]["reason"].clone();
-    assert_eq!(waiting, "no_writes");
+    assert_eq!(wait_reason(&t).await, "no_writes");
     t.provider.completed("job_2");
     t.pass(seconds(3)).await;
     assert_eq!(t.receiver.unread().len(), 0);

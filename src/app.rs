@@ -47,7 +47,9 @@ use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
-use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Store, StoreOptions, Writer};
+use crate::store::{
+    BootstrapTenant, DatabaseLocation, Keyring, Store, StoreError, StoreOptions, WRITE_RETRY_PAUSE, Writer,
+};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
@@ -251,20 +253,22 @@ impl App {
         }
     }
 
-    /// Loads the schedules. The listeners then serve everything.
+    /// Loads the schedules. The listeners then serve everything. If this needs a table that is missing, it waits for the
+    /// table.
     pub async fn load(&mut self) -> Result<()> {
         if self.loaded.load(Ordering::Acquire) {
             return Ok(());
         }
-        // Before the dispatcher notes the time of this start.
-        let noted = self.api.store.running_at().await.context("the last run cannot be read")?;
-        let (now, moment) = self.api.clock.reading();
-        self.clock_trust = ClockTrust::at_start(noted.unwrap_or(now), moment);
-        self.poller.load().await.context("the jobs cannot be loaded")?;
-        self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
-        // Those that an earlier process has begun.
-        self.store.operations_due().request();
-        self.groups.load(&self.store).await.context("the open groups cannot be loaded")?;
+        // Says what is missing. Other failures show themselves in what follows.
+        let _ = self.store.check_reads().await;
+        let mut noted = None;
+        while let Err(error) = self.load_schedules(&mut noted).await {
+            if !matches!(error.downcast_ref(), Some(StoreError::Schema(_))) {
+                return Err(error);
+            }
+            self.api.clock.sleep(WRITE_RETRY_PAUSE).await;
+            let _ = self.store.check_reads().await;
+        }
         self.loaded.store(true, Ordering::Release);
         api::open(&self.listener.site, &self.api);
         if let Some(metrics) = &self.metrics {
@@ -272,6 +276,21 @@ impl App {
         }
         tracing::info!(jobs = self.poller.load_now().jobs, "ready");
         Ok(())
+    }
+
+    /// Loads the schedules. `noted`: the time of the last run, once it is read.
+    async fn load_schedules(&mut self, noted: &mut Option<Timestamp>) -> Result<()> {
+        // Before the dispatcher notes the time of this start.
+        if noted.is_none() {
+            let at = self.api.store.running_at().await.context("the last run cannot be read")?;
+            let (now, moment) = self.api.clock.reading();
+            self.clock_trust = ClockTrust::at_start(*noted.insert(at.unwrap_or(now)), moment);
+        }
+        self.poller.load().await.context("the jobs cannot be loaded")?;
+        self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
+        // Those that an earlier process has begun.
+        self.store.operations_due().request();
+        self.groups.load(&self.store).await.context("the open groups cannot be loaded")
     }
 
     /// Loads the schedules, and polls, delivers and serves until `stop` returns.
@@ -505,7 +524,10 @@ fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), V
         let own = config.providers.get(&definition.id).cloned().unwrap_or_default();
         match provider(definition, own) {
             Ok(provider) => providers.push(provider),
-            Err(error) => errors.push(format!("[providers.{}] {error}", definition.id)),
+            Err(wrong) => errors.extend(wrong.iter().map(|(key, error)| {
+                let source = config.source(&format!("providers.{}.{key}", definition.id));
+                format!("{source}: [providers.{}] {error}", definition.id)
+            })),
         }
     }
     if errors.is_empty() { Ok((definitions, providers)) } else { Err(errors) }
@@ -524,22 +546,33 @@ pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egre
     Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
 }
 
-fn provider(definition: &Arc<Definition>, own: ProviderConfig) -> Result<Provider, String> {
+/// Returns a provider with its effective settings, or the key and the error of each wrong one.
+fn provider(
+    definition: &Arc<Definition>,
+    own: ProviderConfig,
+) -> Result<Provider, Vec<(&'static str, String)>> {
+    let mut errors = Vec::new();
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
-    let base_url = base_url.map_err(|error| format!("base_url: {error}"))?;
-    let checked = own.api_key.as_ref().map(|key| definition.check_credential(key.reveal())).transpose();
-    checked.map_err(|error| format!("api_key: {error}"))?;
+    let base_url = base_url.map_err(|error| errors.push(("base_url", format!("base_url: {error}")))).ok();
+    if let Some(Err(error)) = own.api_key.as_ref().map(|key| definition.check_credential(key.reveal())) {
+        errors.push(("api_key", format!("api_key: {error}")));
+    }
     let (mut policy, mut limits) = (definition.poll, definition.limits);
     policy.first = own.first.unwrap_or(policy.first);
     policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
     policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
     if policy.min_interval > policy.max_interval {
-        return Err("min_interval is greater than max_interval; lower it or raise max_interval".to_owned());
+        let error = "min_interval is greater than max_interval; lower it or raise max_interval".to_owned();
+        let key = if own.min_interval.is_some() { "min_interval" } else { "max_interval" };
+        errors.push((key, error));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
     }
     limits.rate = own.rate.unwrap_or(limits.rate);
     limits.burst = own.burst.unwrap_or(limits.burst);
     limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
-    let definition = Arc::clone(definition);
+    let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
     Ok(Provider { definition, credential: own.api_key, base_url, policy, limits })
 }
 

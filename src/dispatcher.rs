@@ -51,7 +51,8 @@
 //! **A test** of a destination is no delivery ([`test_send`]).
 //!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
-//! refuses writes, no attempt starts.
+//! refuses writes, or lacks a table, no attempt starts, and neither for a while after a result could not be recorded for
+//! another reason ([`unrecorded`]).
 
 mod background_run;
 mod breaker;
@@ -63,6 +64,7 @@ mod probe_waits;
 mod state;
 mod test_send;
 mod timers;
+mod unrecorded;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -150,6 +152,11 @@ impl Dispatcher {
         if self.store.has_sweep().await? {
             self.state().sweep.request();
         }
+        let last = self.store.last_attempts(self.clock.now()).await?;
+        {
+            let mut state = self.state();
+            last.iter().for_each(|last| state.pacer.restore(&last.queue, last.at, last.spacing));
+        }
         self.search().await
     }
 
@@ -181,7 +188,7 @@ impl Dispatcher {
             waits.extend(some.iter().map(|delivery| {
                 if !delivery.is_due(now) {
                     None
-                } else if is_refusing {
+                } else if is_refusing || state.unrecorded.is_pausing(now) {
                     Some(DeliveryWait::of(WaitReason::NoWrites, delivery))
                 } else {
                     state.wait_of(delivery, now)
@@ -210,24 +217,31 @@ impl Dispatcher {
         // If a page can be read and no task is in progress, a step is due now. If a task is in progress, the end of
         // the task causes a step, and this step reads the page.
         let can_load = in_progress == 0 && state.can_load();
-        let is_due = can_load
+        let is_refusing = self.store.refusing() || state.unrecorded.is_pausing(now);
+        let can_work = can_load
             || state.can_send()
             || state.can_probe()
             || state.sweep.can_start()
-            || state.reschedule.can_start()
-            || state.clock.jump(now).is_some()
-            || !self.store.dispatcher_messages().is_empty();
-        Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() }, in_background: 0 }
+            || state.reschedule.can_start();
+        let is_due = state.clock.jump(now).is_some() || !self.store.dispatcher_messages().is_empty();
+        let next_at = if is_due || (can_work && !is_refusing) {
+            Some(now)
+        } else {
+            let retry_at = is_refusing.then(|| now.plus(WRITE_RETRY_PAUSE));
+            retry_at.into_iter().chain(state.next()).min()
+        };
+        Activity { in_progress, next_at, in_background: 0 }
     }
 
     /// Starts the attempts and the reads of pages that are possible now. Returns the time of the next call.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
-        let is_refusing = self.store.refusing();
+        let is_store_refusing = self.store.refusing();
         // The step first takes its work from the state, and later starts the tasks. In between, `activity` must not
         // report that no task is in progress. It counts the clones of `alive`; this clone keeps the count above zero.
         let _alive = self.alive.clone();
         let mut state = self.state();
+        let is_refusing = is_store_refusing || state.unrecorded.is_pausing(now);
         // Before others become due: what waits for a probe has been due for longer.
         if !is_refusing {
             state.resume_probes();
@@ -249,7 +263,8 @@ impl Dispatcher {
             }
         }
         let (next, searches) = (state.next(), state.take_search(now));
-        let (sweeps, reschedules) = (state.sweep.start(), state.reschedule.start());
+        let (sweeps, reschedules) =
+            (!is_refusing && state.sweep.start(), !is_refusing && state.reschedule.start());
         drop(state);
         if searches {
             self.start_search();
@@ -401,7 +416,11 @@ impl Dispatcher {
                         (step.after, step.now) = (next, dispatcher.clock.now());
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "the clock was set back, and retries could not be rescheduled yet");
+                        tracing::warn!(
+                            %error,
+                            "waiting deliveries could not be examined for retries beyond a clock that was set back; the \
+                             next try follows in a second"
+                        );
                         dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
                         step.now = dispatcher.clock.now();
                     }
@@ -446,12 +465,10 @@ impl RunningAttempt {
         // Without a result, the delivery is still due in the store.
         let Some((record, outcome)) = dispatcher.attempt(&self.delivery).await else { return };
         let (next, duration) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
-        if outcome != AttemptOutcome::NotMade {
-            dispatcher.record(record).await;
-        }
+        let is_settled = outcome == AttemptOutcome::NotMade || dispatcher.record(record).await;
         let channel = self.delivery.destination.channel;
         dispatcher.store.metrics().attempted(channel, outcome, duration, next);
-        self.next = Some(next);
+        self.next = is_settled.then_some(next);
     }
 }
 
@@ -459,7 +476,7 @@ impl Drop for RunningAttempt {
     fn drop(&mut self) {
         let dispatcher = &self.dispatcher;
         let next = self.next.unwrap_or_else(|| {
-            // After a panic, the delivery is still due in the store: it is retried, but not at once.
+            // After a panic, or without a record, the delivery is still due in the store: it is retried, but not at once.
             let due_at = dispatcher.clock.now().plus(PANIC_RETRY_PAUSE);
             NextStep::Retry { step: self.delivery.step, due_at, waited: self.delivery.waited }
         });
@@ -587,15 +604,26 @@ impl Dispatcher {
         context.flatten().map(|context| context.trace_id())
     }
 
-    /// Writes a record, and repeats that until the store accepts it.
-    async fn record(&self, record: RecordAttempt) {
+    /// Writes a record, and repeats that until the store accepts it. Returns whether it is written.
+    async fn record(&self, record: RecordAttempt) -> bool {
         let written = write_until_accepted(&self.clock, || self.store.record_attempt(record.clone())).await;
-        if let Err(error) = written {
-            let delivery = record.delivery;
-            tracing::error!(
-                %error, %delivery,
-                "an attempt could not be recorded; its delivery is attempted again, at the latest after a restart"
-            );
+        let mut state = self.state();
+        match written {
+            Ok(()) => {
+                state.unrecorded.recorded();
+                true
+            }
+            Err(error) => {
+                state.unrecorded.failed(self.clock.now());
+                drop(state);
+                let delivery = record.delivery;
+                tracing::error!(
+                    %error, %delivery,
+                    "an attempt could not be recorded; its delivery is attempted again, at the latest after a restart, \
+                     and no other attempt starts for a while"
+                );
+                false
+            }
         }
     }
 }

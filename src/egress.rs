@@ -45,6 +45,7 @@ pub use identity::{ClientIdentity, InvalidIdentity, check_identity};
 pub use ranges::{AddressRange, RANGES, Source, Verdict};
 pub use resolver::{Lookup, Resolver};
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +98,13 @@ pub struct Egress {
 }
 
 /// Makes a client without the guard, for commands that call the user's own server, through the proxy if there is one.
-pub fn unguarded(connect_timeout: Duration, proxy: Option<&Proxy>) -> anyhow::Result<Client> {
+/// `cert_file` is the value of `SSL_CERT_FILE`.
+pub fn unguarded(
+    connect_timeout: Duration,
+    proxy: Option<&Proxy>,
+    cert_file: Option<&OsStr>,
+) -> anyhow::Result<Client> {
+    tls::refuse_blocking(cert_file)?;
     let mut tls = tls::config(Vec::new())?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut client = Client::builder()

@@ -81,8 +81,8 @@ pub use self::deliveries::{
 };
 pub use self::destinations::{
     ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationRefusal,
-    EnableDestination, ManagedChanges, ManagedDestination, RotateDestinationSecret, SweepDestinations,
-    TooManyDestinations, UpdateDestination,
+    DestinationUser, EnableDestination, LastAttempt, ManagedChanges, ManagedDestination,
+    RotateDestinationSecret, SweepDestinations, TooManyDestinations, UpdateDestination,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, EventFilter, Followed};

@@ -111,16 +111,23 @@ pub fn watch_named(file: Option<&OsStr>, folders: Option<&OsStr>) {
     let _ = NAMED.set([file, folders].map(|value| value.map(OsStr::to_owned)));
 }
 
+/// Refuses a value of `SSL_CERT_FILE` that cannot be read without waiting, such as a FIFO. Every other error is one of
+/// those that follow. In a folder, only regular files are read.
+pub fn refuse_blocking(file: Option<&OsStr>) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    match named_file::check(Path::new(file)) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            bail!("SSL_CERT_FILE={}: the file cannot be read: {error}", file.display())
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private
 /// authority must not get those that are compiled in.
 pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> {
+    refuse_blocking(file)?;
     if let Some(file) = file {
-        // To open a FIFO would wait for a writer. Every other error is one of those that follow.
-        if let Err(error) = named_file::check(Path::new(file))
-            && error.kind() == io::ErrorKind::InvalidInput
-        {
-            bail!("SSL_CERT_FILE={}: the file cannot be read: {error}", file.display());
-        }
         let found = load_certs_from_paths(Some(Path::new(file)), None);
         refuse_none("SSL_CERT_FILE", file, &found)?;
     }

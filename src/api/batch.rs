@@ -94,6 +94,7 @@ pub async fn create(call: Call) -> Answer {
     let _permit = write.api.batches.acquire(write.app(), &write.api.clock).await?;
     let text = std::mem::take(&mut write.text);
     let api = &write.api;
+    api.store.require_schema()?;
     let now = api.clock.now();
     let items = read(api, write.app(), &text, traceparent(&write.parts), now).await?;
     drop(text);

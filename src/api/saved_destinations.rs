@@ -32,9 +32,9 @@ use crate::domain::{
 };
 use crate::egress::Egress;
 use crate::store::{
-    Change, CreateDestination, DeleteDestination, DestinationChange, DestinationRefusal, EnableDestination,
-    Idempotent, ManagedDestination, RotateDestinationSecret, StoredResponse, TooManyDestinations,
-    UpdateDestination,
+    Change, CreateDestination, DeleteDestination, DestinationChange, DestinationRefusal, DestinationUser,
+    EnableDestination, Idempotent, ManagedDestination, RotateDestinationSecret, StoredResponse,
+    TooManyDestinations, UpdateDestination,
 };
 
 /// Maximum length of a description, in characters.
@@ -184,9 +184,16 @@ fn refused(refusal: DestinationRefusal) -> Problem {
             ProblemCode::DestinationManaged,
             "the destination is in the server's configuration file; change it there, and restart the server",
         ),
-        DestinationRefusal::InUse => Problem::new(
+        DestinationRefusal::InUse(user) => Problem::new(
             ProblemCode::DestinationInUse,
-            "a running watch names the destination; disable it, or delete it when its watches have ended",
+            match user {
+                DestinationUser::Watch => {
+                    "a running watch names the destination; disable it, or delete it when its watches have ended"
+                }
+                DestinationUser::Group => {
+                    "an open group names the destination; disable it, or delete it when its groups have ended"
+                }
+            },
         ),
     }
 }
@@ -637,8 +644,8 @@ fn read_change(
     security(("key" = ["write"])), params(("id" = DestinationId, Path)),
     responses(
         (status = 204, description = "The destination is deleted."),
-        (status = 409, description = "A running watch names the destination, or it is in the server's configuration \
-            file."),
+        (status = 409, description = "A running watch or an open group names the destination, or it is in the server's \
+            configuration file."),
     )
 )]
 pub async fn remove(call: Call) -> Answer {
@@ -648,7 +655,7 @@ pub async fn remove(call: Call) -> Answer {
     let refusal = if destination.is_managed {
         Some(DestinationRefusal::Managed)
     } else {
-        api.store.is_in_use(app, destination.queue.no).await?.then_some(DestinationRefusal::InUse)
+        api.store.destination_user(app, destination.queue.no).await?.map(DestinationRefusal::InUse)
     };
     if let Some(refusal) = refusal {
         return Err(refused(refusal).into());

@@ -49,7 +49,7 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
         "the server is stopping"
     } else if api.store.is_silent() {
         "the database does not answer; the server's log says why"
-    } else if api.store.refusing() {
+    } else if api.store.refusing() && !api.store.is_schema_broken() {
         "the database refuses writes; the server's log says why"
     } else {
         match api.store.check_reads().await {

@@ -25,14 +25,17 @@ pub struct WaitingView {
     #[schema(required)]
     until: Option<Timestamp>,
     /// For `destination_down`: error of the last attempt to the destination, of this delivery or another one of the app.
+    /// For `token`: error of the last request for the token.
     #[schema(required)]
     last_error: Option<String>,
+    /// For `rate_limited`: whether the `rate` of the saved destination is the cause, and not the receiver.
+    own_rate: bool,
 }
 
 impl From<DeliveryWait> for WaitingView {
     fn from(wait: DeliveryWait) -> Self {
-        let DeliveryWait { reason, since, until, last_error } = wait;
-        Self { reason, since, until, last_error }
+        let DeliveryWait { reason, since, until, last_error, is_own_rate } = wait;
+        Self { reason, since, until, last_error, own_rate: is_own_rate }
     }
 }
 

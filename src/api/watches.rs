@@ -284,6 +284,7 @@ async fn reserve_shown(call: &Call, id: WatchId, added: usize) -> Answer<()> {
 pub async fn create(call: Call) -> Answer {
     let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
     let write = call.write(Content::OBJECT).await?;
+    write.api.store.require_schema()?;
     let times = (write.api.clock.now(), Moment::MAX);
     let watch =
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;

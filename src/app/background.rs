@@ -36,7 +36,7 @@ const KEY_USES_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval between two notes that the process runs (`store/deliveries/downtime`).
 const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Interval between two checks whether the database answers.
+/// Interval between two checks whether the database answers, and whether its tables can be used.
 const ANSWERS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The result of a function that does not return.
@@ -125,7 +125,7 @@ impl Background {
         }
     }
 
-    /// Checks whether the database answers. This loop writes nothing, and a test need not wait for it.
+    /// Checks whether the database answers, and whether its tables can be used. This loop writes nothing, and a test need not wait for it.
     pub(super) async fn watch_answers(&self, store: &Store) -> Never {
         loop {
             self.clock.sleep(ANSWERS_INTERVAL).await;

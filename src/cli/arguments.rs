@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::output::{Failure, clean};
-use crate::app::configuration_errors;
+use crate::app::{HostEnvironment, configuration_errors, destination_errors};
 use crate::config::{Config, ConfigError, Environment, File, Flags, Source, read_secret};
 use crate::domain::{Masked, Timestamp, parse_any_duration, parse_duration};
 use crate::named_file;
@@ -77,15 +77,31 @@ pub(super) fn configuration(flags: &Flags) -> Result<Config, Failure> {
     if errors.is_empty() { Ok(config) } else { Err(errors.into()) }
 }
 
-/// Reads the configuration and the definitions and templates that it names, and returns all errors of both.
-pub(super) fn complete_configuration(flags: &Flags) -> Result<Config, Failure> {
+/// Reads the configuration and the definitions and templates that it names, and returns all errors of both, together
+/// with those of its destinations. If only destinations can have errors, they are checked if `checks_destinations`: a
+/// start checks them when it knows the apps.
+pub(super) async fn complete_configuration(
+    flags: &Flags,
+    checks_destinations: bool,
+) -> Result<Config, Failure> {
     let (config, errors) = read_configuration(flags);
-    let in_files = configuration_errors(&config);
-    if errors.is_empty() && in_files.is_empty() {
+    let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.extend(configuration_errors(&config));
+    if !config.destinations.is_empty() && (checks_destinations || !lines.is_empty()) {
+        let checked = match HostEnvironment::system() {
+            Ok(environment) => destination_errors(&config, environment).await,
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(errors) => lines.extend(errors.iter().map(ToString::to_string)),
+            Err(error) => lines.push(format!("{error:#}")),
+        }
+    }
+    if lines.is_empty() {
         return Ok(config);
     }
-    let lines = errors.iter().map(ToString::to_string).chain(in_files).collect::<Vec<_>>().join("\n");
     let is_usage = errors.iter().any(|error| matches!(error.source, Source::Flag(_)));
+    let lines = lines.join("\n");
     Err(if is_usage { Failure::Usage(lines) } else { Failure::Failed(lines) })
 }
 

@@ -4,6 +4,7 @@
 //! others name. For the same reason it uses the proxy of the user's environment (`HTTPS_PROXY`, `NO_PROXY`), which the
 //! service does not. The client does not repeat requests; callers decide about retries.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -101,6 +102,16 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
+/// Makes the HTTP client of a command that calls the user's own server.
+pub(super) fn http_client(
+    connect_timeout: Duration,
+    proxy: Option<&Proxy>,
+) -> anyhow::Result<reqwest::Client> {
+    let environment = Environment::of_process();
+    let cert_file = environment.raw("SSL_CERT_FILE").map(OsStr::new);
+    egress::unguarded(connect_timeout, proxy, cert_file).context("the HTTP client cannot be made")
+}
+
 impl Client {
     /// Creates a client for a server.
     pub(super) fn new(access: Access) -> anyhow::Result<Self> {
@@ -109,8 +120,8 @@ impl Client {
         access.proxy = access.proxy.take().filter(used);
         let proxy = access.proxy.as_ref().map(|proxy| Proxy::parse(proxy.url.reveal()));
         let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
-        let http = egress::unguarded(CONNECT_TIMEOUT, proxy.as_ref());
-        Ok(Self { http: http.context("the HTTP client cannot be made")?, access, clock: Clock::System })
+        let http = http_client(CONNECT_TIMEOUT, proxy.as_ref())?;
+        Ok(Self { http, access, clock: Clock::System })
     }
 
     /// Returns the URL of the server.

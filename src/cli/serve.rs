@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use super::arguments::{complete_configuration, configuration};
+use super::client::http_client;
 use super::output::{Failure, clean, discards_stdout, print_aside, print_line, print_note, print_waiting};
 use super::signals::{Signals, survive_file_size_limit};
 use super::terminal::{Column, Terminal};
-use crate::app::{App, FirstStart, HostEnvironment, destination_errors};
+use crate::app::{App, FirstStart, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::{Config, Effective, Flags};
 use crate::{egress, telemetry};
@@ -53,7 +54,7 @@ impl Serve {
         // First: a process with the number 1, as in a container, never gets a signal that it does not handle.
         let (mut first, mut both) = (Signals::install()?, Signals::install()?);
         survive_file_size_limit()?;
-        let config = complete_configuration(&self.flags)?;
+        let config = complete_configuration(&self.flags, false).await?;
         telemetry::logs::init(&config.log, config.log_format)?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -164,7 +165,7 @@ impl Health {
             return Err(Failure::Usage(sentence.into()));
         }
         let url = format!("http://{address}/{}", if self.ready { "readyz" } else { "healthz" });
-        let client = egress::unguarded(HEALTH_TIMEOUT, None).context("the HTTP client cannot be made")?;
+        let client = http_client(HEALTH_TIMEOUT, None)?;
         let answered = Clock::System.timeout(HEALTH_TIMEOUT, client.get(&url).send()).await;
         let wrong = match answered {
             None => format!("no answer within {} s", HEALTH_TIMEOUT.as_secs()),
@@ -204,17 +205,8 @@ impl ShowConfig {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         // An error in a flag is one of the errors that this command lists, not a wrong use of it.
-        let config =
-            complete_configuration(&self.flags).map_err(|failure| Failure::Failed(failure.to_string()))?;
-        let errors = if config.destinations.is_empty() {
-            Vec::new()
-        } else {
-            destination_errors(&config, HostEnvironment::system()?).await?
-        };
-        if !errors.is_empty() {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            return Err(Failure::Failed(lines.join("\n")));
-        }
+        let config = complete_configuration(&self.flags, true).await;
+        let config = config.map_err(|failure| Failure::Failed(failure.to_string()))?;
         for warning in &config.warnings {
             print_note(format_args!("warning: {warning}"));
         }

@@ -26,17 +26,18 @@ pub(super) fn describe(delivery: &Value, to: &Value, terminal: Terminal) -> Opti
     } else {
         format!("; next attempt {}", terminal.sentence_time(&until))
     };
+    // The word before the sentence of an error is for programs.
+    let error = error.split_once(": ").map_or(error.as_str(), |(_, sentence)| sentence);
+    let error = if error.is_empty() { String::new() } else { format!(" ({error})") };
     let sentence = match WaitReason::parse(&word) {
-        Some(WaitReason::DestinationDown) => {
-            // The word before the sentence of an error is for programs.
-            let error = error.split_once(": ").map_or(error.as_str(), |(_, sentence)| sentence);
-            let error = if error.is_empty() { String::new() } else { format!(" ({error})") };
-            format!("{host} does not answer{error}{next}")
+        Some(WaitReason::DestinationDown) => format!("{host} does not answer{error}{next}"),
+        Some(WaitReason::RateLimited) if delivery["waiting"]["ownRate"] == true => {
+            format!("the rate of the destination permits no more messages now{next}")
         }
         Some(WaitReason::RateLimited) => format!("{host} takes no more messages now{next}"),
         Some(WaitReason::Order) => "an earlier event of its watch comes first".to_owned(),
         Some(WaitReason::Busy) => format!("as many attempts to {host} are in progress as are allowed"),
-        Some(WaitReason::Token) => format!("a request for a token has just failed{next}"),
+        Some(WaitReason::Token) => format!("a request for a token has just failed{error}{next}"),
         Some(WaitReason::NoResources) => {
             "the server lacks file descriptors, memory or ports; its log says more".to_owned()
         }
@@ -191,6 +192,18 @@ mod tests {
         the server's database refuses writes; its log says why
         a_later_one
         ");
+        let own = json!({ "waiting": { "reason": "rate_limited", "until": null, "ownRate": true } });
+        assert_eq!(
+            describe(&own, &to("https://a.example/"), narrow(80)).as_deref(),
+            Some(
+                "the rate of the destination permits no more messages now; an attempt is in progress or due"
+            )
+        );
+        let token = waiting("token", until, Some("token: HTTP 503"));
+        assert_eq!(
+            describe(&token, &to("https://a.example/"), narrow(80)).as_deref(),
+            Some("a request for a token has just failed (HTTP 503); next attempt in 8 s")
+        );
         assert_eq!(describe(&json!({ "waiting": null }), &to("https://a.example/"), narrow(80)), None);
         let probed =
             describe(&waiting("destination_down", None, None), &json!({ "type": "email" }), narrow(80));

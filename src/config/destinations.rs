@@ -3,6 +3,8 @@
 //! This file reads the app and the name, which identify a destination. The other fields are those of the API, and the
 //! API checks them, at the start and for `ringback config`: they are passed on as JSON.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Number, Value};
 use toml::de::{DeTable, DeValue};
 
@@ -15,6 +17,9 @@ pub(super) const KEY: &str = "destination";
 /// The app of a destination that names none.
 const DEFAULT_APP: &str = "default";
 
+/// The name by which the other fields of a destination without one are checked.
+const NO_NAME: &str = "unnamed";
+
 /// Maximum number of destinations in the file: the maximum of an app.
 const SECTIONS_MAX: usize = 1_000;
 
@@ -23,6 +28,8 @@ const SECTIONS_MAX: usize = 1_000;
 pub struct DestinationSection {
     /// Line of the section.
     pub source: Source,
+    /// Lines of its fields, with those of tables and lists as `headers.x-a`.
+    lines: BTreeMap<String, Source>,
     /// Number of the section, from 1.
     pub number: usize,
     /// Name of the app.
@@ -37,7 +44,19 @@ impl DestinationSection {
     /// Returns the error of a field, with its source.
     pub fn error(&self, field: &str, detail: &str) -> ConfigError {
         let message = format!("{KEY}[{}].{field}: {detail}", self.number);
-        ConfigError { source: self.source.clone(), message }
+        ConfigError { source: self.line(field).clone(), message }
+    }
+
+    /// Returns the line of a field, or else that of what contains it.
+    fn line(&self, field: &str) -> &Source {
+        let mut key = field;
+        loop {
+            match (self.lines.get(key), key.rsplit_once('.')) {
+                (Some(line), _) => return line,
+                (None, Some((outer, _))) => key = outer,
+                (None, None) => return &self.source,
+            }
+        }
     }
 }
 
@@ -68,39 +87,83 @@ pub(super) fn read(
             errors.push((at, format!("`{KEY}` is a list of sections; write [[{KEY}]]")));
             continue;
         };
+        let mut lines = BTreeMap::new();
+        add_lines(table, "", source, &mut lines);
+        let (section, mut wrong) = section(table, at, lines, n);
         for (key, value) in table {
             let (key, value) = (key.get_ref().as_ref(), shown_value(key.get_ref(), value.get_ref()));
-            shown.push((format!("{KEY}[{n}].{key}"), value, at.clone()));
+            shown.push((format!("{KEY}[{n}].{key}"), value, section.line(key).clone()));
         }
-        match section(table, &at, n) {
-            Ok(section) if sections.iter().any(|known| is_same(known, &section)) => {
-                let message =
-                    format!("{KEY}[{n}].name: the app has another one of this name; give each its own");
-                errors.push((at, message));
-            }
-            Ok(section) => sections.push(section),
-            Err(message) => errors.push((at, format!("{KEY}[{n}].{message}"))),
+        if wrong.is_empty() && sections.iter().any(|known| is_same(known, &section)) {
+            wrong.push(("name", "the app has another one of this name; give each its own"));
         }
+        let error = |(field, detail): (&str, &str)| {
+            let ConfigError { source, message } = section.error(field, detail);
+            (source, message)
+        };
+        errors.extend(wrong.into_iter().map(error));
+        // Also one with an error: its other fields are checked with those of the others.
+        sections.push(section);
     }
     (sections, shown, errors)
+}
+
+/// Adds the lines of the keys of a table, and of the entries of lists.
+fn add_lines(
+    table: &DeTable<'_>,
+    before: &str,
+    source: &impl Fn(usize) -> Source,
+    lines: &mut BTreeMap<String, Source>,
+) {
+    for (key, value) in table {
+        let path = format!("{before}{}", key.get_ref());
+        lines.insert(path.clone(), source(key.span().start));
+        match value.get_ref() {
+            DeValue::Table(inner) => add_lines(inner, &format!("{path}."), source, lines),
+            DeValue::Array(entries) => {
+                for (n, entry) in entries.iter().enumerate() {
+                    lines.insert(format!("{path}.{n}"), source(entry.span().start));
+                }
+            }
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => {}
+        }
+    }
 }
 
 fn is_same(one: &DestinationSection, other: &DestinationSection) -> bool {
     one.app == other.app && one.name == other.name
 }
 
-fn section(table: &DeTable<'_>, at: &Source, number: usize) -> Result<DestinationSection, String> {
-    let mut fields = object(table);
+/// Returns a section, and what is wrong with its app or its name.
+fn section(
+    table: &DeTable<'_>,
+    source: Source,
+    lines: BTreeMap<String, Source>,
+    number: usize,
+) -> (DestinationSection, Vec<(&'static str, &'static str)>) {
+    let (mut fields, mut errors) = (object(table), Vec::new());
     let app = match fields.remove("app") {
-        None => DEFAULT_APP.to_owned(),
         Some(Value::String(app)) => app,
-        Some(_) => return Err("app: must be the name of an app".to_owned()),
+        given => {
+            if given.is_some() {
+                errors.push(("app", "must be the name of an app"));
+            }
+            DEFAULT_APP.to_owned()
+        }
     };
-    let Some(Value::String(name)) = fields.get("name") else {
-        return Err("name: is required; the next start finds the destination by it".to_owned());
+    let name = if let Some(Value::String(name)) = fields.get("name") {
+        name.clone()
+    } else {
+        errors.push(("name", "is required; the next start finds the destination by it"));
+        fields.insert("name".to_owned(), NO_NAME.into());
+        NO_NAME.to_owned()
     };
-    let (name, fields) = (name.clone(), Masked::new(Value::Object(fields).to_string()));
-    Ok(DestinationSection { source: at.clone(), number, app, name, fields })
+    let fields = Masked::new(Value::Object(fields).to_string());
+    (DestinationSection { source, lines, number, app, name, fields }, errors)
 }
 
 fn object(table: &DeTable<'_>) -> Map<String, Value> {
@@ -210,8 +273,8 @@ mod tests {
             read(text).unwrap_err(),
             [
                 "ringback.toml:1: destination[1].name: is required; the next start finds the destination by it",
-                "ringback.toml:5: destination[3].name: the app has another one of this name; give each its own",
-                "ringback.toml:7: destination[4].app: must be the name of an app",
+                "ringback.toml:6: destination[3].name: the app has another one of this name; give each its own",
+                "ringback.toml:9: destination[4].app: must be the name of an app",
             ]
         );
         let single = read("[destination]\nname = 'a'\n").unwrap_err();

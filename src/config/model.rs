@@ -203,7 +203,7 @@ impl Config {
     }
 
     /// Returns the source of the value of `key`.
-    pub(super) fn source(&self, key: &str) -> Source {
+    pub fn source(&self, key: &str) -> Source {
         let set = self.effective.iter().find(|one| one.key == key);
         set.map_or(Source::Default, |one| one.source.clone())
     }

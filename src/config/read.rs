@@ -82,8 +82,9 @@ impl Reader {
     }
 
     fn file(&mut self, file: &File) {
+        let ends: Vec<usize> = file.text.match_indices('\n').map(|(at, _)| at).collect();
         let source = |at: usize| {
-            let line = file.text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+            let line = ends.partition_point(|end| *end < at) + 1;
             Source::File { path: file.path.clone(), line }
         };
         let (table, errors) = DeTable::parse_recoverable(&file.text);

@@ -87,7 +87,7 @@ pub(super) struct Breakers {
     /// Times of the last search for breakers to forget, by the app that caused it.
     forgot_at: HashMap<AppNo, Timestamp>,
     /// Origins that pause after a fault of our own.
-    paused: HashMap<Arc<str>, Timestamp>,
+    paused: HashMap<Arc<str>, Pause>,
     /// Number of `paused` at which those whose pause is over are removed: twice the number that the last removal left,
     /// because a removal reads all of them.
     paused_most: usize,
@@ -141,12 +141,25 @@ pub(super) enum Admission {
     Held(Option<Timestamp>),
 }
 
+/// A pause of an origin after a fault of our own, or of a queue that awaits a token.
+#[derive(Debug)]
+struct Pause {
+    until: Timestamp,
+    /// Error of the request for the token.
+    error: Option<Arc<str>>,
+}
+
+/// Returns the first [`ERROR_MAX`] characters of an error.
+fn cut(error: &str) -> &str {
+    error.char_indices().nth(ERROR_MAX).map_or(error, |(end, _)| &error[..end])
+}
+
 impl Breakers {
     /// Returns whether an attempt to the origin or URL `name` may be made now.
     pub(super) fn admission(&self, name: &str, now: Timestamp) -> Admission {
         // A time far away shows that the clock was set back: then the attempt is made at once.
         let holds = |until: Timestamp| now < until && now >= until.minus(PROBE_INTERVAL_MAX);
-        if let Some(until) = self.paused.get(name).filter(|until| holds(**until)) {
+        if let Some(Pause { until, .. }) = self.paused.get(name).filter(|pause| holds(pause.until)) {
             return Admission::Held(Some(*until));
         }
         match self.failing.get(name).and_then(|breaker| breaker.probes.as_ref()) {
@@ -264,8 +277,7 @@ impl Breakers {
     /// Notes the error of a failure, as the attempt shows it. Of a long one, the beginning is kept.
     pub(super) fn note_error(&mut self, name: &str, error: Option<&str>) {
         let Some(breaker) = self.failing.get_mut(name) else { return };
-        let error =
-            error.map(|error| error.char_indices().nth(ERROR_MAX).map_or(error, |(end, _)| &error[..end]));
+        let error = error.map(cut);
         if breaker.last_error.as_deref() != error {
             breaker.last_error = error.map(Arc::from);
         }
@@ -285,18 +297,39 @@ impl Breakers {
 
     /// Returns until when an origin pauses after a fault of our own, or a queue that awaits a token.
     pub(super) fn paused_until(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
-        self.paused.get(name).copied().filter(|until| *until > now)
+        self.paused.get(name).map(|pause| pause.until).filter(|until| *until > now)
     }
 
-    /// Pauses an origin after a fault of our own, or a queue that awaits a token. Returns whether it was not paused
-    /// before. `pause` is at most [`PROBE_INTERVAL_MAX`].
+    /// Returns the error of the request for a token after which a queue pauses.
+    pub(super) fn token_error(&self, name: &str) -> Option<&str> {
+        self.paused.get(name)?.error.as_deref()
+    }
+
+    /// Pauses an origin after a fault of our own. Returns whether it was not paused before. `pause` is at most
+    /// [`PROBE_INTERVAL_MAX`].
     pub(super) fn pause(&mut self, name: &Arc<str>, pause: Duration, now: Timestamp) -> bool {
+        self.pause_after(name, pause, None, now)
+    }
+
+    /// Pauses a queue that awaits a token, after a request for it failed with this error.
+    pub(super) fn await_token(
+        &mut self,
+        name: &Arc<str>,
+        pause: Duration,
+        error: Option<&str>,
+        now: Timestamp,
+    ) {
+        self.pause_after(name, pause, error, now);
+    }
+
+    fn pause_after(&mut self, name: &Arc<str>, pause: Duration, error: Option<&str>, now: Timestamp) -> bool {
         if self.paused.len() >= self.paused_most.max(FAILING_MAX) {
-            self.paused.retain(|_, until| *until > now);
+            self.paused.retain(|_, pause| pause.until > now);
             self.paused_most = self.paused.len() * 2;
         }
-        let before = self.paused.insert(Arc::clone(name), now.plus(pause));
-        before.is_none_or(|until| until <= now)
+        let pause = Pause { until: now.plus(pause), error: error.map(cut).map(Arc::from) };
+        let before = self.paused.insert(Arc::clone(name), pause);
+        before.is_none_or(|pause| pause.until <= now)
     }
 
     /// Returns the number of open breakers.
@@ -514,7 +547,7 @@ mod tests {
             }
         }
         assert_eq!(breakers.paused.len(), 3 * FAILING_MAX);
-        assert!(breakers.paused.values().all(|until| *until > at(2)));
+        assert!(breakers.paused.values().all(|pause| pause.until > at(2)));
     }
 
     #[test]

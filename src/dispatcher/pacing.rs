@@ -14,8 +14,9 @@
 //!
 //! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not check it repeatedly.
 //! If its address opens later than [`SOON`], its deliveries return to the store meanwhile: those of many closed
-//! addresses would otherwise use up the share of loaded deliveries of their app. Nothing here is stored: after a
-//! restart every address is open. The limits hold for one process. Nodes that share a database would pace separately,
+//! addresses would otherwise use up the share of loaded deliveries of their app. The last attempt to a destination with a
+//! rate is stored with its result, and a start continues its spacing ([`Pacer::restore`]). Nothing else is stored: after
+//! a restart every other address is open. The limits hold for one process. Nodes that share a database would pace separately,
 //! each for its own jobs and all their watches.
 
 use std::collections::hash_map::Entry;
@@ -98,6 +99,17 @@ impl Pacer {
             }
         }
         true
+    }
+
+    /// Closes the queue of a saved destination after an attempt of an earlier process.
+    pub(super) fn restore(&mut self, queue: &str, at: Timestamp, spacing: Duration) {
+        if self.closed.len() >= CLOSED_COUNT_MAX || self.closed.contains_key(address(queue)) {
+            return;
+        }
+        self.close_until(address(queue), at.plus(spacing));
+        if let Some(closed) = self.closed.get_mut(address(queue)) {
+            closed.spacing = Some(spacing);
+        }
     }
 
     /// Notes that the rate of a saved destination may have changed.
@@ -214,6 +226,12 @@ impl Pacer {
     /// Returns when the address of a queue accepts the next message; `None` if it does now.
     pub(super) fn opens_at(&self, queue: &str, now: Timestamp) -> Option<Timestamp> {
         self.closed.get(address(queue)).map(|closed| closed.until).filter(|until| *until > now)
+    }
+
+    /// Returns when the rate of a saved destination permits the next message; `None` if it does now, or if it has none.
+    pub(super) fn rate_opens_at(&self, queue: &str, now: Timestamp) -> Option<Timestamp> {
+        self.closed.get(address(queue)).filter(|closed| closed.spacing.is_some())?;
+        self.opens_at(queue, now)
     }
 
     /// Returns whether a channel accepts one more message in flight of a queue's app.

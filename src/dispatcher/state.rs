@@ -24,6 +24,7 @@ use super::origin::{Origin, Places, QuickQueues, Standing, Ticket, Turn, host_of
 use super::pacing::Pacer;
 use super::probe_waits::ProbeWaits;
 use super::timers::Timers;
+use super::unrecorded::Unrecorded;
 use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
 use crate::domain::{
@@ -89,6 +90,8 @@ pub(super) struct DispatchState {
     /// Pauses of origins after a fault of our own, and pages that could not be read, for the log.
     pauses: LogWindow,
     pub(super) unread_pages: LogWindow,
+    /// Results that could not be recorded.
+    pub(super) unrecorded: Unrecorded,
     /// Skips or retries the deliveries of saved destinations.
     pub(super) sweep: BackgroundRun,
     /// Reschedules retries after the clock was set back.

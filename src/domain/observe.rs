@@ -190,7 +190,12 @@ mod tests {
         assert_eq!(job.observe(&same, &[], at), changed(ProgressApps::None, true));
         let next = at.plus(PROGRESS_EVERY);
         assert_eq!(job.observe(&same, &[], at.plus(Duration::from_secs(4))), Finding::Nothing);
-        // The other apps know it.
+        // The other apps know it, and so do the other watches of the app.
+        let only_heavy = ProgressApps::Only(vec![HEAVY]);
+        assert_eq!(job.apart.only_new(&only_heavy, Some(50)), [HEAVY]);
+        assert_eq!(job.apart.only_new(&only_heavy, Some(51)), []);
+        job.apart.forget(HEAVY, job.known.reported());
+        assert_eq!(job.apart.only_new(&only_heavy, Some(50)), [HEAVY], "two new watches");
         assert_eq!(job.observe(&same, &[], next), changed(ProgressApps::Only(vec![HEAVY]), false));
         assert_eq!(job.observe(&same, &[], next.plus(HOUR)), Finding::Nothing);
         // And follow the same times again.

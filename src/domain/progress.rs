@@ -5,7 +5,8 @@
 //!
 //! **Each app has a bound of its own.** The time until an app's next round is at least [`PROGRESS_EVERY`], and grows
 //! with the bytes of its last one. It belongs to the app's watches of the job together: a new watch gets the progress
-//! with the next round of its app, and causes none. An app with a hundred thousand watches of a job thus delays its own
+//! with the next round of its app, and causes none for the others: if the progress is the same, only new watches get
+//! it. An app with a hundred thousand watches of a job thus delays its own
 //! events, and those of no other app. Only events wait for a round. The row of the job, which the API shows, is written
 //! every [`PROGRESS_EVERY`].
 //!
@@ -100,6 +101,8 @@ impl Reported {
 struct AppProgress {
     app: AppNo,
     reported: Reported,
+    /// What the app's other watches know, if it has a new watch, to which nothing was reported.
+    others_know: Option<u8>,
 }
 
 /// The apps of a job whose progress events differ from those of its other apps.
@@ -118,6 +121,7 @@ impl AppsApart {
             AppProgress {
                 app: round.app,
                 reported: Reported { progress: round.progress, next_at: round.next_at() },
+                others_know: None,
             }
         };
         let mut apart = Self(rounds.iter().map(own).collect());
@@ -149,10 +153,17 @@ impl AppsApart {
         if due.is_empty() { ProgressApps::None } else { ProgressApps::Only(due) }
     }
 
+    /// Returns the apps of a round that report `seen` only to new watches, because their other watches know it.
+    pub fn only_new(&self, round: &ProgressApps, seen: Option<u8>) -> Vec<AppNo> {
+        let known = |own: &&AppProgress| seen.is_some() && own.others_know == seen && round.contains(own.app);
+        self.0.iter().filter(known).map(|own| own.app).collect()
+    }
+
     /// Notes a round. `others` is the state of the other apps after it.
     pub fn after(&mut self, round: &ProgressApps, seen: Option<u8>, others: Reported, now: Timestamp) {
         for own in self.0.iter_mut().filter(|own| round.contains(own.app)) {
             own.reported = Reported { progress: seen, next_at: now.plus(PROGRESS_EVERY) };
+            own.others_know = None;
         }
         self.join(others);
     }
@@ -165,19 +176,20 @@ impl AppsApart {
             Some(own) => own.reported.next_at = next_at,
             None if next_at > others.next_at => {
                 let reported = Reported { progress: others.progress, next_at };
-                self.0.push(AppProgress { app: round.app, reported });
+                self.0.push(AppProgress { app: round.app, reported, others_know: None });
             }
             None => {}
         }
     }
 
-    /// Counts nothing as reported to an app, which has a new watch. The time of its next round remains: its other
-    /// watches get the events, too.
+    /// Counts nothing as reported to an app, which has a new watch. The time of its next round remains: if the progress
+    /// has changed, its other watches get the events, too.
     pub fn forget(&mut self, app: AppNo, others: Reported) {
         match self.0.iter_mut().find(|own| own.app == app) {
-            Some(own) => own.reported.progress = None,
+            Some(own) => own.others_know = own.reported.progress.take().or(own.others_know),
             None if others.progress.is_some() => {
-                self.0.push(AppProgress { app, reported: Reported { progress: None, ..others } });
+                let reported = Reported { progress: None, ..others };
+                self.0.push(AppProgress { app, reported, others_know: others.progress });
             }
             None => {}
         }

@@ -32,14 +32,16 @@ pub struct DeliveryWait {
     pub since: Timestamp,
     /// Time of the next attempt to the destination; `None` if it is not known, or if one is in progress.
     pub until: Option<Timestamp>,
-    /// Error of the last attempt to the destination, if that is the reason.
+    /// Error of the last attempt to the destination, or of the request for a token, if that is the reason.
     pub last_error: Option<String>,
+    /// Whether the rate of the saved destination is the reason.
+    pub is_own_rate: bool,
 }
 
 impl DeliveryWait {
     /// Returns that a delivery waits for a reason that concerns it since it is due.
     pub fn of(reason: WaitReason, delivery: &WaitingDelivery) -> Self {
-        Self { reason, since: delivery.due_at, until: None, last_error: None }
+        Self { reason, since: delivery.due_at, until: None, last_error: None, is_own_rate: false }
     }
 }
 

@@ -221,6 +221,7 @@ impl Decision {
                     status_changed: schedule.known.status != seen.status,
                     is_other,
                     progress: progress.clone(),
+                    only_new: schedule.apart().only_new(&progress, seen.progress),
                     notify,
                     raw: raw(notify),
                     after: Vec::new(),

@@ -17,7 +17,8 @@ use crate::domain::{
 use crate::egress::Egress;
 use crate::providers::Interpretation;
 use crate::store::{
-    ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, Store, StoreError, write_until_accepted,
+    ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, Store, StoreError, WRITE_RETRY_PAUSE,
+    write_until_accepted,
 };
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -149,7 +150,8 @@ impl Poller {
         Activity { in_progress: self.alive.strong_count() - 1, next_at, in_background: 0 }
     }
 
-    /// Starts the polls that are due, and returns the time of the next one.
+    /// Starts the polls that are due, and returns the time of the next one. While a table of the database is missing,
+    /// none starts.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let (now, moment) = self.clock.reading();
         // A poll that the scheduler has returned counts as in progress before its task starts.
@@ -159,6 +161,11 @@ impl Poller {
             scheduler.follow_clock(now);
             scheduler.judge_clock(now, moment);
             self.merge_messages(&mut scheduler, now);
+            // The result of a poll could not be written.
+            if self.store.is_schema_broken() {
+                scheduler.next_step_at = Some(now.plus(WRITE_RETRY_PAUSE));
+                return scheduler.next_step_at;
+            }
             let actions = scheduler.take_due(now);
             scheduler.next_step_at = scheduler.next_due(now);
             (actions, scheduler.next_step_at)

@@ -63,7 +63,7 @@ use self::recent_polls::RecentPolls;
 use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
-use crate::domain::{JobNo, JobSnapshot, PollStats, PollerMessage, Timestamp};
+use crate::domain::{JobNo, JobSnapshot, JobStatus, PollStats, PollerMessage, Timestamp};
 
 /// Number of finished jobs whose poll statistics are kept.
 const FINISHED_KEPT: usize = 10_000;
@@ -240,6 +240,12 @@ impl Scheduler {
         if let Some(found) = self.jobs.get_mut(&facts.no) {
             found.registered_at = found.registered_at.min(now);
             found.last_watch_at = found.last_watch_at.min(now);
+            // A watch that was registered while the job ran has no `job.processing` if no poll followed before a crash.
+            // The next poll finds out, with one write.
+            let wants_progress = found.terms.is_some_and(|terms| terms.wants_progress);
+            if wants_progress && found.known.status == JobStatus::Processing {
+                found.known.forget();
+            }
         }
         if facts.poll_requested {
             self.schedule_poll(facts.no, now);

@@ -19,7 +19,7 @@
 //! pending. The sweep is a column: after a crash, the next start continues it.
 //!
 //! **A deleted destination** is disabled, and its secrets are erased at once. Its row stays until the last watch that
-//! names it is pruned, because deliveries show the address. A destination that a running watch names cannot be deleted.
+//! names it is pruned, because deliveries show the address. A destination that a running watch or an open group names cannot be deleted.
 //! A reader examines all watches that name it, a part at a time. The command examines only the newest ones again: a
 //! watch that is registered between the two is among them.
 //!
@@ -54,6 +54,7 @@ use crate::domain::{
 };
 
 pub use self::managed::{ApplyManaged, ManagedChanges, ManagedDestination};
+pub use self::results::LastAttempt;
 pub use self::sweep::SweepDestinations;
 
 pub(super) use self::managed::apply_managed;
@@ -221,8 +222,17 @@ pub enum DestinationRefusal {
     NotFound,
     /// It is in the configuration file.
     Managed,
-    /// A running watch names it.
-    InUse,
+    /// A running watch or an open group names it.
+    InUse(DestinationUser),
+}
+
+/// What names a saved destination that cannot be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationUser {
+    /// A running watch.
+    Watch,
+    /// An open group.
+    Group,
 }
 
 impl ReadStore {
@@ -300,34 +310,47 @@ impl ReadStore {
         .await
     }
 
-    /// Returns whether a running watch names the saved destination. Examines all watches that name it, a part in each
-    /// read.
-    pub async fn is_in_use(&self, app: AppNo, no: SavedNo) -> Result<bool> {
+    /// Returns what names the saved destination: a running watch, or an open group. Examines all watches and groups that
+    /// name it, a part in each read.
+    pub async fn destination_user(&self, app: AppNo, no: SavedNo) -> Result<Option<DestinationUser>> {
         let mut before = Some(WatchId(Id::MAX));
         while let Some(from) = before {
-            let is_running;
-            (is_running, before) = self.read(app, move |tx| running(tx, app, no, from)).await?;
-            if is_running {
-                return Ok(true);
+            let user;
+            (user, before) = self.read(app, move |tx| find_user(tx, app, no, from)).await?;
+            if user.is_some() {
+                return Ok(user);
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
-/// Examines the newest watches and groups before one that name a saved destination. Returns whether one of them is running, and
-/// the last one if more remain.
-fn running(tx: &Tx<'_>, app: AppNo, no: SavedNo, before: WatchId) -> Result<(bool, Option<WatchId>)> {
+/// Examines the newest watches and groups before one that name a saved destination. Returns whether one of them is
+/// running or open, and the last one if more remain.
+fn find_user(
+    tx: &Tx<'_>,
+    app: AppNo,
+    no: SavedNo,
+    before: WatchId,
+) -> Result<(Option<DestinationUser>, Option<WatchId>)> {
     let found = tx.list(
-        "select wd.watch, case when w.status = 'watching' or g.status = 'open' then 1 else 0 end
+        "select wd.watch, case when w.status = 'watching' then 1 else 0 end,
+           case when g.status = 'open' then 1 else 0 end
          from watch_destinations wd left join watches w on w.app = $1 and w.id = wd.watch
          left join watch_groups g on g.id = wd.watch
          where wd.saved = $2 and wd.watch < $3 order by wd.watch desc limit $4",
         params![app, no, before, EXAMINED],
-        |row| Ok((WatchId(row.id(0)?), row.flag(1)?)),
+        |row| {
+            let user = match (row.flag(1)?, row.flag(2)?) {
+                (true, _) => Some(DestinationUser::Watch),
+                (false, true) => Some(DestinationUser::Group),
+                (false, false) => None,
+            };
+            Ok((WatchId(row.id(0)?), user))
+        },
     )?;
     let last = found.last().filter(|_| found.len() == EXAMINED as usize).map(|(watch, _)| *watch);
-    Ok((found.iter().any(|(_, is_running)| *is_running), last))
+    Ok((found.into_iter().find_map(|(_, user)| user), last))
 }
 
 /// Size of a destination on a page, in bytes. The values of headers are read, although they are not shown.
@@ -661,8 +684,8 @@ pub(super) fn delete_destination(
         return Ok(Err(DestinationRefusal::Managed));
     }
     let no = destination.queue.no;
-    if running(&batch.tx, app, no, WatchId(Id::MAX))?.0 {
-        return Ok(Err(DestinationRefusal::InUse));
+    if let (Some(user), _) = find_user(&batch.tx, app, no, WatchId(Id::MAX))? {
+        return Ok(Err(DestinationRefusal::InUse(user)));
     }
     set_disabled(batch, &destination, DisabledReason::Manual, now)?;
     batch.tx.run(

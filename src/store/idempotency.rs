@@ -4,6 +4,10 @@
 //! repeats the request gets the stored response, and nothing is written twice. Only successful writes store
 //! a response. It is valid for a day, then pruned.
 //!
+//! **Large responses are limited.** A response can show a watch with an output of 64 KiB, or a thousand watches. Each app
+//! has [`LARGE_MAX`] bytes for responses of more than 16 KiB. Beyond that, the oldest ones lose their bodies. Their keys
+//! stay, so that a repeated request is refused and not applied again.
+//!
 //! Every such write is an [`Idempotent`] command, and [`apply()`] is the only function that finds keys and
 //! stores responses.
 
@@ -21,6 +25,16 @@ use crate::domain::{AppNo, DeliveryId, Timestamp, WatchId};
 
 /// Time for which a stored response is valid.
 pub(super) const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Maximum total size of the stored responses of an app that have more than 16 KiB each, in bytes: a thousand watches with
+/// the largest outputs.
+const LARGE_MAX: i64 = 64 * 1024 * 1024;
+
+/// Size from which a stored response is large, in bytes. The index of large responses has the same number.
+const LARGE: usize = 16 * 1024;
+
+/// What is added to the status of a response whose body was deleted.
+const WITHOUT_BODY: u16 = 1_000;
 
 /// The idempotency key of a request, and what identifies the request.
 #[derive(Clone, Debug)]
@@ -74,6 +88,11 @@ pub enum Replay {
     OtherRequest,
     /// The response holds a secret and belongs to another API key of the app.
     OtherApiKey,
+    /// The request is the same, and its response was deleted, because it was large.
+    Gone {
+        /// Path of the created resource.
+        location: Option<String>,
+    },
 }
 
 /// Makes the response to a command from its result. `None`: no response is stored.
@@ -199,6 +218,7 @@ fn find_replays(tx: &Tx<'_>, keys: &[&IdempotencyKey]) -> Result<Vec<Option<Repl
         let (request_hash, response, stored_at) = rows.into_iter().next()?;
         let replay = match &key.seal {
             _ if request_hash != key.request_hash => Replay::OtherRequest,
+            _ if response.status >= WITHOUT_BODY => Replay::Gone { location: response.location },
             None => Replay::Response(response),
             Some(seal) => match seal.open(&response.body, &key.associated_data()) {
                 Some(body) => Replay::Response(StoredResponse { body, ..response }),
@@ -306,5 +326,40 @@ fn store_responses<'k>(
             let StoredResponse { status, location, body } = response;
             params![app, path, key, request_hash.as_slice(), status, location, body.as_slice(), now]
         }),
-    )
+    )?;
+    let large = sealed.iter().filter(|(_, response)| response.body.len() > LARGE);
+    let apps: BTreeSet<AppNo> = large.map(|(key, _)| key.app).collect();
+    apps.into_iter().try_for_each(|app| bound_large(tx, app))
+}
+
+/// Deletes the bodies of the oldest large responses of an app if all together have more than [`LARGE_MAX`], until they
+/// have an eighth less: not every further response searches for older ones.
+fn bound_large(tx: &Tx<'_>, app: AppNo) -> Result<()> {
+    let total = tx.one(
+        "select cast(coalesce(sum(octet_length(response)), 0) as bigint) from idempotency
+         where app = $1 and octet_length(response) > 16384",
+        params![app],
+        |row| row.int(0),
+    )?;
+    if total <= LARGE_MAX {
+        return Ok(());
+    }
+    let (mut left, most) = (total, LARGE_MAX - LARGE_MAX / 8);
+    let mut oldest = Vec::new();
+    tx.list_while(
+        "select path, key, octet_length(response) from idempotency
+         where app = $1 and octet_length(response) > 16384 order by created_at",
+        params![app],
+        |row| Ok((row.text(0)?, row.text(1)?, row.int(2)?)),
+        |(path, key, size)| {
+            left -= size;
+            oldest.push((path, key));
+            left > most
+        },
+    )?;
+    tx.each(
+        "update idempotency set response = $1, status = status + $2 where app = $3 and path = $4 and key = $5",
+        oldest.iter().map(|(path, key)| params![&[] as &[u8], i64::from(WITHOUT_BODY), app, path, key]),
+    )?;
+    Ok(())
 }

@@ -36,6 +36,8 @@ pub struct RecordObservation {
     pub is_other: bool,
     /// The apps for which `job.progress` is due.
     pub progress: ProgressApps,
+    /// Those of them whose other watches know the progress: it is due for watches without an event of progress.
+    pub only_new: Vec<AppNo>,
     /// Whether any watch wants an event for it.
     pub notify: bool,
     /// The provider's answer, if a watch wants it and it is small enough.
@@ -62,6 +64,11 @@ impl RecordObservation {
     /// Whether the watches of an app may be due an event.
     fn concerns(&self, app: AppNo) -> bool {
         self.is_other || self.progress.contains(app)
+    }
+
+    /// Whether `job.progress` is due for a watch.
+    fn is_progress_due(&self, watch: &WatchToNotify) -> bool {
+        self.progress.contains(watch.app) && (watch.progress == 0 || !self.only_new.contains(&watch.app))
     }
 
     /// Whether the watches of every app may be due an event.
@@ -128,7 +135,7 @@ fn notify_watches(batch: &mut Batch<'_>, commands: &[&RecordObservation]) -> Res
             if change.seen.status == JobStatus::Processing && watch.events.has(EventType::JobProcessing) {
                 events.push(event(EventType::JobProcessing, 0, Some(0)));
             }
-            if command.progress.contains(watch.app) && watch.events.has(EventType::JobProgress) {
+            if command.is_progress_due(watch) && watch.events.has(EventType::JobProgress) {
                 let n = watch.progress;
                 events.push(event(EventType::JobProgress, n + 1, (n > 0).then_some(n)));
             }

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) silent: AtomicBool,
     /// Whether the tables of the database can be used.
     pub(super) schema: Mutex<SchemaState>,
+    /// Whether they cannot. Every step of the poller and the dispatcher reads it.
+    pub(super) is_schema_broken: AtomicBool,
     /// Files of a SQLite database.
     pub(super) files: Option<Arc<Files>>,
     /// Size of the log of a SQLite database, in bytes, when it was last checked.
@@ -96,7 +98,9 @@ impl Shared {
     /// Notes an error of a statement: whether a table or a column is missing.
     pub(super) fn note_error(&self, error: &StoreError) {
         if let StoreError::Schema(reason) = error {
-            let change = self.schema().failed(Clock::System.moment());
+            let mut schema = self.schema();
+            let change = schema.failed(Clock::System.moment());
+            self.is_schema_broken.store(schema.is_broken(), Ordering::Release);
             log_schema(change, reason);
         }
     }
@@ -105,6 +109,7 @@ impl Shared {
     fn note_tables(&self, unusable: &[String]) -> bool {
         let mut schema = self.schema();
         let change = schema.checked(unusable.is_empty(), Clock::System.moment());
+        self.is_schema_broken.store(schema.is_broken(), Ordering::Release);
         log_schema(change, &unusable.join(", "));
         !schema.is_broken()
     }
@@ -126,8 +131,8 @@ fn log_schema(change: SchemaChange, what: &str) {
     match change {
         SchemaChange::Broken => tracing::error!(
             missing = what,
-            "a table or a column of the database is missing, or may not be used: requests that need it fail; restore it \
-             from a backup, or give its permissions back to the user of database_url"
+            "a table or a column of the database is missing, or may not be used: nothing is polled, sent or registered \
+             until it is there; restore it from a backup, or give its permissions back to the user of database_url"
         ),
         SchemaChange::Recovered => tracing::info!("the tables of the database can be used again"),
         SchemaChange::None => {}
@@ -210,14 +215,25 @@ impl ReadStore {
         self.shared.tracer()
     }
 
-    /// Whether the database refused the last write.
+    /// Whether a result can probably not be written: the database refused the last write, or a table cannot be used.
     pub fn refusing(&self) -> bool {
-        self.shared.is_refusing()
+        self.shared.is_refusing() || self.is_schema_broken()
+    }
+
+    /// Whether a table or a column is missing, or may not be used.
+    pub fn is_schema_broken(&self) -> bool {
+        self.shared.is_schema_broken.load(Ordering::Acquire)
     }
 
     /// Whether the database did not answer the last check in time.
     pub fn is_silent(&self) -> bool {
         self.shared.silent.load(Ordering::Acquire)
+    }
+
+    /// Returns [`StoreError::Schema`] if a table or a column was missing at the last check, or may not be used.
+    pub fn require_schema(&self) -> Result<()> {
+        let error = || StoreError::Schema("the last check found a table that cannot be used".to_owned());
+        if self.is_schema_broken() { Err(error()) } else { Ok(()) }
     }
 
     /// Checks whether the database answers in time, and whether its tables can be used. If they cannot, the error is
@@ -229,9 +245,10 @@ impl ReadStore {
         if self.shared.note_tables(&unusable) { Ok(()) } else { Err(StoreError::Schema(unusable.join(", "))) }
     }
 
-    /// Runs a query, and notes meanwhile whether its answer is late. Returns when the database has answered.
+    /// Checks whether the tables can be used, and notes meanwhile whether the answer is late. Returns when the database
+    /// has answered.
     pub async fn watch_answers(&self) {
-        let mut answer = std::pin::pin!(self.ping());
+        let mut answer = std::pin::pin!(self.check_tables());
         if Clock::System.timeout(CHECK_MAX, &mut answer).await.is_some() {
             return;
         }
@@ -247,10 +264,11 @@ impl ReadStore {
         tracing::info!("the database answers again");
     }
 
-    async fn ping(&self) -> Result<()> {
-        self.readers
-            .read(INTERNAL, |tx| tx.one("select count(*) from nodes", [], |row| row.int(0)).map(|_| ()))
-            .await
+    async fn check_tables(&self) {
+        // The next check follows an error.
+        if let Ok(unusable) = self.readers.read(INTERNAL, unusable_tables).await {
+            self.shared.note_tables(&unusable);
+        }
     }
 
     /// Returns a listener for the end of `watch`. Call this before reading the watch: an end between the

@@ -2,10 +2,14 @@
 //!
 //! A table can be missing although the database answers and accepts other writes: an operator has dropped or renamed
 //! it, restored a part of a backup, or withdrawn a permission. Requests that need it then fail, and a load balancer
-//! must not send more of them here. So the check of readiness examines every table, and the permissions to use
-//! it on a server. A column or an index that is missing is found only by the statement that needs it. Such an error
-//! makes the service unready as well, for [`REMEMBERED`] after the last one.
+//! must not send more of them here. Worse, an attempt whose result cannot be recorded would be repeated. So a check
+//! examines every table and column, and the permissions to use a table on a server: at the start, every two seconds, and
+//! when readiness is asked for. An index that is missing is found only by the statement that needs it. Such an error
+//! counts as well, for [`REMEMBERED`] after the last one.
+//!
+//! While the schema is not complete, no poll and no attempt starts, and registrations are refused.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::db::{Result, Tx};
@@ -15,48 +19,102 @@ use crate::clock::Moment;
 /// then show whether the error has gone.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-/// Every table of the database. A test compares the list with the migrations.
-pub(super) const TABLES: [&str; 22] = [
-    "apps",
-    "attempts",
-    "deliveries",
-    "destination_hours",
-    "destinations",
-    "endings",
-    "erased_apps",
-    "erased_events",
-    "events",
-    "idempotency",
-    "interruptions",
-    "jobs",
-    "keys",
-    "nodes",
-    "observations",
-    "operational_events",
-    "operations",
-    "seals",
-    "shards",
-    "watch_destinations",
-    "watch_groups",
-    "watches",
+/// Every table of the database, with its columns in alphabetical order. A test compares the list with the migrations.
+pub(super) const TABLES: [(&str, &str); 22] = [
+    (
+        "apps",
+        "created_at deleted_at id name no old_secret_expires_at old_signing_key old_signing_secret \
+         position signing_key signing_secret",
+    ),
+    (
+        "attempts",
+        "delivery duration_ms error n request_headers response_body response_headers started_at \
+         status_code",
+    ),
+    (
+        "deliveries",
+        "app attempts created_at destination event id is_manual is_retry n next_attempt_at queue \
+         raw_generation reason scheduled_at shard status step type wait_began_at waited_ms watch",
+    ),
+    ("destination_hours", "bucket destination failed hour succeeded"),
+    (
+        "destinations",
+        "address app channel concurrency created_at deleted_at description disabled_at disabled_reason \
+         events failed_attempts failed_error failed_since failing_since headers id is_default is_managed \
+         is_ordered last_attempt_at last_error last_error_at name no old_secret old_secret_expires_at options rate \
+         secret sweep sweep_after target tls",
+    ),
+    ("endings", "ended_at error generation job kind raw refreshed seen unfinished"),
+    ("erased_apps", "no"),
+    ("erased_events", "app erased_at id position"),
+    ("events", "app body ending id no observed_at position type watch webhook_body"),
+    ("idempotency", "app created_at key location path request_hash response status"),
+    ("interruptions", "ended_at is_start started_at"),
+    (
+        "jobs",
+        "account ended generation had_status job_id long_params no orphaned_at params poll_requested_at \
+         progress_rounds provider registered_at seen shard",
+    ),
+    ("keys", "app created_at expires_at hash id last_used_at name scope"),
+    ("nodes", "id incarnation lease_until probes running_at started_at"),
+    ("observations", "job observed_at progress raw_status status"),
+    ("operational_events", "app created_at id watch"),
+    ("operations", "app before created_at done finished_at id kind no status subject total"),
+    ("seals", "complete id"),
+    ("shards", "epoch node shard"),
+    ("watch_destinations", "address channel gone_at headers id n options queue saved secret watch"),
+    (
+        "watch_groups",
+        "app cancelled completed created_at ended_at expired expires_at expires_in failed id name needed \
+         no not_found pruned registered rule size status stopped",
+    ),
+    (
+        "watches",
+        "app created_at ended_at events expected_at expires_at generation id job metadata name payload \
+         poll_interval progress pruned reference status traceparent watch_group",
+    ),
 ];
 
-/// Returns the tables that are missing, or that this process may not read and write.
+/// Columns of [`TABLES`] that a server has not.
+const SQLITE_ONLY: [(&str, &str); 1] = [("events", "no")];
+
+/// Returns the tables that are missing, or that this process may not read and write, and the missing columns of the
+/// others, as `table.column`.
 pub(super) fn unusable_tables(tx: &Tx<'_>) -> Result<Vec<String>> {
-    let is_usable = match tx {
-        Tx::Sqlite(_) => "exists (select 1 from sqlite_master m where m.type = 'table' and m.name = t.name)",
+    let (is_usable, columns) = match tx {
+        Tx::Sqlite(_) => (
+            "exists (select 1 from sqlite_master m where m.type = 'table' and m.name = t.name)",
+            "select t.name, p.name from t, pragma_table_info(t.name) p",
+        ),
         // Null for a missing table.
-        Tx::Postgres(_) => {
+        Tx::Postgres(_) => (
             "coalesce(has_table_privilege(cast(to_regclass(t.name) as oid), 'select')
                and has_table_privilege(cast(to_regclass(t.name) as oid), 'insert')
                and has_table_privilege(cast(to_regclass(t.name) as oid), 'update')
-               and has_table_privilege(cast(to_regclass(t.name) as oid), 'delete'), false)"
-        }
+               and has_table_privilege(cast(to_regclass(t.name) as oid), 'delete'), false)",
+            "select t.name, cast(a.attname as text) from t
+               join pg_attribute a on a.attrelid = cast(to_regclass(t.name) as oid)
+             where a.attnum > 0 and not a.attisdropped",
+        ),
     };
-    let names: Vec<String> = TABLES.iter().map(|table| format!("('{table}')")).collect();
-    let names = names.join(", ");
-    let sql = format!("with t (name) as (values {names}) select t.name from t where not {is_usable}");
-    tx.list(&sql, [], |row| row.text(0))
+    let names: Vec<String> = TABLES.iter().map(|(table, _)| format!("('{table}')")).collect();
+    let names = format!("with t (name) as (values {})", names.join(", "));
+    let sql = format!("{names} select t.name from t where not {is_usable}");
+    let mut unusable = tx.list(&sql, [], |row| row.text(0))?;
+    let sql = format!("{names} {columns}");
+    let found = tx.list(&sql, [], |row| Ok((row.text(0)?, row.text(1)?)))?;
+    let mut present: HashSet<(&str, &str)> =
+        found.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
+    if matches!(tx, Tx::Postgres(_)) {
+        present.extend(SQLITE_ONLY);
+    }
+    let mut missing = Vec::new();
+    for (table, columns) in TABLES.iter().filter(|(table, _)| !unusable.iter().any(|name| name == table)) {
+        let columns = columns.split(' ').filter(|column| !present.contains(&(*table, *column)));
+        missing.extend(columns.map(|column| format!("{table}.{column}")));
+    }
+    unusable.append(&mut missing);
+    Ok(unusable)
 }
 
 /// What is known about the schema.
@@ -129,10 +187,20 @@ mod tests {
             "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name";
         let mut statement = db.prepare(sql).expect("a statement");
         let names = statement.query_map([], |row| row.get::<_, String>(0)).expect("read");
-        assert_eq!(names.collect::<Result<Vec<_>, _>>().expect("names"), TABLES);
+        let mut found = Vec::new();
+        for name in names {
+            let name = name.expect("a name");
+            let sql =
+                "select group_concat(name, ' ') from (select name from pragma_table_info($1) order by name)";
+            let columns = db.query_row(sql, [&name], |row| row.get::<_, String>(0)).expect("columns");
+            found.push((name, columns));
+        }
+        let listed = TABLES.map(|(table, columns)| (table.to_owned(), columns.to_owned()));
+        assert_eq!(found, listed);
         assert_eq!(unusable_tables(&Tx::Sqlite(&db)).expect("checked"), [""; 0]);
         db.execute_batch("alter table watch_groups rename to away").expect("renamed");
-        assert_eq!(unusable_tables(&Tx::Sqlite(&db)).expect("checked"), ["watch_groups"]);
+        db.execute_batch("alter table jobs rename column seen to away").expect("renamed");
+        assert_eq!(unusable_tables(&Tx::Sqlite(&db)).expect("checked"), ["watch_groups", "jobs.seen"]);
     }
 
     #[test]

@@ -604,6 +604,27 @@ async fn a_rate_limits_the_attempts_to_a_destination() {
 }
 
 #[tokio::test]
+async fn a_rate_outlasts_a_restart_and_a_crash() {
+    let mut t = Harness::start().await;
+    let destination = save(&t, "/a", json!({ "rate": "1/m" })).await;
+    register_completed(&t, 0..3, &destination).await;
+    t.pass(seconds(10)).await;
+    let first = t.receiver.take(1).await[0].at;
+    t.stop().await;
+    t.restart().await;
+    t.pass(seconds(30)).await;
+    assert_eq!(t.receiver.unread().len(), 0);
+    t.pass(minutes(1)).await;
+    let second = t.receiver.take(1).await[0].at;
+    t.crash().await;
+    t.restart().await;
+    t.pass(minutes(2)).await;
+    let third = t.receiver.take(1).await[0].at;
+    assert_eq!((second.since(first), third.since(second)), (minutes(1), minutes(1)));
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_concurrency_limits_the_attempts_in_progress() {
     let t = Harness::start().await;
     let destination = save(&t, "/a", json!({ "concurrency": 2 })).await;
@@ -745,6 +766,7 @@ crate::postgres::on_postgres_too! {
     the_health_of_a_destination_covers_a_day,
     a_destination_that_a_running_watch_names_is_not_deleted,
     a_rate_limits_the_attempts_to_a_destination,
+    a_rate_outlasts_a_restart_and_a_crash,
     a_changed_rate_applies_to_what_waits_for_the_old_one,
     a_concurrency_limits_the_attempts_in_progress,
     an_ordered_destination_retries_an_event_before_the_next,

@@ -116,6 +116,23 @@ async fn a_default_that_is_renamed_and_back_gets_each_event_once() {
     t.finish().await;
 }
 
+/// As a version before 0.2 left it.
+// Once: the test changes the SQLite file.
+#[tokio::test]
+async fn a_default_that_left_the_file_long_ago_is_no_default_after_a_start() {
+    let mut t = Harness::start().await;
+    let text = format!("[[destination]]\nname = 'a'\nurl = '{}'\ndefault = true\n", t.receiver.url("/a"));
+    restart_with(&mut t, &text).await;
+    let destination = id(&all(&t).await[0]);
+    restart_with(&mut t, "log = 'warn'\n").await;
+    t.stop().await;
+    let sql = "update destinations set is_default = 1";
+    rusqlite::Connection::open(t.file()).unwrap().execute_batch(sql).unwrap();
+    t.restart().await;
+    assert_eq!(shown(&t, &destination).await["default"], false);
+    t.finish().await;
+}
+
 #[tokio::test]
 async fn a_start_without_the_file_loses_no_delivery() {
     let mut t = Harness::start().await;
@@ -154,10 +171,10 @@ async fn errors_in_destinations_of_the_file_name_line_and_field() {
     let error = t.start_error().await;
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");
-    assert!(lines[0].starts_with("ringback.toml:1: destination[1].url: must not lead to"), "{error}");
-    assert_eq!(lines[1], "ringback.toml:4: destination[2].rat: there is no such field; did you mean `rate`?");
+    assert!(lines[0].starts_with("ringback.toml:3: destination[1].url: must not lead to"), "{error}");
+    assert_eq!(lines[1], "ringback.toml:7: destination[2].rat: there is no such field; did you mean `rate`?");
     assert!(
-        lines[2].starts_with("ringback.toml:8: destination[3].app: there is no app `nowhere`"),
+        lines[2].starts_with("ringback.toml:10: destination[3].app: there is no app `nowhere`"),
         "{error}"
     );
     t.give_up().await;

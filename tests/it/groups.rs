@@ -254,7 +254,12 @@ async fn a_saved_destination_gets_the_event_of_a_group_whatever_its_types() {
     let watch = member(&t, "job_1", terms).await;
     assert_eq!(t.shown(&watch).await["destinations"], json!([]));
     let path = format!("/v1/destinations/{saved}");
-    assert_eq!(t.delete(&path).await.expect(409)["code"], "destination_in_use");
+    let refused = t.delete(&path).await.expect(409);
+    assert_eq!(refused["code"], "destination_in_use");
+    assert!(
+        refused["detail"].as_str().unwrap().starts_with("an open group names the destination"),
+        "{refused}"
+    );
     t.provider.failed("job_1");
     t.pass(minutes(1)).await;
     assert_eq!(t.receiver.next_to("/a").await.event(), "group.completed");

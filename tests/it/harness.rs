@@ -296,6 +296,12 @@ impl Harness {
 
     /// Starts the application on its database.
     pub async fn restart(&mut self) {
+        self.launch().await;
+        self.ready().await;
+    }
+
+    /// Starts the application again, which may not become ready.
+    pub async fn launch(&mut self) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(self.running.is_none(), "the application runs already");
         let thread = format!("app-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -338,7 +344,6 @@ impl Harness {
         }));
         self.threads.push(thread);
         self.running = Some(Running { runtime, address, metrics, activity, stop, ended, first_start });
-        self.ready().await;
     }
 
     /// Waits until the application is ready.

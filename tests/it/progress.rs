@@ -57,16 +57,43 @@ async fn registrations_of_a_job_add_no_progress_of_its_other_watches() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 10);
     let watch = t.register(&curious()).await;
-    let mut last = String::new();
+    let mut others = Vec::new();
     for _ in 0..12 {
-        last = t.register(&curious()).await;
+        others.push(t.register(&curious()).await);
         t.pass(seconds(1)).await;
     }
-    assert_eq!(rounds(&t, &watch).await, [1, 6, 11]);
     t.pass(seconds(5)).await;
-    assert_eq!(rounds(&t, &last).await, [16], "a new watch gets the progress with the next round");
+    assert_eq!(rounds(&t, &watch).await, [1]);
+    assert_eq!(rounds(&t, &others[1]).await, [6], "a new watch gets the progress with the next round");
+    assert_eq!(rounds(&t, &others[11]).await, [16]);
+    // What has changed is for all.
+    t.provider.processing("job_1", 20);
+    t.pass(seconds(5)).await;
+    assert_eq!((rounds(&t, &watch).await, rounds(&t, &others[11]).await), (vec![1, 21], vec![16, 21]));
     t.provider.completed("job_1");
     t.pass(seconds(1)).await;
+    t.finish().await;
+}
+
+/// The status of the job was stored before the watch was there, so no poll after the crash brings a change.
+#[tokio::test]
+async fn a_watch_of_a_running_job_gets_job_processing_after_a_crash() {
+    let mut t = Harness::start().await;
+    t.provider.processing("job_1", 10);
+    let first = t.register(&curious()).await;
+    t.pass(seconds(3)).await;
+    let body = json!({ "jobId": "job_1", "notify": [], "events": ["job.processing"], "pollInterval": "1h" });
+    let second = t.register(&body).await;
+    t.crash().await;
+    t.restart().await;
+    t.pass(seconds(60)).await;
+    for watch in [first, second] {
+        let timeline = t.get(&format!("/v1/watches/{watch}/timeline?limit=200")).await.expect(200);
+        let entries = timeline["data"].as_array().unwrap().iter();
+        assert_eq!(entries.filter(|entry| entry["eventType"] == "job.processing").count(), 1, "{timeline:#}");
+    }
+    t.provider.completed("job_1");
+    t.pass(seconds(60)).await;
     t.finish().await;
 }
 
@@ -129,4 +156,5 @@ crate::postgres::on_postgres_too! {
     the_watches_of_another_app_do_not_delay_the_progress_of_a_job,
     the_bytes_of_a_jobs_progress_are_bounded_also_by_a_restart,
     registrations_of_a_job_add_no_progress_of_its_other_watches,
+    a_watch_of_a_running_job_gets_job_processing_after_a_crash,
 }

@@ -349,6 +349,7 @@ pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> Rec
         status_changed: true,
         is_other: true,
         progress: ProgressApps::ALL,
+        only_new: Vec::new(),
         notify: true,
         raw: None,
         after: Vec::new(),

@@ -1,5 +1,7 @@
 //! Errors of users: on the command line, in the configuration, and in the files that it names.
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use crate::cli::{Ran, run};
 use crate::harness::KEY;
 
@@ -41,6 +43,19 @@ async fn a_command_on_a_database_prints_its_warnings() {
 }
 
 #[tokio::test]
+async fn a_fifo_instead_of_certificates_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("ca.pem");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let fifo = fifo.display().to_string();
+    let env = [("RINGBACK_URL", "http://127.0.0.1:1"), ("RINGBACK_API_KEY", KEY), ("SSL_CERT_FILE", &*fifo)];
+    for line in [&["watches"][..], &["watch", "job_1"], &["health", "--listen", "127.0.0.1:1"], &["serve"]] {
+        let ran = run(&env, line).await.expect(1);
+        assert!(ran.err.contains("SSL_CERT_FILE=") && ran.err.contains("it is a FIFO"), "{line:?}: {ran:#?}");
+    }
+}
+
+#[tokio::test]
 async fn config_exits_with_1_and_lists_every_error() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -79,7 +94,7 @@ async fn config_exits_with_1_and_lists_every_error() {
     ringback.toml:2: `providers.nope.rate`: `1/x` is not a rate; write it as 10/s, 600/m, 3000/h or off
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
     ringback.toml:2: there is no provider `nope`; `ringback provider list` shows all
-    [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
+    ringback.toml:4: [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
     templates.path: the folder not-there cannot be read: No such file or directory (os error 2)
     ");
 
@@ -103,6 +118,20 @@ async fn config_exits_with_1_and_lists_every_error() {
     RINGBACK_PROVIDERS__MUVY__API_KEY: no definition that could be read is about a provider `muvy`; the nearest is `muvi`
     providers.path: the folder not-there cannot be read: No such file or directory (os error 2)
     templates.path: the folder not-there cannot be read: No such file or directory (os error 2)
+    ");
+
+    let text = "lisen = 'x'\n[providers.muvi]\nrate = 'x'\nbase_url = 'http://a.example'\nmin_interval = '2h'\n\
+                [[destination]]\nname = 1\nurl = 'http://169.254.169.254/'\n[destination.headers]\nhost = 'x'\n\
+                [[destination]]\nname = 'a'\nurl = 'https://a.example/x'\nrat = '1/s'\n";
+    let errors = lines(run_with(text.to_owned(), &[]).await.expect(1));
+    insta::assert_snapshot!(errors, @r"
+    ringback.toml:1: `lisen` is not a setting; the nearest is `listen`
+    ringback.toml:3: `providers.muvi.rate`: `x` is not a rate; write it as 10/s, 600/m, 3000/h or off
+    ringback.toml:7: destination[1].name: is required; the next start finds the destination by it
+    ringback.toml:5: [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
+    ringback.toml:10: destination[1].headers.host: `host` is not yours to set; choose another name
+    ringback.toml:8: destination[1].url: must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it: add 169.254.169.254 to egress.allow (RINGBACK_EGRESS__ALLOW)
+    ringback.toml:14: destination[2].rat: there is no such field; did you mean `rate`?
     ");
 
     run_with("log = 'warn'".to_owned(), &[]).await.expect(0);

@@ -174,7 +174,7 @@ async fn an_earlier_event_is_why_a_delivery_in_order_waits() {
     assert_eq!(
         second["waiting"],
         json!({ "reason": "order", "since": second["nextAttemptAt"], "until": null,
-        "lastError": null })
+        "lastError": null, "ownRate": false })
     );
     assert_eq!(waiting(&t, &watch).await["reason"], "order");
     t.pass(minutes(7)).await;

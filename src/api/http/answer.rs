@@ -50,6 +50,14 @@ impl IntoResponse for Replay {
                               send the request with that API key";
                 Problem::new(ProblemCode::IdempotencyOtherKey, detail).into_response()
             }
+            Self::Gone { location } => {
+                let place = location.map_or(String::new(), |path| format!(": {path}"));
+                let detail = format!(
+                    "the request with this Idempotency-Key had succeeded, and its answer is not kept any more; nothing \
+                     was done again; read what it made{place}"
+                );
+                Problem::new(ProblemCode::IdempotencyAnswerGone, detail).into_response()
+            }
             Self::Response(first) => ([(IDEMPOTENT_REPLAYED, "true")], first).into_response(),
         }
     }

@@ -66,9 +66,10 @@ problem_codes! {
         BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time."
         IdempotencyInProgress CONFLICT "idempotency_in_progress" "A request with this `Idempotency-Key` is still in progress; send it again later."
         IdempotencyOtherKey CONFLICT "idempotency_other_key" "The `Idempotency-Key` was used with another API key, and the response holds a secret."
+        IdempotencyAnswerGone CONFLICT "idempotency_answer_gone" "The request with this `Idempotency-Key` had succeeded; its answer was large and is not kept any more. Read what it made; nothing was done again."
         WatchEnded CONFLICT "watch_ended" "The watch has ended and cannot be changed."
         WatchStopped CONFLICT "watch_stopped" "The watch of the delivery was stopped, so the delivery cannot be retried."
-        DestinationInUse CONFLICT "destination_in_use" "A running watch names the saved destination, so it cannot be deleted."
+        DestinationInUse CONFLICT "destination_in_use" "A running watch or an open group names the saved destination, so it cannot be deleted."
         DestinationManaged CONFLICT "destination_managed" "The saved destination is in the server's configuration file and cannot be changed through the API."
         DestinationDisabled CONFLICT "destination_disabled" "The destination of the delivery is disabled, so the delivery cannot be retried."
         NameTaken CONFLICT "name_taken" "Another app has this name."
@@ -409,9 +410,14 @@ pub struct ProblemView<'a> {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let problem = match &error {
-            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Schema(_) => Self::new(
+            StoreError::Unavailable(_) | StoreError::Damaged(_) => Self::new(
                 ProblemCode::Unavailable,
                 "the database is not available and nothing was changed; send the request again later",
+            ),
+            StoreError::Schema(_) => Self::new(
+                ProblemCode::Unavailable,
+                "a table of the database is missing or may not be used, and nothing was changed; the server's log says \
+                 which; the operator must restore it; send the request again later",
             ),
             StoreError::Unknown(_) => {
                 let detail = "the database was lost during the write, so the change may have been made";

@@ -53,7 +53,7 @@ impl DispatchState {
         let mut changes = Changes::default();
         if let Some(wait) = result.token_wait() {
             // Its deliveries need the same token.
-            self.breakers.pause(&name, wait, ended_at);
+            self.breakers.await_token(&name, wait, result.attempt.error.as_deref(), ended_at);
             return changes;
         }
         if result.outcome == Outcome::NotMade {

@@ -63,7 +63,8 @@ impl DispatchState {
         }
         // Only a queue that awaits a token pauses without its host.
         if let until @ Some(_) = self.breakers.paused_until(name, now) {
-            return Some(DeliveryWait { until, ..DeliveryWait::of(WaitReason::Token, delivery) });
+            let last_error = self.breakers.token_error(name).map(str::to_owned);
+            return Some(DeliveryWait { until, last_error, ..DeliveryWait::of(WaitReason::Token, delivery) });
         }
         if let Some(outage) = [host, name].into_iter().find_map(|name| self.breakers.open_outage(name)) {
             let Outage { since, probe_at, last_error } = outage;
@@ -72,6 +73,7 @@ impl DispatchState {
                 since,
                 until: probe_at.filter(|at| *at > now),
                 last_error: last_error.map(str::to_owned),
+                is_own_rate: false,
             });
         }
         if delivery.is_behind || queue.is_some_and(|queue| queue.has_earlier_in_flight(delivery)) {
@@ -80,8 +82,10 @@ impl DispatchState {
         let opens_at =
             [Some(name), target].into_iter().flatten().filter_map(|name| self.pacer.opens_at(name, now));
         if let Some(at) = opens_at.max() {
+            let is_own_rate = self.pacer.rate_opens_at(name, now) == Some(at);
             return Some(DeliveryWait {
                 until: Some(at),
+                is_own_rate,
                 ..DeliveryWait::of(WaitReason::RateLimited, delivery)
             });
         }
@@ -117,7 +121,7 @@ mod tests {
 
     use super::super::tests::{Fixture, RETRY, at, delivery, result, to_chat, to_host, to_saved};
     use super::*;
-    use crate::channels::Reach;
+    use crate::channels::{Reach, TokenUse};
     use crate::domain::{DestinationId, Id, Outcome, PendingDelivery};
 
     /// Returns the row of a delivery.
@@ -210,7 +214,22 @@ mod tests {
         assert_eq!(f.step(at(5)).len(), 1);
         let wait = f.state.wait_of(&row(&to_chat(61, "ops")), at(5)).expect("a message a second");
         assert_eq!((wait.reason, wait.since, wait.until), (WaitReason::RateLimited, at(0), Some(at(6))));
+        assert!(!wait.is_own_rate);
         assert_eq!(reason(&f, &to_chat(61, "ops"), at(6)), None);
+    }
+
+    #[test]
+    fn a_failed_request_for_a_token_is_explained_with_its_error() {
+        let mut f = Fixture::new();
+        f.dispatch(delivery(1, "url"), at(0));
+        let sent = f.step(at(0)).pop().expect("an attempt");
+        let mut awaited = result(Outcome::NotMade, Reach::NotTried);
+        awaited.attempt.error = Some("token: HTTP 503".to_owned());
+        awaited.token = Some(Box::new(TokenUse::Awaited(Duration::from_secs(2))));
+        f.end(&sent, &awaited, (0, 0));
+        let wait = f.state.wait_of(&row(&delivery(2, "url")), at(1)).expect("it waits");
+        assert_eq!((wait.reason, wait.until), (WaitReason::Token, Some(at(2))));
+        assert_eq!(wait.last_error.as_deref(), Some("token: HTTP 503"));
     }
 
     #[test]
@@ -241,6 +260,9 @@ mod tests {
         next.id = to_saved(4, 8, None).id;
         next.watch = to_saved(4, 8, None).watch;
         let wait = f.state.wait_of(&row(&next), at(2)).expect("it waits");
-        assert_eq!((wait.reason, wait.until), (WaitReason::RateLimited, Some(at(62))));
+        assert_eq!(
+            (wait.reason, wait.until, wait.is_own_rate),
+            (WaitReason::RateLimited, Some(at(62)), true)
+        );
     }
 }

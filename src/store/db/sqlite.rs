@@ -130,6 +130,10 @@ impl WriterConnection {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
         refuse_folder(path)?;
+        let found = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        for suffix in ["-wal", "-shm", "-journal", ".lock"] {
+            files::refuse_special(&files::beside(&found, suffix))?;
+        }
         files::refuse_lost_database(path)?;
         files::refuse_link_without_target(path)?;
         create(path);

@@ -40,9 +40,11 @@ pub struct ManagedChanges {
 }
 
 impl ReadStore {
-    /// Returns whether a destination of the configuration file is stored.
+    /// Returns whether a destination of the configuration file is stored, or one that has left the file and is a default
+    /// nevertheless.
     pub async fn has_managed_destination(&self) -> Result<bool> {
-        let sql = "select no from destinations where is_managed = 1 limit 1";
+        let sql = "select no from destinations where deleted_at is null
+                     and (is_managed = 1 or (is_default = 1 and disabled_reason = 'unmanaged')) limit 1";
         self.read(INTERNAL, move |tx| Ok(tx.find(sql, [], |row| row.int(0))?.is_some())).await
     }
 }
@@ -84,11 +86,14 @@ pub fn apply_managed(batch: &mut Batch<'_>, command: &ApplyManaged) -> Result<Ma
             Some(_) | None => {}
         }
     }
-    for left in known.iter().filter(|destination| destination.is_managed) {
-        disable(batch, left, DisabledReason::Unmanaged, command.now)?;
+    for left in known {
+        if left.is_managed {
+            disable(batch, &left, DisabledReason::Unmanaged, command.now)?;
+            changes.unmanaged += 1;
+        }
+        // Earlier versions kept that it was a default.
         let sql = "update destinations set is_managed = 0, is_default = 0 where no = $1";
         batch.tx.run(sql, params![left.queue.no])?;
-        changes.unmanaged += 1;
     }
     Ok(changes)
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, params, row_sql};
+use super::super::db::{Result, StoreError, Tx, params, row_sql};
+use super::super::reads::{INTERNAL, ReadStore};
 use super::sweep;
 use super::transitions::{Transition, note_exhausted, raise_transitions, recover};
 use crate::domain::{
-    Attempt, DestinationId, DisabledReason, DispatcherMessage, EventType, FAILING_AFTER, FAILING_ATTEMPTS,
-    SavedNo, Timestamp, duration_bucket,
+    AppNo, Attempt, DestinationId, DisabledReason, DispatcherMessage, EventType, FAILING_AFTER,
+    FAILING_ATTEMPTS, SavedNo, Timestamp, duration_bucket, parse_rate,
 };
 
 /// Length of an hour.
@@ -36,6 +37,17 @@ pub struct SavedResult<'a> {
     pub is_exhausted: bool,
     /// Whether it delivers an event of a watch. Other attempts raise no event.
     pub is_of_watch: bool,
+}
+
+/// The last attempt to a saved destination with a rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastAttempt {
+    /// Name of its queue.
+    pub queue: String,
+    /// Time between two attempts.
+    pub spacing: Duration,
+    /// Time of the attempt.
+    pub at: Timestamp,
 }
 
 /// An attempt that shows that a saved destination accepts nothing any more.
@@ -138,8 +150,52 @@ pub fn record_results(batch: &mut Batch<'_>, results: &[SavedResult<'_>]) -> Res
             .iter()
             .map(|((no, hour, bucket), (succeeded, failed))| params![no, hour, bucket, succeeded, failed]),
     )?;
+    note_last_attempts(&batch.tx, results)?;
     note_successes(batch, &summaries)?;
     note_failures(batch, &summaries)
+}
+
+/// Notes the time of the last attempt to each destination with a rate. A time far in the future shows that the clock was
+/// set back.
+fn note_last_attempts(tx: &Tx<'_>, results: &[SavedResult<'_>]) -> Result<()> {
+    let mut last: BTreeMap<SavedNo, Timestamp> = BTreeMap::new();
+    for SavedResult { no, attempt, .. } in results {
+        let last = last.entry(*no).or_insert(attempt.at);
+        *last = attempt.at.max(*last);
+    }
+    tx.update_each(
+        row_sql!(
+            "update destinations set last_attempt_at = $1"
+            where "no = $2 and rate is not null
+                   and (last_attempt_at is null or last_attempt_at < $1 or last_attempt_at > $3)"
+        ),
+        last.iter().map(|(no, at)| params![*at, *no, at.plus(HOUR)]),
+    )?;
+    Ok(())
+}
+
+impl ReadStore {
+    /// Returns the last attempts to the saved destinations whose rate permits no further attempt at the time `now`.
+    pub async fn last_attempts(&self, now: Timestamp) -> Result<Vec<LastAttempt>> {
+        self.read(INTERNAL, move |tx| {
+            let found = tx.list(
+                "select app, id, rate, last_attempt_at from destinations
+                 where rate is not null and last_attempt_at is not null and deleted_at is null",
+                [],
+                |row| {
+                    let queue = DestinationId(row.id(1)?).queue(AppNo(row.int(0)?));
+                    let rate = parse_rate(&row.text(2)?).map_err(StoreError::Inconsistent)?;
+                    Ok((queue, rate, row.time(3)?))
+                },
+            )?;
+            let last = found.into_iter().filter_map(|(queue, rate, at)| {
+                let spacing = rate.spacing?;
+                (at <= now && now < at.plus(spacing)).then_some(LastAttempt { queue, spacing, at })
+            });
+            Ok(last.collect())
+        })
+        .await
+    }
 }
 
 /// Ends the series of failures of the destinations to which an attempt has succeeded.

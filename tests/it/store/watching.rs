@@ -8,8 +8,9 @@ use ringback::domain::{
     WatchId, WatchStatus,
 };
 use ringback::store::{
-    EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotFoundEnd, Notified, NotifyWatches,
-    PollNow, RefreshEnding, RegisterMany, Replay, StopWatch, StoreError, StoredResponse, WatchFilter,
+    EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, KeepAnswer, NotFound, NotFoundEnd, Notified,
+    NotifyWatches, PollNow, RefreshEnding, RegisterMany, Replay, StopWatch, StoreError, StoredResponse,
+    WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
@@ -102,6 +103,32 @@ async fn an_idempotency_key_replays_the_response_for_a_day() {
         fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len(),
         2
     );
+}
+
+#[tokio::test]
+async fn the_kept_answers_of_an_app_are_limited_in_bytes() {
+    let fixture = StoreFixture::new().await;
+    let keep = async |n: u8, size: usize| {
+        let key = IdempotencyKey { key: format!("k{n}"), ..key(&fixture, 1, at(n.into())) };
+        let location = Some(format!("/v1/watches/{n}"));
+        let response = StoredResponse { status: 201, location, body: vec![b'x'; size] };
+        let keep = Idempotent::with_response(KeepAnswer, Some(key), &response);
+        fixture.store.keep_answer(keep).await.expect("kept")
+    };
+    // A small one is not counted.
+    assert!(keep(0, 16 * 1024).await.is_ok());
+    for n in 1..=8 {
+        assert!(keep(n, 8 * 1024 * 1024).await.is_ok());
+    }
+    assert!(matches!(keep(1, 1).await, Err(Replay::Response(_))), "64 MiB fit");
+    assert!(keep(9, 20_000).await.is_ok());
+    for n in [1, 2] {
+        let location = Some(format!("/v1/watches/{n}"));
+        assert_eq!(keep(n, 1).await, Err(Replay::Gone { location }), "it is not applied again");
+    }
+    for n in [0, 3, 8, 9] {
+        assert!(matches!(keep(n, 1).await, Err(Replay::Response(_))), "{n}");
+    }
 }
 
 #[tokio::test]
@@ -609,6 +636,7 @@ crate::postgres::on_postgres_too! {
     a_registration_returns_what_is_read_back_later,
     a_registration_of_an_ended_job_polls_it_again,
     an_idempotency_key_replays_the_response_for_a_day,
+    the_kept_answers_of_an_app_are_limited_in_bytes,
     concurrent_requests_with_one_key_create_one_watch,
     an_invalid_command_fails_alone,
     processing_is_notified_once_and_progress_is_numbered,

@@ -697,12 +697,21 @@ fn open_lock(path: &Path) -> Result<(File, bool)> {
     if let Ok(file) = options.clone().create_new(true).open(path) {
         return Ok((file, true));
     }
+    refuse_special(path)?;
     let file = options.create(true).truncate(false).open(path);
     let file = file.map_err(|error| {
         let fault = lock_fault(error.kind(), fs::metadata(path).ok().as_ref());
         anyhow::Error::from(error).context(format!("{} {fault}", path.display()))
     })?;
     Ok((file, false))
+}
+
+/// Refuses a file of the database that is no regular file, as a FIFO. To open it could wait forever, or change it.
+pub fn refuse_special(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => bail!("{} is not a file; delete or rename it", path.display()),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Returns what is wrong with a lock file that cannot be opened, and what to do.

@@ -184,6 +184,26 @@ fn a_database_with_two_names_is_refused_with_the_commands() {
 }
 
 #[test]
+fn a_fifo_beside_the_database_is_refused() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.db");
+    for suffix in ["-wal", "-shm", "-journal", ".lock"] {
+        let fifo = files::beside(&path, suffix);
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+        let error = WriterConnection::open(&path).expect_err(suffix).to_string();
+        assert_eq!(error, format!("{} is not a file; delete or rename it", fifo.display()));
+        std::fs::remove_file(&fifo).expect("removed");
+    }
+    mknodat(CWD, &folder.path().join("y.db"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+    for special in [folder.path().join("y.db"), "/dev/null".into(), "/dev/zero".into()] {
+        let error = WriterConnection::open(&special).expect_err("no file").to_string();
+        assert!(error.contains("is not a file; name another one"), "{error}");
+    }
+    WriterConnection::open(&path).expect("opens").close();
+}
+
+#[test]
 fn a_link_without_its_target_is_refused_with_the_commands() {
     let folder = tempfile::tempdir().expect("a folder");
     let (link, target) = (folder.path().join("x.db"), folder.path().join("data/y.db"));

@@ -41,12 +41,12 @@ use crate::clock::trust::ClockTrust;
 use crate::config::{Config, ConfigError, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{
-    Activity, AppNo, Masked, PendingDelivery, Timestamp, credential_variable, draw_private_key,
+    Activity, AppNo, Masked, PendingDelivery, ProviderState, Timestamp, credential_variable, draw_private_key,
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
-use crate::providers::{Definition, Providers, load_providers};
+use crate::providers::{Definition, InvalidDefinition, Providers, load_providers};
 use crate::store::{
     BootstrapTenant, DatabaseLocation, Keyring, Store, StoreError, StoreOptions, WRITE_RETRY_PAUSE, Writer,
 };
@@ -134,7 +134,7 @@ impl App {
         environment: HostEnvironment,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<Self>> {
-        let (definitions, providers, templates) =
+        let (ConfiguredProviders { definitions, providers, invalid }, templates) =
             load(&config).map_err(|errors| anyhow!(errors.join("\n")))?;
         let egress = egress(&config, &environment)?;
         let shares = DescriptorShares::of(environment.descriptors);
@@ -158,6 +158,7 @@ impl App {
         let (operator, first_start) = bootstrap(&store, &config, clock.now(), discards_output).await?;
         destinations::apply(&store, &config.destinations, (&channels, &egress), &clock).await?;
 
+        log_invalid(&invalid);
         warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
@@ -182,7 +183,12 @@ impl App {
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
-            provider_states: Box::new(move || provider_states.providers()),
+            provider_states: Box::new(move || {
+                let mut states = provider_states.providers();
+                states.extend(invalid.iter().map(|one| ProviderState::invalid(&one.id, &one.mistakes)));
+                states.sort_by(|one, other| one.id.cmp(&other.id));
+                states
+            }),
             delivery_waits: delivery_waits(&dispatcher),
             draining: draining.subscribe(),
             in_progress: InProgressKeys::default(),
@@ -480,10 +486,17 @@ fn send_test(
     })
 }
 
+/// The providers with their effective settings.
+struct ConfiguredProviders {
+    definitions: Providers,
+    providers: Vec<Provider>,
+    invalid: Vec<InvalidDefinition>,
+}
+
 /// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.
-fn load(config: &Config) -> Result<(Providers, Vec<Provider>, Templates), Vec<String>> {
+fn load(config: &Config) -> Result<(ConfiguredProviders, Templates), Vec<String>> {
     match (configured_providers(config), load_templates(config.templates_path.as_deref())) {
-        (Ok((definitions, providers)), Ok(templates)) => Ok((definitions, providers, templates)),
+        (Ok(providers), Ok(templates)) => Ok((providers, templates)),
         (providers, templates) => {
             Err([providers.err(), templates.err()].into_iter().flatten().flatten().collect())
         }
@@ -492,7 +505,10 @@ fn load(config: &Config) -> Result<(Providers, Vec<Provider>, Templates), Vec<St
 
 /// Returns every error in the files that the configuration names.
 pub fn configuration_errors(config: &Config) -> Vec<String> {
-    load(config).err().unwrap_or_default()
+    match load(config) {
+        Ok((loaded, _)) => loaded.invalid.into_iter().flat_map(|one| one.mistakes).collect(),
+        Err(errors) => errors,
+    }
 }
 
 /// Returns every error in the destinations of the configuration file, as a start finds them, except whether their apps
@@ -507,20 +523,24 @@ pub async fn destination_errors(config: &Config, environment: HostEnvironment) -
     Ok(destinations::errors(&config.destinations, (&channels, &egress), &clock).await)
 }
 
-/// Returns the providers with their effective settings.
+/// Returns the providers with their effective settings. A definition with mistakes is an error.
 pub fn providers(config: &Config) -> Result<Vec<Provider>> {
-    configured_providers(config).map(|(_, providers)| providers).map_err(|errors| anyhow!(errors.join("\n")))
+    let loaded = configured_providers(config).map_err(|errors| anyhow!(errors.join("\n")))?;
+    let mistakes: Vec<String> = loaded.invalid.into_iter().flat_map(|one| one.mistakes).collect();
+    if mistakes.is_empty() { Ok(loaded.providers) } else { Err(anyhow!(mistakes.join("\n"))) }
 }
 
 /// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an
 /// error.
-fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
-    let (definitions, mut errors) = load_providers(config.providers_path.as_deref());
-    let known: Vec<&str> = definitions.keys().map(String::as_str).collect();
+fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<String>> {
+    let loaded = load_providers(config.providers_path.as_deref());
+    let (mut definitions, invalid, mut errors) = (loaded.valid, loaded.invalid, loaded.errors);
+    let invalid_ids = invalid.iter().map(|one| one.id.as_str());
+    let known: Vec<&str> = definitions.keys().map(String::as_str).chain(invalid_ids).collect();
     let unknown = config.check_providers(&known, errors.is_empty());
     errors.splice(0..0, unknown.iter().map(ToString::to_string));
     let mut providers = Vec::new();
-    for definition in definitions.values() {
+    for definition in definitions.values_mut() {
         let own = config.providers.get(&definition.id).cloned().unwrap_or_default();
         match provider(definition, own) {
             Ok(provider) => providers.push(provider),
@@ -530,7 +550,19 @@ fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), V
             })),
         }
     }
-    if errors.is_empty() { Ok((definitions, providers)) } else { Err(errors) }
+    if errors.is_empty() { Ok(ConfiguredProviders { definitions, providers, invalid }) } else { Err(errors) }
+}
+
+/// Logs the providers that are disabled.
+fn log_invalid(invalid: &[InvalidDefinition]) {
+    for InvalidDefinition { id: provider, mistakes } in invalid {
+        let error = mistakes.join("; ");
+        tracing::error!(
+            provider,
+            error,
+            "the definition has mistakes: the provider is disabled; run `ringback provider check`"
+        );
+    }
 }
 
 /// Returns the client for outgoing requests.
@@ -548,12 +580,18 @@ pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egre
 
 /// Returns a provider with its effective settings, or the key and the error of each wrong one.
 fn provider(
-    definition: &Arc<Definition>,
+    definition: &mut Arc<Definition>,
     own: ProviderConfig,
 ) -> Result<Provider, Vec<(&'static str, String)>> {
     let mut errors = Vec::new();
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
     let base_url = base_url.map_err(|error| errors.push(("base_url", format!("base_url: {error}")))).ok();
+    if own.hosts.is_some() || own.base_url.is_some() {
+        let hosts = own.hosts.as_deref().unwrap_or_default();
+        if let Err(error) = Arc::make_mut(definition).set_operator_hosts(hosts, own.base_url.is_some()) {
+            errors.push(("hosts", format!("hosts: {error}")));
+        }
+    }
     if let Some(Err(error)) = own.api_key.as_ref().map(|key| definition.check_credential(key.reveal())) {
         errors.push(("api_key", format!("api_key: {error}")));
     }

@@ -34,6 +34,7 @@ mod identity;
 mod lookup_limit;
 mod pool;
 mod ranges;
+mod redirect;
 mod resolver;
 #[cfg(test)]
 mod tests;
@@ -52,8 +53,9 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, redirect, retry};
+pub use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, retry};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -91,6 +93,8 @@ pub struct Egress {
     plain: HttpClient,
     /// Client for the operator's addresses.
     trusted: HttpClient,
+    /// Client for providers' addresses that a client has chosen.
+    guarded: HttpClient,
     /// TLS for other protocols than HTTP.
     tls: Arc<rustls::ClientConfig>,
     /// Verifier of receivers whose identity has no authorities of its own.
@@ -110,7 +114,7 @@ pub fn unguarded(
     let mut client = Client::builder()
         .no_proxy()
         .user_agent(USER_AGENT)
-        .redirect(redirect::Policy::none())
+        .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .retry(retry::never())
         .http1_only()
@@ -145,9 +149,11 @@ pub struct Post<U> {
     pub max_answer: usize,
 }
 
-/// A GET to an operator's address.
+/// A request to a provider: to an operator's address, or to a name that a client has chosen.
 #[derive(Debug)]
 pub struct Fetch {
+    /// The method.
+    pub method: Method,
     /// The URL.
     pub url: Url,
     /// The headers, sent unchanged; a missing `accept` becomes `*/*`, a missing `user-agent` [`USER_AGENT`], and
@@ -157,10 +163,16 @@ pub struct Fetch {
     pub timeout: Duration,
     /// Maximum size of the decoded body, in bytes. A larger one is an error.
     pub max_body: usize,
+    /// The body, sent unchanged.
+    pub body: Bytes,
+    /// Number of redirects that are followed, if they lead to the same scheme, host and port.
+    pub max_redirects: u8,
+    /// Whether a client has chosen the host: its addresses are then subject to the guard, as those of receivers.
+    pub is_guarded: bool,
 }
 
 impl Fetch {
-    /// Makes a request with these headers. A name or a value that is not valid in HTTP is left out.
+    /// Makes a GET with these headers. A name or a value that is not valid in HTTP is left out.
     pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
         let header = |(name, value): &(String, String)| {
             let mut value = HeaderValue::from_str(value).ok()?;
@@ -168,7 +180,16 @@ impl Fetch {
             value.set_sensitive(true);
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         };
-        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
+        Self {
+            method: Method::GET,
+            url,
+            headers: named.iter().filter_map(header).collect(),
+            timeout,
+            max_body,
+            body: Bytes::new(),
+            max_redirects: 0,
+            is_guarded: false,
+        }
     }
 }
 
@@ -247,6 +268,7 @@ impl Egress {
             secure: client(AddressPolicy::Secure, false),
             plain: client(AddressPolicy::Plain, false),
             trusted: client(AddressPolicy::Trusted, true),
+            guarded: client(AddressPolicy::Secure, true),
             tls: Arc::new(bare),
             verifier,
             lookup_cache: LookupCache::default(),
@@ -366,13 +388,38 @@ impl Egress {
         Ok(received)
     }
 
-    /// Sends a request to a provider. An incomplete response is an error.
-    pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
-        let Fetch { url, headers, timeout, max_body } = fetch;
-        let (body, identity, trust) = (Bytes::new(), None, Trust::Machine);
-        let request = HttpRequest { method: Method::GET, url, headers, body, identity, trust };
-        let (received, read) = self.exchange(&self.trusted, request, timeout, max_body).await?;
-        read.map(|()| received)
+    /// Sends a request to a provider. An incomplete response is an error. The deadline includes the redirects.
+    pub async fn fetch(&self, mut fetch: Fetch) -> Result<Received, SendError> {
+        let client = if fetch.is_guarded { &self.guarded } else { &self.trusted };
+        let mut duration = Duration::ZERO;
+        loop {
+            let (url, headers) = (fetch.url.clone(), fetch.headers.clone());
+            if fetch.is_guarded {
+                // The HTTP client calls the resolver for names only, so an address in the URL is checked here.
+                self.parse(url.as_str()).map_err(|error| SendError::Refused(error.to_string()))?;
+            }
+            let (method, body, identity, trust) =
+                (fetch.method.clone(), fetch.body.clone(), None, Trust::Machine);
+            let request = HttpRequest { method, url, headers, body, identity, trust };
+            let left = fetch.timeout.saturating_sub(duration);
+            let (mut received, read) = self.exchange(client, request, left, fetch.max_body).await?;
+            read?;
+            duration += received.duration;
+            received.duration = duration;
+            let location = received.header("location").filter(|_| fetch.max_redirects > 0);
+            let next = |location| redirect::next(&fetch.url, &fetch.method, received.status, location);
+            match location.and_then(next) {
+                Some((url, keeps_body)) => {
+                    fetch.max_redirects -= 1;
+                    fetch.url = url;
+                    if !keeps_body {
+                        (fetch.method, fetch.body) = (Method::GET, Bytes::new());
+                        fetch.headers.remove(CONTENT_TYPE);
+                    }
+                }
+                None => return Ok(received),
+            }
+        }
     }
 
     /// Connects to an operator's host within `timeout`, for other protocols than HTTP.

@@ -4,25 +4,34 @@
 //! language. Definitions are data: no code is about one provider. Only [`load_providers`] and
 //! [`Definition::check`] do I/O, because they read files. The poller sends the requests and schedules them.
 
+mod auth;
+mod body;
 mod compile;
+mod condition;
+mod decode;
 mod definition;
 mod example;
 mod extract;
-mod file;
+mod field;
 mod interpretation;
 mod json;
+mod path;
+mod repair;
 mod request;
+mod rule;
 mod template;
+mod value;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::domain::file_text;
 use crate::named_file;
+pub use compile::Mistake;
 pub use definition::Definition;
-pub use interpretation::{Interpretation, JobReport, PollFailure};
+pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
 
 /// Every `src/providers/*.toml`: (file name, text). The build script lists the folder.
@@ -38,59 +47,117 @@ const MAX_FILES: usize = 1_000;
 /// All known providers by their ids.
 pub type Providers = BTreeMap<String, Arc<Definition>>;
 
-/// Reads the embedded definitions and every `*.toml` of `folder`, and checks their examples. A definition in the
-/// folder replaces the embedded one with the same id. Every error is a sentence that starts with the file's name; the
-/// definitions without an error are returned, too.
-pub fn load_providers(folder: Option<&Path>) -> (Providers, Vec<String>) {
-    let mut errors = Vec::new();
-    let (mut definitions, mut own) = (Providers::new(), Providers::new());
+/// A file of the operator that defines no provider, because it has mistakes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidDefinition {
+    /// Id of the provider, or the name of the file if the file does not say it.
+    pub id: String,
+    /// Every mistake, as a sentence that starts with the file's name.
+    pub mistakes: Vec<String>,
+}
+
+/// The definitions of this program and of the operator's folder.
+#[derive(Clone, Debug, Default)]
+pub struct LoadedProviders {
+    /// The definitions without a mistake.
+    pub valid: Providers,
+    /// The files of the folder with mistakes. They disable the embedded definition with the same id, too.
+    pub invalid: Vec<InvalidDefinition>,
+    /// Errors of the folder and of the embedded definitions.
+    pub errors: Vec<String>,
+}
+
+/// The embedded definitions, which are compiled once in a process.
+static LOADED: LazyLock<LoadedProviders> = LazyLock::new(|| {
+    let mut loaded = LoadedProviders::default();
     for (file, text) in EMBEDDED {
-        add(&mut definitions, file, checked(file, text), &mut errors);
+        match checked(file, text) {
+            Ok(definition) => drop(loaded.valid.insert(definition.id.clone(), Arc::new(definition))),
+            Err(mistakes) => loaded.errors.extend(mistakes),
+        }
     }
-    for file in folder.map(|folder| list(folder, &mut errors)).unwrap_or_default() {
-        add(&mut own, &file.display().to_string(), Definition::check(&file), &mut errors);
+    loaded
+});
+
+/// Reads the embedded definitions and every `*.toml` of `folder`, and checks their examples. A definition in the
+/// folder replaces the embedded one with the same id.
+pub fn load_providers(folder: Option<&Path>) -> LoadedProviders {
+    let (mut loaded, mut own) = (LOADED.clone(), Providers::new());
+    for file in folder.map(|folder| list(folder, &mut loaded.errors)).unwrap_or_default() {
+        let name = file.display().to_string();
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let text = read(&file).map_err(|error| (stem.clone(), vec![error]));
+        let definition = text.and_then(|text| {
+            checked(&name, &text).map_err(|mistakes| (compile::id_of(&text).unwrap_or(stem), mistakes))
+        });
+        match definition {
+            Ok(definition) if own.contains_key(&definition.id) => {
+                let mistakes = vec![format!("{name}: id: another file defines `{}` already", definition.id)];
+                // Which of the two the operator means is not known.
+                own.remove(&definition.id);
+                loaded.invalid.push(InvalidDefinition { id: definition.id, mistakes });
+            }
+            Ok(definition) => drop(own.insert(definition.id.clone(), Arc::new(definition))),
+            Err((id, mistakes)) => loaded.invalid.push(InvalidDefinition { id, mistakes }),
+        }
     }
-    definitions.extend(own);
-    (definitions, errors)
+    loaded.valid.extend(own);
+    for InvalidDefinition { id, .. } in &loaded.invalid {
+        loaded.valid.remove(id);
+    }
+    loaded
 }
 
 impl Definition {
-    /// Reads the definition in a file, and checks its examples. The error lists every error as a sentence that
-    /// starts with the file's name.
+    /// Reads the definition in a file, and checks its examples. The error lists every mistake as a sentence that
+    /// starts with the file's name and the place.
     pub fn check(file: &Path) -> Result<Self, Vec<String>> {
-        let name = file.display().to_string();
-        let bytes = named_file::read(file, MAX_FILE)
-            .map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(vec![format!("{name}: the file is larger than {MAX_FILE} bytes; check the path")]);
+        checked(&file.display().to_string(), &read(file).map_err(|error| vec![error])?)
+    }
+
+    /// Like [`Self::check`], but returns the definition also if only its examples have mistakes.
+    pub fn read(file: &Path) -> (Option<Self>, Vec<String>) {
+        match read(file) {
+            Ok(text) => {
+                let (definition, mistakes) = compile::compile(&text);
+                (definition, named(&file.display().to_string(), &mistakes))
+            }
+            Err(error) => (None, vec![error]),
         }
-        let text = file_text(bytes).map_err(|error| vec![format!("{name}: the file {error}")])?;
-        checked(&name, &text)
     }
 }
 
-/// Returns the definition in `text` after a check of its examples. Every error starts with the file's name.
+/// Returns the files of the definitions at a path: the file itself, or every `*.toml` of a folder.
+pub fn definition_files(path: &Path) -> Result<Vec<PathBuf>, Vec<String>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut errors = Vec::new();
+    let files = list(path, &mut errors);
+    if files.is_empty() && errors.is_empty() {
+        errors.push(format!("{}: the folder contains no *.toml", path.display()));
+    }
+    if errors.is_empty() { Ok(files) } else { Err(errors) }
+}
+
+/// Returns the text of a file. The error starts with the file's name.
+fn read(file: &Path) -> Result<String, String> {
+    let name = file.display();
+    let bytes = named_file::read(file, MAX_FILE)
+        .map_err(|error| format!("{name}: the file cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("{name}: the file is larger than {MAX_FILE} bytes; check the path"));
+    }
+    file_text(bytes).map_err(|error| format!("{name}: the file {error}"))
+}
+
+/// Returns the definition in `text`. Every error starts with the file's name and the place.
 fn checked(file: &str, text: &str) -> Result<Definition, Vec<String>> {
-    let checked = Definition::parse(text).and_then(|d| d.check_examples().map(|()| d));
-    checked.map_err(|found| found.iter().map(|error| format!("{file}: {error}")).collect())
+    Definition::parse(text).map_err(|mistakes| named(file, &mistakes))
 }
 
-/// Adds the definition of a file to `definitions`, or its errors to `errors`.
-fn add(
-    definitions: &mut Providers,
-    file: &str,
-    checked: Result<Definition, Vec<String>>,
-    errors: &mut Vec<String>,
-) {
-    match checked {
-        Ok(definition) if definitions.contains_key(&definition.id) => {
-            errors.push(format!("{file}: id: another file defines `{}` already", definition.id));
-        }
-        Ok(definition) => {
-            definitions.insert(definition.id.clone(), Arc::new(definition));
-        }
-        Err(found) => errors.extend(found),
-    }
+fn named(file: &str, mistakes: &[Mistake]) -> Vec<String> {
+    mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect()
 }
 
 /// Lists every `*.toml` of a folder, in capital letters too, sorted, so that the result does not depend on the order of the file system.

@@ -17,6 +17,8 @@ struct Provider {
     health: ProviderHealthView,
     budget: ProviderBudget,
     poll: ProviderPoll,
+    /// Mistakes of the definition, with their places; empty unless `health.status` is `invalid`.
+    errors: Vec<String>,
     /// Always null: this version learns nothing of the duration of jobs.
     #[schema(required, value_type = Option<Object>)]
     learned: Option<()>,
@@ -127,6 +129,7 @@ fn shown(state: &ProviderState) -> Provider {
             max_interval: format_duration(state.policy.max_interval),
             deadline: format_duration(state.policy.deadline),
         },
+        errors: state.mistakes.clone(),
         learned: None,
     }
 }

@@ -13,8 +13,8 @@ use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Probl
 use super::labels::{check_name, check_reference};
 use crate::clock::Moment;
 use crate::domain::{
-    AppNo, EventList, EventSet, EventType, GroupRequest, JobName, NewWatch, Payload, Terms, Timestamp, Watch,
-    WatchId, credential_variable,
+    AppNo, EventList, EventSet, EventType, GroupRequest, JobName, NewWatch, Payload, ProviderHealth,
+    ProviderState, Terms, Timestamp, Watch, WatchId, credential_variable,
 };
 use crate::providers::{Definition, ParamError};
 use crate::store::RegisterRefusal;
@@ -168,7 +168,12 @@ fn no_credential(api: &Api, name: &str, is_given: bool) -> String {
 /// Finds a provider by its id.
 pub(super) fn find_provider<'a>(api: &'a Api, name: &str) -> Result<&'a Arc<Definition>, Invalid> {
     api.providers.get(name).ok_or_else(|| {
-        let (_, detail) = not_one_of(name, api.providers.keys().map(String::as_str));
+        let is_invalid = |state: &ProviderState| state.id == name && state.health == ProviderHealth::Invalid;
+        let detail = if (api.provider_states)().iter().any(is_invalid) {
+            format!("the definition of `{name}` has mistakes, which GET /v1/providers lists; the operator must correct them")
+        } else {
+            not_one_of(name, api.providers.keys().map(String::as_str)).1
+        };
         (FieldErrorCode::UnknownProvider, detail)
     })
 }

@@ -1,7 +1,9 @@
-//! `ringback provider`: lists providers, checks definitions and polls a job once.
+//! `ringback provider`: lists providers, checks and tries definitions, and polls a job once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -12,14 +14,19 @@ use crate::app::{self, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::Flags;
 use crate::domain::{JobStatus, format_duration, format_rate};
-use crate::egress::Fetch;
-use crate::providers::{Definition, Interpretation, PollFailure};
+use crate::egress::Received;
+use crate::providers::{Answer, Definition, Interpretation, PollFailure, definition_files};
+
+/// Largest answer that is read from the standard input, in bytes.
+const ANSWER_MAX: u64 = 16 * 1024 * 1024;
 
 /// Subcommands of `ringback provider`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Provider {
     List(List),
     Check(Check),
+    Try(Try),
+    ShowRequest(ShowRequest),
     Poll(Poll),
 }
 
@@ -40,18 +47,71 @@ pub struct List {
     config: Option<PathBuf>,
 }
 
-/// Validate a definition and run its examples
+/// Validate definitions and run their examples
 ///
-/// Prints every error with its place; the exit code is then 1.
+/// Prints every mistake as FILE:LINE:COLUMN, in the order of the file; the exit code is then 1. An example without `expect`
+/// is a mistake that shows what the answer means, ready to be pasted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   ringback provider check providers/acme.toml
+  ringback provider check providers/
 
 docs/PROVIDERS.md describes the language of definitions.")]
 pub struct Check {
-    /// File of the definition
-    file: PathBuf,
+    /// Files of definitions, or folders with them
+    #[arg(required = true, value_name = "FILE|FOLDER")]
+    paths: Vec<PathBuf>,
+}
+
+/// Show how an answer of a provider is interpreted
+///
+/// Reads the body of the answer from the standard input. No request is made.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ringback provider try acme.toml --job-id j1 < answer.json
+  echo '{}' | ringback provider try muvi --http 404 --header retry-after:5")]
+pub struct Try {
+    /// Name of the provider, or file of a definition
+    #[arg(value_name = "NAME|FILE")]
+    name: String,
+    /// HTTP status of the answer
+    #[arg(long, value_name = "STATUS", default_value_t = 200)]
+    http: u16,
+    /// Header of the answer; can be repeated
+    #[arg(long, value_name = "NAME:VALUE", value_parser = answer_header)]
+    header: Vec<(String, String)>,
+    /// Id of the requested job [default: that of the first example]
+    #[arg(long, value_name = "ID")]
+    job_id: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Configuration file [default: ringback.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Show the request for a job, without the credential
+///
+/// No request is made.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback provider show-request acme.toml job_1 --param region=us")]
+pub struct ShowRequest {
+    /// Name of the provider, or file of a definition
+    #[arg(value_name = "NAME|FILE")]
+    name: String,
+    /// Id of the job at its provider
+    job_id: String,
+    /// Parameter of the provider; can be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    param: Vec<(String, String)>,
+    /// Configuration file [default: ringback.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// Poll a job once and show how the answer is interpreted
@@ -87,6 +147,8 @@ impl Provider {
         match self {
             Self::List(list) => list.run(),
             Self::Check(check) => check.run(),
+            Self::Try(answer) => answer.run(),
+            Self::ShowRequest(request) => request.run(),
             Self::Poll(poll) => poll.run().await,
         }
     }
@@ -165,33 +227,120 @@ fn about(provider: &app::Provider) -> Value {
 
 impl Check {
     fn run(self) -> Result<(), Failure> {
-        let name = self.file.display();
-        let definition =
-            Definition::check(&self.file).map_err(|errors| Failure::Failed(errors.join("\n")))?;
-        let (id, examples) = (&definition.id, definition.examples());
-        Ok(print_line(format_args!(
-            "{name} defines `{id}`; all {examples} examples have the expected result."
-        ))?)
+        let (mut errors, mut ids, mut count, mut wrong) = (Vec::new(), BTreeMap::new(), 0, 0);
+        for path in &self.paths {
+            let files = definition_files(path).map_err(|errors| Failure::Failed(errors.join("\n")))?;
+            for file in files {
+                count += 1;
+                let name = file.display().to_string();
+                match Definition::check(&file) {
+                    Ok(definition) => {
+                        let (id, examples) = (definition.id.clone(), definition.examples());
+                        print_line(format_args!(
+                            "{name} defines `{id}`; all {examples} examples have the expected result."
+                        ))?;
+                        if let Some(other) = ids.insert(id.clone(), name.clone()) {
+                            errors.push(format!("{name}: id: {other} defines `{id}` already"));
+                            wrong += 1;
+                        }
+                    }
+                    Err(found) => {
+                        errors.extend(found);
+                        wrong += 1;
+                    }
+                }
+            }
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        if count > 1 {
+            errors.push(format!("{wrong} of {count} definitions have mistakes"));
+        }
+        Err(Failure::Failed(errors.join("\n")))
     }
+}
+
+/// Parses `name:value`.
+fn answer_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as NAME:VALUE")?;
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+/// Returns the definition in a file, or the one of a configured provider. Mistakes in its examples are only noted.
+fn definition(name: &str, config: Option<PathBuf>) -> Result<Arc<Definition>, Failure> {
+    let path = Path::new(name);
+    if path.is_file() {
+        let (definition, mistakes) = Definition::read(path);
+        let definition = definition.ok_or_else(|| Failure::Failed(mistakes.join("\n")))?;
+        if !mistakes.is_empty() {
+            print_note("The examples of this definition have mistakes: run `ringback provider check`.\n");
+        }
+        return Ok(Arc::new(definition));
+    }
+    let providers = app::providers(&configuration(&Flags { config, ..Flags::default() })?)?;
+    find(&providers, name).map(|provider| Arc::clone(&provider.definition))
+}
+
+fn find<'a>(providers: &'a [app::Provider], name: &str) -> Result<&'a app::Provider, Failure> {
+    providers.iter().find(|provider| provider.definition.id == name).ok_or_else(|| {
+        let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id.as_str()).collect();
+        Failure::Usage(format!("there is no provider `{name}`; the providers are {}", known.join(", ")))
+    })
+}
+
+impl Try {
+    fn run(self) -> Result<(), Failure> {
+        let definition = definition(&self.name, self.config)?;
+        let job_id = self.job_id.or_else(|| definition.first_example().map(str::to_owned));
+        let job_id = job_id.ok_or_else(|| Failure::Usage("--job-id is required".to_owned()))?;
+        let mut body = Vec::new();
+        std::io::stdin()
+            .take(ANSWER_MAX)
+            .read_to_end(&mut body)
+            .map_err(|error| Failure::Failed(format!("the standard input cannot be read: {error}")))?;
+        let answer = Answer { status: self.http, headers: &self.header, body: &body };
+        let meaning = definition.interpret(&job_id, answer);
+        let mut report = report(&meaning);
+        report["httpStatus"] = json!(self.http);
+        let terminal = Terminal::of_stdout();
+        if self.json {
+            terminal.json(&report.to_string())?;
+        } else {
+            print_line(card(&report, None, terminal).render())?;
+            print_line(format_args!("\nAs an example:\n{}", meaning.as_expect()))?;
+        }
+        Ok(())
+    }
+}
+
+impl ShowRequest {
+    fn run(self) -> Result<(), Failure> {
+        let definition = definition(&self.name, self.config)?;
+        let params = params(&definition, &self.job_id, &self.param)?;
+        let shown = definition.shown_request(&self.job_id, &params, None).map_err(Failure::Failed)?;
+        Ok(print_line(shown)?)
+    }
+}
+
+/// Checks the id of a job and the parameters.
+fn params(definition: &Definition, job_id: &str, given: &[(String, String)]) -> Result<String, Failure> {
+    definition.check_job_id(job_id).map_err(|why| Failure::Usage(format!("JOB_ID: {why}")))?;
+    let given = by_name("--param", given, |one, other| one == other)?;
+    let given = given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    definition.params(&given).map_err(|wrong| {
+        let lines = wrong.iter().map(|(name, why)| format!("--param {name}: {why}"));
+        Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
+    })
 }
 
 impl Poll {
     async fn run(self) -> Result<(), Failure> {
         let config = configuration(&Flags { config: self.config, ..Flags::default() })?;
         let providers = app::providers(&config)?;
-        let Some(provider) = providers.iter().find(|provider| provider.definition.id == self.name) else {
-            let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id.as_str()).collect();
-            let (name, known) = (self.name, known.join(", "));
-            return Err(Failure::Usage(format!("there is no provider `{name}`; the providers are {known}")));
-        };
+        let provider = find(&providers, &self.name)?;
         let definition = &provider.definition;
-        definition.check_job_id(&self.job_id).map_err(|why| Failure::Usage(format!("JOB_ID: {why}")))?;
-        let given = by_name("--param", &self.param, |one, other| one == other)?;
-        let given = given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
-        let params = definition.params(&given).map_err(|wrong| {
-            let lines = wrong.iter().map(|(name, why)| format!("--param {name}: {why}"));
-            Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
-        })?;
+        let params = params(definition, &self.job_id, &self.param)?;
         let (base_url, key) = (provider.base_url.as_ref(), provider.key());
         let request = definition.request(&self.job_id, &params, base_url, key).map_err(|why| {
             Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
@@ -199,11 +348,11 @@ impl Poll {
         let egress = app::egress(&config, &HostEnvironment::system()?)?;
         // Without the query, which can hold secrets.
         let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
-        let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
-        let received = egress.fetch(fetch).await;
+        let received = egress.fetch(app::Provider::fetch(request)).await;
         let received = received
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
-        let mut answer = definition.interpret(&self.job_id, received.status, &received.body);
+        let Received { status, headers, body, .. } = &received;
+        let mut answer = definition.interpret(&self.job_id, Answer { status: *status, headers, body });
         if let Interpretation::Ok(report) = &mut answer {
             report.observation.discard_implausible_times(Clock::System.now());
         }
@@ -214,13 +363,17 @@ impl Poll {
         if self.json {
             terminal.json(&report.to_string())?;
         } else {
-            print_line(card(&report, &url, terminal).render())?;
+            print_line(card(&report, Some(&url), terminal).render())?;
         }
         if self.raw {
             print_line("")?;
             terminal.json(&String::from_utf8_lossy(&received.body))?;
         }
-        if matches!(answer, Interpretation::Ok(_)) { Ok(()) } else { Err(Failure::Ended(1)) }
+        if matches!(answer, Interpretation::Ok(_) | Interpretation::NotYet) {
+            Ok(())
+        } else {
+            Err(Failure::Ended(1))
+        }
     }
 }
 
@@ -233,6 +386,7 @@ fn report(meaning: &Interpretation) -> Value {
             job["requestId"] = json!(seen.request_id);
             job
         }
+        Interpretation::NotYet => json!({ "message": "a good answer, but without news about the job" }),
         Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message } => {
             json!({ "code": code, "message": message })
         }
@@ -242,11 +396,13 @@ fn report(meaning: &Interpretation) -> Value {
     report
 }
 
-fn card(report: &Value, url: &str, terminal: Terminal) -> FieldList {
+/// Returns the meaning of an answer for people. There is no URL if no request was made.
+fn card(report: &Value, url: Option<&str>, terminal: Terminal) -> FieldList {
     let mut card = FieldList::new(terminal);
-    card.line("request", url);
+    card.line("request", url.unwrap_or_default());
     let (status, duration) = (text(report, "/httpStatus"), text(report, "/durationMs"));
-    card.line("answer", format!("HTTP {status} in {duration} ms"));
+    let took = if url.is_some() { format!(" in {duration} ms") } else { String::new() };
+    card.line("answer", format!("HTTP {status}{took}"));
     let meaning = match text(report, "/outcome").as_str() {
         "ok" => String::new(),
         "not_found" => "there is no such job".to_owned(),

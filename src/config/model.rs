@@ -109,6 +109,8 @@ pub struct ProviderConfig {
     pub api_key: Option<Masked>,
     /// Base URL of the API: http(s), without a slash at its end.
     pub base_url: Option<String>,
+    /// Hosts, separated by commas, that clients may choose and that get the credential.
+    pub hosts: Option<String>,
     /// Time from the registration to the first poll, if nothing is known about the job.
     pub first: Option<Duration>,
     /// Shortest poll interval of a job.

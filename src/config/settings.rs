@@ -142,6 +142,8 @@ const LAST: &[Setting] = &[
         .doc("credential of the provider; for muvi, `MUVI_API_KEY` takes precedence"),
     provider("providers.NAME.base_url", |p, v| put(&mut p.base_url, parse::base_url(v)))
         .doc("base URL of the API; the credential is sent to its host"),
+    provider("providers.NAME.hosts", |p, v| put(&mut p.hosts, Ok(v.to_owned())))
+        .doc("hosts, separated by commas, that clients may choose and that get the credential, where the definition has a wildcard"),
     provider("providers.NAME.first", |p, v| put(&mut p.first, parse::poll_interval(v)))
         .doc("time from the registration to the first poll, if nothing is known about the job"),
     provider("providers.NAME.min_interval", |p, v| put(&mut p.min_interval, parse::poll_interval(v)))

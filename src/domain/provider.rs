@@ -54,6 +54,8 @@ word_enum! {
         Paused = "paused",
         /// The circuit breaker is open: one poll a second until one succeeds.
         Down = "down",
+        /// The definition has mistakes, so no job can be polled.
+        Invalid = "invalid",
     }
 }
 
@@ -100,4 +102,26 @@ pub struct ProviderState {
     pub policy: PollPolicy,
     /// How fast jobs are polled.
     pub limits: Limits,
+    /// Mistakes of the definition; empty unless the health is `invalid`.
+    pub mistakes: Vec<String>,
+}
+
+impl ProviderState {
+    /// Returns the state of a provider whose definition has mistakes.
+    pub fn invalid(id: &str, mistakes: &[String]) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            configured: false,
+            health: ProviderHealth::Invalid,
+            held_until: None,
+            last_good_at: None,
+            last_error: None,
+            in_flight: 0,
+            waiting: 0,
+            policy: PollPolicy::default(),
+            limits: Limits { rate: Rate { spacing: None }, burst: 0, concurrency: 0 },
+            mistakes: mistakes.to_vec(),
+        }
+    }
 }

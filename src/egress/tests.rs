@@ -53,7 +53,7 @@ fn post(egress: &Egress, url: &str) -> Post<Target> {
 
 fn fetch(port: u16) -> Fetch {
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    Fetch { url, headers: HeaderMap::new(), timeout: LIMIT, max_body: 1 << 20 }
+    Fetch::new(url, &[], LIMIT, 1 << 20)
 }
 
 /// Starts a server on loopback that passes the connection of every request to `answer`.

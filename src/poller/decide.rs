@@ -110,6 +110,14 @@ pub(super) fn decide(
             decision.on_report(schedule, report, raw);
             budget.ok(now)
         }
+        Interpretation::NotYet => {
+            if let Some(rare) = &mut schedule.rare {
+                (rare.failures, rare.last_error) = (0, None);
+            }
+            queue.failure_logged = false;
+            decision.on_no_news(schedule);
+            budget.ok(now)
+        }
         Interpretation::Failed { failure: PollFailure::NotFound, message } => {
             // An id that the provider never knew says nothing about the provider, but about the client that gave it.
             let error = if schedule.had_status { budget.error(failed, now) } else { None };
@@ -235,9 +243,24 @@ impl Decision {
                 return;
             }
         }
+        self.expire_running(schedule);
+    }
+
+    /// Decides what a good answer without news means: the job runs, as far as is known. A requested poll of a job for
+    /// which no watch waits ends.
+    fn on_no_news(&mut self, schedule: &mut JobSchedule) {
+        let ended = RefreshEnding { job: self.job, seen: None, has_status: false };
+        self.refresh = (schedule.watching == 0).then_some(ended);
+        if schedule.watching > 0 {
+            self.expire_running(schedule);
+        }
+    }
+
+    /// Ends the watches that have expired while the job runs.
+    fn expire_running(&mut self, schedule: &mut JobSchedule) {
         if let Some(cutoff) = schedule.cutoff() {
             let message = "the job had not ended when the watch expired";
-            self.expire = Some(expire(job, cutoff, now, "deadline", message));
+            self.expire = Some(expire(self.job, cutoff, self.now, "deadline", message));
         }
     }
 
@@ -394,7 +417,7 @@ fn log_report(schedule: &JobSchedule, report: &JobReport, unknown_logged: &mut B
 
 fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
     match change {
-        None | Some(ProviderHealth::Degraded | ProviderHealth::Unconfigured) => {}
+        None | Some(ProviderHealth::Degraded | ProviderHealth::Unconfigured | ProviderHealth::Invalid) => {}
         Some(ProviderHealth::Down) => {
             tracing::warn!(
                 provider,
@@ -504,6 +527,39 @@ mod tests {
                 end(&mut scheduler, job, failed(PollFailure::NotMade, None), second);
             }
         }
+    }
+
+    #[test]
+    fn a_good_answer_without_news_is_no_failure_and_changes_nothing() {
+        let not_yet = || PollResponse {
+            meaning: Interpretation::NotYet,
+            http_status: Some(202),
+            retry_after: None,
+            no_answer: None,
+            raw: None,
+        };
+        let mut scheduler = scheduler(1);
+        for second in 1..10 {
+            assert_eq!(scheduler.take_due(at(second)), [Action::Poll(JobNo(1))], "by the schedule");
+            // A failure before it is forgotten.
+            if second == 4 {
+                end(&mut scheduler, 1, failed(PollFailure::Error, Some(500)), second);
+                continue;
+            }
+            let decision = decide(&mut scheduler, JobNo(1), not_yet(), at(second), at(second));
+            assert!(decision.observed.is_none() && decision.ended.is_none() && decision.expire.is_none());
+            assert!(decision.refresh.is_none() && decision.first_error.is_none());
+            assert_eq!((decision.not_before, decision.backoff_until), (None, None));
+            end(&mut scheduler, 1, not_yet(), second);
+            let stats = scheduler.stats(JobNo(1), at(second)).expect("scheduled");
+            assert_eq!(stats.last_error, None, "at {second}");
+            assert_eq!(scheduler.queues[0].budget.health(at(second)).0, ProviderHealth::Ok);
+        }
+        assert!(!scheduler.jobs[&JobNo(1)].had_status);
+        // The final poll ends the watch.
+        assert_eq!(scheduler.take_due(at(20)), [Action::Poll(JobNo(1))]);
+        let decision = decide(&mut scheduler, JobNo(1), not_yet(), at(20), at(20));
+        assert_eq!(decision.expire.and_then(|expire| expire.error.code).as_deref(), Some("deadline"));
     }
 
     #[test]

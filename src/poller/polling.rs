@@ -126,6 +126,7 @@ impl Poller {
                 waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
                 policy: provider.policy,
                 limits: provider.limits,
+                mistakes: Vec::new(),
             }
         };
         self.providers.iter().zip(&scheduler.queues).map(state).collect()
@@ -287,7 +288,8 @@ impl PollTask {
         if matches!(&response.meaning, Interpretation::Ok(report) if report.unknown_status) {
             metrics.unknown_status();
         }
-        let span = trace.map(|trace| self.span(trace, took, &name, &response));
+        let span =
+            trace.map(|trace| self.span(trace, took, (&name, provider.definition.method()), &response));
         let span_id = span.as_ref().map(Span::id);
         poller.store.tracer().record(|| span);
         let mut decision = {
@@ -336,7 +338,13 @@ impl PollTask {
     }
 
     /// Returns the trace span of the poll.
-    fn span(&self, trace: Context, took: Duration, name: &JobName, response: &PollResponse) -> Span {
+    fn span(
+        &self,
+        trace: Context,
+        took: Duration,
+        (name, method): (&JobName, &'static str),
+        response: &PollResponse,
+    ) -> Span {
         let status = if let Interpretation::Ok(report) = &response.meaning {
             Some(report.observation.status.as_str())
         } else {
@@ -349,7 +357,7 @@ impl PollTask {
             .with("ringback.job.id", name.job_id.clone())
             .with("ringback.outcome", response.meaning.outcome().as_str())
             .with_some("ringback.status", status)
-            .with("http.request.method", "GET")
+            .with("http.request.method", method)
             .with_some("http.response.status_code", response.http_status.map(i64::from))
             .failed(response.meaning.message())
     }

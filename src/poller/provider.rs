@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::domain::{JobName, Limits, Masked, PollPolicy, credential_variable};
-use crate::egress::{Egress, Fetch, SendError};
-use crate::providers::{Definition, Interpretation, PollFailure};
+use crate::egress::{Egress, Fetch, Method, Received, SendError};
+use crate::providers::{Answer, Definition, Interpretation, PollFailure, Request};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -62,10 +62,28 @@ impl Provider {
         let mut url = request.ok()?.url;
         url.set_query(None);
         url.set_fragment(None);
-        Some(match self.key().filter(|key| !key.is_empty()) {
-            Some(key) => url.as_str().replace(key, "***"),
-            None => url.into(),
-        })
+        Some(self.masked(url.into()))
+    }
+
+    /// Returns a text without the API key, in every form in which it is sent.
+    fn masked(&self, text: String) -> String {
+        match self.key() {
+            Some(key) => self.definition.mask(text, key),
+            None => text,
+        }
+    }
+
+    /// Returns the exchange that makes a request.
+    pub fn fetch(request: Request) -> Fetch {
+        let Request { method, url, headers, body, timeout, max_body, max_redirects, is_from_client } =
+            request;
+        Fetch {
+            method: Method::from_bytes(method.as_bytes()).unwrap_or(Method::GET),
+            body: body.into(),
+            max_redirects,
+            is_guarded: is_from_client,
+            ..Fetch::new(url, &headers, timeout, max_body)
+        }
     }
 
     /// Requests the status of a job, and interprets the response.
@@ -98,17 +116,16 @@ impl Provider {
         let request = definition
             .request(&name.job_id, &name.params, base_url, self.key())
             .map_err(|error| (Interpretation::error(error), None))?;
-        let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
-        let received = egress.fetch(fetch).await.map_err(|error| no_response(&error))?;
+        let received = egress.fetch(Self::fetch(request)).await.map_err(|error| no_response(&error))?;
         let now = clock.now();
         let retry_after = received.retry_after(now);
-        let mut meaning = interpret(definition, &name.job_id, received.status, &received.body).await;
+        let mut meaning = interpret(definition, &name.job_id, &received).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.observation.discard_implausible_times(now);
         }
         // A provider's error message is logged and shown to users.
-        if let (Interpretation::Failed { message, .. }, Some(credential)) = (&mut meaning, self.key()) {
-            *message = message.replace(credential, "***");
+        if let Interpretation::Failed { message, .. } = &mut meaning {
+            *message = self.masked(std::mem::take(message));
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
         Ok(PollResponse { meaning, http_status: Some(received.status), retry_after, no_answer: None, raw })
@@ -137,14 +154,18 @@ fn no_response(error: &SendError) -> (Interpretation, Option<&'static str>) {
 }
 
 /// Interprets a response; a large one on a thread of its own.
-async fn interpret(definition: &Arc<Definition>, job_id: &str, status: u16, body: &Bytes) -> Interpretation {
-    if body.len() <= INLINE_MAX {
-        return definition.interpret(job_id, status, body);
+async fn interpret(definition: &Arc<Definition>, job_id: &str, received: &Received) -> Interpretation {
+    let read = |definition: &Definition, job_id: &str, received: &Received| {
+        let Received { status, headers, body, .. } = received;
+        definition.interpret(job_id, Answer { status: *status, headers, body })
+    };
+    if received.body.len() <= INLINE_MAX {
+        return read(definition, job_id, received);
     }
     // The semaphore is never closed.
     let _permit = LARGE_BODIES.acquire().await;
-    let (definition, job_id, body) = (Arc::clone(definition), job_id.to_owned(), body.clone());
-    let parsed = tokio::task::spawn_blocking(move || definition.interpret(&job_id, status, &body)).await;
+    let (definition, job_id, received) = (Arc::clone(definition), job_id.to_owned(), received.clone());
+    let parsed = tokio::task::spawn_blocking(move || read(&definition, &job_id, &received)).await;
     parsed.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(_) => Interpretation::error("the service stops".to_owned()),

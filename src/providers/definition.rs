@@ -1,17 +1,23 @@
 //! A valid provider definition.
 //!
-//! `compile` makes it from a file and finds the errors. This file has the types and the accessors; `request` makes
+//! `compile` makes it from a file and finds the mistakes. This file has the types and the accessors; `request` makes
 //! requests, and `interpretation` reads responses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::Value;
-use url::Url;
+use regex::Regex;
 
-use super::extract::{Extract, Path, Paths};
+use super::auth::{Auth, HostPattern};
+use super::body::BodyTemplate;
+use super::decode::Decode;
+use super::extract::Extract;
+use super::field::{Field, Outcome, Paths};
+use super::json::Dialect;
+use super::path::Path;
+use super::rule::Rule;
 use super::template::{Param, Template, UrlTemplate};
+use super::value::Scalar;
 use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
 
 /// How to request a job from one job API, and what the responses mean.
@@ -23,6 +29,10 @@ pub struct Definition {
     pub name: String,
     /// URL of the provider's documentation.
     pub docs: String,
+    /// The provider's own webhooks, in a sentence.
+    pub webhooks: Option<String>,
+    /// Limits and peculiarities, for people.
+    pub notes: Vec<String>,
     /// When to poll a job, by default.
     pub poll: PollPolicy,
     /// How fast to poll, by default.
@@ -31,66 +41,113 @@ pub struct Definition {
     /// All parameters except the job id.
     pub(super) params: BTreeMap<String, Param>,
     pub(super) request: RequestForm,
-    pub(super) response: Response,
-    pub(super) status: StatusWords,
-    pub(super) extract: Extract,
-    pub(super) errors: Errors,
-    pub(super) not_found: NotFound,
+    pub(super) meaning: Meaning,
     pub(super) examples: Vec<Example>,
 }
 
 /// The parts of a request, before the values of the parameters are known.
 #[derive(Clone, Debug)]
 pub(super) struct RequestForm {
-    pub(super) url: UrlTemplate,
+    pub(super) method: Method,
+    pub(super) target: Target,
     pub(super) query: BTreeMap<String, Template>,
     pub(super) headers: Vec<(String, Template)>,
+    pub(super) accept: String,
+    pub(super) body: Option<BodyTemplate>,
     pub(super) timeout: Duration,
-    pub(super) max_body: usize,
+    pub(super) follows_redirects: bool,
     pub(super) auth: Option<Auth>,
 }
 
-/// How to send the credential, and to which hosts.
+/// Where a request goes.
 #[derive(Clone, Debug)]
-pub(super) struct Auth {
-    pub(super) header: String,
-    pub(super) prefix: String,
-    pub(super) send_to: Vec<(String, u16)>,
+pub(super) enum Target {
+    /// A URL with parameters.
+    Url(UrlTemplate),
+    /// The id of the job is the URL.
+    JobUrl,
 }
 
-impl Auth {
-    /// Returns whether the credential may be sent to the host and port of `url`. It requires https.
-    pub(super) fn trusts(&self, url: &Url) -> bool {
-        url.scheme() == "https" && authority(url).is_some_and(|there| self.send_to.contains(&there))
+/// Methods of a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Post,
+    Put,
+}
+
+impl Method {
+    /// All methods with their words.
+    pub(super) const ALL: [(&str, Self); 3] = [("GET", Self::Get), ("POST", Self::Post), ("PUT", Self::Put)];
+
+    /// Returns the word of the method.
+    pub(super) fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, method)| *method == self).map_or("GET", |(word, _)| word)
     }
 }
 
-/// Returns the host and port of `url`.
-pub(super) fn authority(url: &Url) -> Option<(String, u16)> {
-    Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
+/// Form of an id that is a URL.
+#[derive(Clone, Debug)]
+pub(super) struct JobUrl {
+    pub(super) hosts: Vec<HostPattern>,
+    /// Matches the whole path; its groups are parts of the id.
+    pub(super) path: Regex,
+    /// The pattern as the file has it, for messages.
+    pub(super) pattern: String,
+    /// Whether the URL may have a query.
+    pub(super) keeps_query: bool,
 }
 
-/// Paths of every response, whatever it means.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Response {
+/// How to read answers. It does not depend on how they are requested.
+#[derive(Clone, Debug)]
+pub(super) struct Meaning {
+    pub(super) dialect: Dialect,
+    pub(super) max_body: usize,
+    pub(super) body: BodyKind,
+    pub(super) follows_redirects: bool,
+    pub(super) job_url: Option<JobUrl>,
     pub(super) unwrap: Paths,
-    pub(super) request_id: Paths,
+    pub(super) request_id: Field,
+    pub(super) decode: Vec<Decode>,
+    pub(super) rules: Vec<Rule>,
+    pub(super) status: Option<StatusWords>,
+    pub(super) extract: Extract,
+    pub(super) errors: Errors,
+    pub(super) not_found: NotFound,
+}
+
+/// What the body of an answer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum BodyKind {
+    /// JSON.
+    #[default]
+    Json,
+    /// JSON; an empty body is an empty object.
+    JsonOrEmpty,
+    /// Not read.
+    None,
+}
+
+impl BodyKind {
+    /// All kinds with their words.
+    pub(super) const ALL: [(&str, Self); 3] =
+        [("json", Self::Json), ("json_or_empty", Self::JsonOrEmpty), ("none", Self::None)];
 }
 
 /// Meanings of the status words. The words are stored in folded spelling.
 #[derive(Clone, Debug)]
 pub(super) struct StatusWords {
-    pub(super) path: Paths,
+    pub(super) field: Field,
+    /// Whether the status must be a text.
+    pub(super) is_text: bool,
     pub(super) fold: Fold,
-    pub(super) unknown: JobStatus,
-    pub(super) words: HashMap<String, JobStatus>,
+    pub(super) unknown: Outcome,
+    pub(super) words: HashMap<String, Outcome>,
     pub(super) explain: HashMap<String, String>,
 }
 
 /// How status words are compared.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Fold {
     /// Exactly.
     #[default]
@@ -100,6 +157,9 @@ pub(super) enum Fold {
 }
 
 impl Fold {
+    /// All foldings with their words.
+    pub(super) const ALL: [(&str, Self); 2] = [("none", Self::None), ("lower", Self::Lower)];
+
     /// Returns the spelling of a word for comparison.
     pub(super) fn apply(self, word: &str) -> String {
         match self {
@@ -110,25 +170,23 @@ impl Fold {
 }
 
 /// How the provider reports errors.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Errors {
-    pub(super) when: Option<Condition>,
+    pub(super) when: Option<ErrorMark>,
     pub(super) code: Paths,
     pub(super) message: Paths,
     pub(super) account: Vec<String>,
 }
 
 /// A value in a response that makes it an error.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Condition {
+#[derive(Clone, Debug)]
+pub(super) struct ErrorMark {
     pub(super) path: Path,
-    pub(super) is: Value,
+    pub(super) is: Scalar,
 }
 
 /// How the provider reports that it does not know a job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NotFound {
     pub(super) http: Vec<u16>,
     pub(super) path: Paths,
@@ -136,34 +194,33 @@ pub(super) struct NotFound {
 }
 
 /// A response of the provider, and its meaning.
-#[derive(Deserialize, Clone, Debug)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub(super) struct Example {
     pub(super) job_id: String,
-    /// HTTP status; 200 by default.
-    pub(super) http: Option<u16>,
+    pub(super) params: serde_json::Map<String, serde_json::Value>,
+    pub(super) http: u16,
+    pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
-    pub(super) expect: Expect,
+    /// `None` if the author asks for it.
+    pub(super) expect: Option<Expect>,
 }
 
 /// Meaning of an example. `says` is a part of the message.
-#[derive(Deserialize, Clone, Debug)]
-#[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub(super) enum Expect {
-    Seen(Seen),
+    Seen(Box<Seen>),
     NotFound { says: Option<String> },
-    Account { code: String, says: Option<String> },
+    Account { code: Option<String>, says: Option<String> },
     RateLimited { says: Option<String> },
     Trouble { says: Option<String> },
+    NotYet,
 }
 
 /// A response about the job. Every field is compared: a field that is not listed must be null.
-#[derive(Deserialize, Clone, Debug)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) status: JobStatus,
-    pub(super) raw_status: String,
-    #[serde(default)]
+    pub(super) raw_status: Option<String>,
     pub(super) unknown_status: bool,
     pub(super) progress: Option<u8>,
     pub(super) output: Option<String>,
@@ -181,31 +238,41 @@ impl Definition {
         self.request.auth.is_some()
     }
 
-    /// Checks a key. After the name of a scheme, such as `Bearer`, a key is one word. The error is a sentence that does
-    /// not repeat the key.
+    /// Returns the method of a poll.
+    pub fn method(&self) -> &'static str {
+        self.request.method.word()
+    }
+
+    /// Checks a key. The error is a sentence that does not repeat the key.
     pub fn check_credential(&self, key: &str) -> Result<(), String> {
-        let Some(Auth { prefix, .. }) = self.request.auth.as_ref().filter(|auth| !auth.prefix.is_empty())
-        else {
-            return Ok(());
-        };
-        let begin = key.get(..prefix.len());
-        if begin.is_some_and(|begin| begin.eq_ignore_ascii_case(prefix)) {
-            return Err(format!("the key begins with `{}`, which is added to it; remove it", prefix.trim()));
-        }
-        if key.contains(' ') {
-            return Err("the key contains a space; remove it".to_owned());
-        }
-        Ok(())
+        self.request.auth.as_ref().map_or(Ok(()), |auth| auth.check(key))
+    }
+
+    /// Replaces the credential in a text by `***`, in every form in which it is sent.
+    pub fn mask(&self, text: String, key: &str) -> String {
+        let secrets = self.request.auth.as_ref().map(|auth| auth.secrets(key)).unwrap_or_default();
+        secrets.iter().fold(text, |text, secret| {
+            if text.contains(secret.as_str()) { text.replace(secret.as_str(), "***") } else { text }
+        })
     }
 
     /// Returns the default address of requests: scheme, host and port.
     pub fn base_url(&self) -> String {
-        self.request.url.origin.to_string()
+        match &self.request.target {
+            Target::Url(url) => url.origin(),
+            Target::JobUrl => "the URL of the job".to_owned(),
+        }
     }
 
     /// Returns the provider's status words, as they are matched, and their meanings.
     pub fn status_words(&self) -> impl Iterator<Item = (&str, JobStatus)> {
-        self.status.words.iter().map(|(word, status)| (word.as_str(), *status))
+        let words = self.meaning.status.iter().flat_map(|status| &status.words);
+        words.map(|(word, outcome)| (word.as_str(), outcome.status()))
+    }
+
+    /// Returns the id of the job in the first example.
+    pub fn first_example(&self) -> Option<&str> {
+        self.examples.first().map(|example| example.job_id.as_str())
     }
 
     /// Returns the number of examples.

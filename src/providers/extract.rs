@@ -1,118 +1,13 @@
-//! The fields of a job in a response, and the paths to them: `$.a.b`, `$.a[0]`, `$.a[*].b`.
+//! The fields of a job in an answer.
 //!
-//! The language of paths is a small part of `JSONPath`, without filters, recursive descent and slices. A lookup
-//! therefore visits each node of the response at most once, and cannot fail.
+//! A field cannot cause an error: a value of another type is null, and so is a value that is too large to be stored with
+//! every event.
 
-use serde::Deserialize;
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{Deserializer, SeqAccess, Visitor};
-use serde_json::Value;
 use url::Url;
 
+use super::field::{Field, Place, Scope};
+use super::value::{Json, Scalar, number, text};
 use crate::domain::{Output, Timestamp};
-
-/// Largest number of steps of a path. No known response is deeper.
-const MAX_STEPS: usize = 16;
-
-/// A path: its steps, or a sentence that says why the text is none. A definition with such a text is rejected.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "String")]
-pub(super) struct Path(pub(super) Result<Vec<Step>, String>);
-
-#[derive(Clone, Debug)]
-pub(super) enum Step {
-    Key(String),
-    Index(usize),
-    Each,
-}
-
-impl From<String> for Path {
-    fn from(text: String) -> Self {
-        Self(steps(&text))
-    }
-}
-
-fn steps(text: &str) -> Result<Vec<Step>, String> {
-    let wrong = || format!("`{text}` is not a path; write it as $.a.b, $.a[0] or $.a[*].b");
-    let step = |part: &str| match part.strip_prefix('[').map(|index| index.strip_suffix(']')) {
-        Some(Some("*")) => Some(Step::Each),
-        Some(index) => index?.parse().ok().map(Step::Index),
-        None if part.is_empty() || part.contains(|c: char| c.is_whitespace() || "]*$@?'\"".contains(c)) => {
-            None
-        }
-        None => Some(Step::Key(part.to_owned())),
-    };
-    let text_of_steps = text.strip_prefix('$').ok_or_else(wrong)?.replace('[', ".[");
-    let mut parts = text_of_steps.split('.');
-    if parts.next() != Some("") {
-        return Err(wrong());
-    }
-    let steps: Vec<Step> = parts.map(step).collect::<Option<_>>().ok_or_else(wrong)?;
-    if steps.len() > MAX_STEPS {
-        return Err(format!("`{text}` has more than {MAX_STEPS} steps; shorten it"));
-    }
-    Ok(steps)
-}
-
-impl Path {
-    /// Returns every node at the path.
-    pub(super) fn nodes<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
-        nodes(self.0.as_deref().unwrap_or_default(), root)
-    }
-
-    /// Returns whether the path selects the items of an empty list.
-    fn is_empty_list(&self, root: &Value) -> bool {
-        let Ok([list @ .., Step::Each]) = self.0.as_deref() else { return false };
-        nodes(list, root).into_iter().filter_map(Value::as_array).any(Vec::is_empty)
-    }
-}
-
-fn nodes<'a>(steps: &[Step], root: &'a Value) -> Vec<&'a Value> {
-    let mut nodes = vec![root];
-    for step in steps {
-        nodes = match step {
-            Step::Key(key) => nodes.into_iter().filter_map(|node| node.get(key)).collect(),
-            Step::Index(index) => nodes.into_iter().filter_map(|node| node.get(index)).collect(),
-            Step::Each => nodes.into_iter().filter_map(Value::as_array).flatten().collect(),
-        };
-    }
-    nodes
-}
-
-/// Alternative paths of one value, in the order in which they are tried. A file has one path, or a list.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Paths(pub(super) Vec<Path>);
-
-impl<'de> Deserialize<'de> for Paths {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Paths;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a path or a list of paths")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Paths, E> {
-                Ok(Paths(vec![text.to_owned().into()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Paths, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Paths)
-            }
-        }
-
-        deserializer.deserialize_any(OneOrMany)
-    }
-}
-
-impl Paths {
-    /// Returns the first value that `read` accepts. Nulls and values of another type are skipped.
-    pub(super) fn find<'a, T>(&self, root: &'a Value, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
-        self.0.iter().flat_map(|path| path.nodes(root)).find_map(read)
-    }
-}
 
 /// Largest number of outputs of one job that is kept; the raw response contains all. A body of the largest size
 /// could contain a hundred thousand, which would be stored, signed and sent for every watch.
@@ -122,77 +17,61 @@ const MAX_OUTPUTS: usize = 1_000;
 /// every watch. A client that needs all of a larger response uses the payload `raw`.
 pub(super) const MAX_TEXT: usize = 64 * 1024;
 
-/// Paths of the fields of a job.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Places of the fields of a job.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Extract {
-    pub(super) job_id: Paths,
+    /// `None` if the answer has no id.
+    pub(super) job_id: Option<Field>,
     pub(super) progress: Option<Progress>,
-    #[serde(default)]
-    pub(super) output: Paths,
+    pub(super) output: Field,
+    pub(super) output_json: Field,
     pub(super) outputs: Option<Outputs>,
-    #[serde(default)]
-    pub(super) error_code: Paths,
-    #[serde(default)]
-    pub(super) error_message: Paths,
+    pub(super) error_code: Field,
+    pub(super) error_message: Field,
     pub(super) created_at: Option<Time>,
     pub(super) completed_at: Option<Time>,
+    /// Values that mean null.
+    pub(super) nulls: Vec<Scalar>,
 }
 
-/// Form of the progress: a number in a unit, or the quotient of two numbers.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+impl Extract {
+    /// Returns the output of a job, and all of its outputs.
+    pub(super) fn outputs(&self, scope: Scope<'_>) -> (Option<String>, Option<Vec<Output>>) {
+        let outputs = self.outputs.as_ref().and_then(|outputs| outputs.read(scope));
+        let first_url = || outputs.iter().flatten().find_map(|output| output.url.clone());
+        let fits = |text: &String| text.len() <= MAX_TEXT;
+        let output = self.output.find(scope, text).filter(fits);
+        let output =
+            output.or_else(|| self.output_json.find(scope, json_text).filter(fits)).or_else(first_url);
+        (output, outputs)
+    }
+}
+
+/// Returns an object or a list as JSON.
+fn json_text(value: &Json<'_>) -> Option<String> {
+    match value {
+        Json::List(_) | Json::Object(_) => serde_json::to_string(value).ok(),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => None,
+    }
+}
+
+/// Form of the progress.
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
-    #[serde(default)]
-    pub(super) path: Paths,
-    pub(super) unit: Option<Unit>,
-    pub(super) ratio: Option<[Path; 2]>,
+    pub(super) form: ProgressForm,
+    /// Whether a text can be a number.
+    pub(super) reads_texts: bool,
 }
 
-/// Unit of a progress number.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Unit {
+/// A number in a unit, or the quotient of two numbers.
+#[derive(Clone, Debug)]
+pub(super) enum ProgressForm {
     /// 0 to 100.
-    Percent,
+    Percent(Field),
     /// 0 to 1.
-    Fraction,
-}
-
-/// Paths of the outputs, and of the fields within each.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Outputs {
-    pub(super) each: Paths,
-    pub(super) url: Paths,
-    #[serde(default)]
-    pub(super) r#type: Paths,
-    #[serde(default)]
-    pub(super) thumbnail: Paths,
-    #[serde(default)]
-    pub(super) poster: Paths,
-    #[serde(default)]
-    only_urls: bool,
-}
-
-/// Paths of a time, and its format.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Time {
-    pub(super) path: Paths,
-    format: TimeFormat,
-}
-
-/// Format of a time.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum TimeFormat {
-    /// Text in RFC 3339.
-    Rfc3339,
-    /// Number of seconds since 1970.
-    EpochS,
-    /// Number of milliseconds since 1970.
-    EpochMs,
+    Fraction(Field),
+    /// The part that is done, and the whole.
+    Ratio(Field, Field),
 }
 
 /// Range of plausible percentages. A number outside of it is not a progress: providers write -1 for an unknown one, or
@@ -201,55 +80,78 @@ const PERCENT: std::ops::Range<f64> = 0.0..101.0;
 
 impl Progress {
     /// Returns the progress in whole percent, rounded down, so that 99.9 is not 100.
-    pub(super) fn read(&self, job: &Value) -> Option<u8> {
-        let number = match &self.ratio {
-            None => self.path.find(job, Value::as_f64)?,
-            Some(ratio) => {
-                let [part, whole] =
-                    ratio.each_ref().map(|path| path.nodes(job).into_iter().find_map(Value::as_f64));
-                part? / whole.filter(|whole| *whole > 0.0)?
+    pub(super) fn read(&self, scope: Scope<'_>) -> Option<u8> {
+        let value = |value: &Json<'_>| if self.reads_texts { number(value) } else { value.as_f64() };
+        // A text such as `42%` is a percentage in any unit.
+        let percent = |read: &Json<'_>, factor: f64| {
+            let shown = || read.as_str().filter(|_| self.reads_texts)?.trim().strip_suffix('%');
+            match shown() {
+                Some(shown) => number(&Json::Text(shown.into())),
+                None => value(read).map(|number| number * factor),
             }
         };
-        let percent = if matches!(self.unit, Some(Unit::Percent)) { number } else { number * 100.0 };
+        let percent = match &self.form {
+            ProgressForm::Percent(field) => field.find(scope, |value| percent(value, 1.0))?,
+            ProgressForm::Fraction(field) => field.find(scope, |value| percent(value, 100.0))?,
+            ProgressForm::Ratio(part, whole) => {
+                let (part, whole) = (part.find(scope, value)?, whole.find(scope, value)?);
+                100.0 * (part / Some(whole).filter(|whole| *whole > 0.0)?)
+            }
+        };
         // 0.29 × 100 is 28.999…
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range")]
         PERCENT.contains(&percent).then_some((percent + 1e-9).min(100.0) as u8)
     }
 }
 
+/// Places of the outputs, and of the fields within each.
+#[derive(Clone, Debug)]
+pub(super) struct Outputs {
+    pub(super) each: Field,
+    pub(super) url: Field,
+    pub(super) kind: Field,
+    pub(super) thumbnail: Field,
+    pub(super) poster: Field,
+    /// Drops outputs that are not a URL.
+    pub(super) only_urls: bool,
+}
+
 impl Outputs {
-    /// Returns the outputs at the first path that has any. An unreadable item is left out. If all items are
+    /// Returns the outputs at the first place that has any. An unreadable item is left out. If all items are
     /// unreadable, the result is `None`, because an empty list would mean that the job has no outputs.
-    pub(super) fn read(&self, job: &Value) -> Option<Vec<Output>> {
-        self.each.0.iter().find_map(|path| {
-            let (items, mut used) = (path.nodes(job), 0);
-            let readable = items.iter().filter_map(|item| self.output(item)).take(MAX_OUTPUTS);
-            let outputs: Vec<_> = readable.filter(|output| fits(&mut used, output)).collect();
-            let empty_list = || items.is_empty() && path.is_empty_list(job);
+    fn read(&self, scope: Scope<'_>) -> Option<Vec<Output>> {
+        self.each.0.iter().filter(|one| one.applies(scope.outcome)).find_map(|one| {
+            let (mut outputs, mut used) = (Vec::new(), 0);
+            let mut is_empty = true;
+            one.place.find(scope, |item| {
+                is_empty = false;
+                outputs.extend(self.output(item, scope).filter(|output| fits(&mut used, output)));
+                (outputs.len() >= MAX_OUTPUTS).then_some(())
+            });
+            let empty_list = || is_empty && selects_empty_list(&one.place, scope);
             (!outputs.is_empty() || empty_list()).then_some(outputs)
         })
     }
 
-    fn output(&self, item: &Value) -> Option<Output> {
+    fn output(&self, item: &Json<'_>, scope: Scope<'_>) -> Option<Output> {
+        let scope = Scope { root: item, ..scope };
         let output = Output {
-            url: self.url.find(item, text).filter(|url| !self.only_urls || is_url(url)),
-            kind: self.r#type.find(item, text),
-            thumbnail: self.thumbnail.find(item, text),
-            poster_image: self.poster.find(item, text),
+            url: self.url.find(scope, text).filter(|url| !self.only_urls || is_url(url)),
+            kind: self.kind.find(scope, text),
+            thumbnail: self.thumbnail.find(scope, text),
+            poster_image: self.poster.find(scope, text),
         };
         let usable = if self.only_urls { output.url.is_some() } else { output != Output::default() };
         usable.then_some(output)
     }
 }
 
-fn is_url(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http" | "data"))
+fn selects_empty_list(place: &Place, scope: Scope<'_>) -> bool {
+    matches!(place, Place::Path(path) if path.is_empty_list(scope.root, scope.job_id))
 }
 
-/// Returns a text that is not blank. A NUL becomes U+FFFD, because `PostgreSQL` cannot store it.
-pub(super) fn text(value: &Value) -> Option<String> {
-    let text = value.as_str().filter(|text| !text.trim().is_empty())?;
-    Some(if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text.to_owned() })
+fn is_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http" | "data"))
 }
 
 /// Returns whether an output fits into [`MAX_TEXT`] with those before it that fit, of which `used` is the size. A large
@@ -264,87 +166,131 @@ fn fits(used: &mut usize, output: &Output) -> bool {
     fits
 }
 
-/// Returns the beginning of a text, at most `most` bytes.
-pub(super) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+/// Place of a time, and its format.
+#[derive(Clone, Debug)]
+pub(super) struct Time {
+    pub(super) field: Field,
+    pub(super) format: TimeFormat,
+    /// Whether a text can be a number.
+    pub(super) reads_texts: bool,
 }
 
-/// Returns a code or an id. Some providers write them as numbers.
-pub(super) fn label(value: &Value) -> Option<String> {
-    text(value).or_else(|| value.as_number().map(ToString::to_string))
+/// Format of a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TimeFormat {
+    /// Text in RFC 3339.
+    Rfc3339,
+    /// Date and time without a zone, in UTC.
+    NaiveUtc,
+    /// Number of seconds since 1970.
+    EpochS,
+    /// Number of milliseconds since 1970.
+    EpochMs,
+    /// Number of microseconds since 1970.
+    EpochUs,
 }
 
-/// Returns the first `most` characters of a text, without control characters, which could break a log line.
-pub(super) fn clip(text: &str, most: usize) -> String {
-    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut clipped: String = shown.take(most).collect();
-    if text.chars().nth(most).is_some() {
-        clipped.push('…');
-    }
-    clipped
+impl TimeFormat {
+    /// All formats with their words.
+    pub(super) const ALL: [(&str, Self); 5] = [
+        ("rfc3339", Self::Rfc3339),
+        ("epoch_s", Self::EpochS),
+        ("epoch_ms", Self::EpochMs),
+        ("epoch_us", Self::EpochUs),
+        ("naive_utc", Self::NaiveUtc),
+    ];
 }
 
 impl Time {
     /// Returns the first readable time.
-    pub(super) fn read(&self, job: &Value) -> Option<Timestamp> {
-        let epoch = |value: &Value, millis_per_unit: f64| {
-            let millis = value.as_f64()? * millis_per_unit;
+    pub(super) fn read(&self, scope: Scope<'_>) -> Option<Timestamp> {
+        let epoch = |value: &Json<'_>, millis_per_unit: f64| {
+            let number = if self.reads_texts { number(value) } else { value.as_f64() };
+            let millis = number? * millis_per_unit;
             #[expect(clippy::cast_precision_loss, reason = "both ends are exact in 53 bits")]
             let max = Timestamp::MAX.millis() as f64;
             #[expect(clippy::cast_possible_truncation, reason = "in range")]
             (0.0..=max).contains(&millis).then_some(Timestamp::from_millis(millis as i64))
         };
-        self.path.find(job, |value| match self.format {
+        self.field.find(scope, |value| match self.format {
             TimeFormat::Rfc3339 => value.as_str().and_then(Timestamp::parse),
+            TimeFormat::NaiveUtc => value.as_str().and_then(naive_utc),
             TimeFormat::EpochS => epoch(value, 1000.0),
             TimeFormat::EpochMs => epoch(value, 1.0),
+            TimeFormat::EpochUs => epoch(value, 0.001),
         })
     }
+}
+
+/// Parses a date and a time without a zone. One with a zone is read as well.
+fn naive_utc(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    let text = text.strip_suffix("UTC").unwrap_or(text).trim_end();
+    Timestamp::parse(text).or_else(|| {
+        let (date, time) = text.split_once(['T', ' '])?;
+        Timestamp::parse(&format!("{date}T{}Z", time.trim_start()))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::providers::field::{Alternative, Head};
+    use crate::providers::path::Path;
+
+    fn field(path: &str) -> Field {
+        let place = Place::Path(Path::parse(path, 2).expect("a path"));
+        Field(vec![Alternative { place, when: Vec::new() }])
+    }
+
+    fn scope<'a>(root: &'a Json<'a>) -> Scope<'a> {
+        let head = Head { status: 200, headers: &[] };
+        Scope { root, head, job_id: "1", outcome: None, nulls: &[] }
+    }
 
     #[test]
-    fn a_path_selects_keys_indexes_and_every_item() {
-        let root = json!({"a": {"b": 1}, "list": [{"u": "x"}, {"u": "y"}, 3], "s": "text"});
-        let table = [
-            ("$", json!([root])),
-            ("$.a.b", json!([1])),
-            ("$.list[0].u", json!(["x"])),
-            ("$.list[*].u", json!(["x", "y"])),
-            ("$.list[9]", json!([])),
-            ("$.s.b", json!([])),
-            ("$.s[*]", json!([])),
-            ("$.missing[*].u", json!([])),
-        ];
-        for (path, nodes) in table {
-            assert_eq!(json!(Path::from(path.to_owned()).nodes(&root)), nodes, "{path}");
+    fn a_time_is_read_in_its_format() {
+        let text = |text: &'static str| Json::Text(text.into());
+        let of = |number: u64| Json::Number(number.into());
+        let expected = Timestamp::parse("2026-02-18T15:00:00Z");
+        for (format, value) in [
+            (TimeFormat::Rfc3339, text("2026-02-18T16:00:00+01:00")),
+            (TimeFormat::NaiveUtc, text("2026-02-18T15:00:00")),
+            (TimeFormat::NaiveUtc, text("2026-02-18 15:00:00.000000")),
+            (TimeFormat::NaiveUtc, text("2026-02-18 15:00:00 UTC")),
+            (TimeFormat::NaiveUtc, text("2026-02-18T15:00:00Z")),
+            (TimeFormat::EpochS, of(1_771_426_800)),
+            (TimeFormat::EpochS, text("1771426800")),
+            (TimeFormat::EpochMs, of(1_771_426_800_000)),
+            (TimeFormat::EpochUs, of(1_771_426_800_000_000)),
+        ] {
+            let time = |reads_texts| Time { field: field("$"), format, reads_texts };
+            assert_eq!(time(true).read(scope(&value)), expected, "{format:?} {value:?}");
+        }
+        let strict = Time { field: field("$"), format: TimeFormat::EpochS, reads_texts: false };
+        assert_eq!(strict.read(scope(&text("1771426800"))), None);
+        for wrong in ["yesterday", "2026-02-18", "", "15:00"] {
+            assert_eq!(naive_utc(wrong), None, "{wrong}");
         }
     }
 
     #[test]
-    fn an_invalid_path_is_rejected() {
-        let deep = format!("${}", ".a".repeat(17));
-        for text in ["", "a", "a.b", "$a", "$.", "$..a", "$.a[", "$.a[-1]", "$.a[x]", "$.a]", "$.a b", &deep]
-        {
-            assert!(Path::from(text.to_owned()).0.is_err(), "{text}");
+    fn progress_can_be_a_text() {
+        let read = |form: fn(Field) -> ProgressForm, text: &'static str| {
+            let value = Json::Text(text.into());
+            Progress { form: form(field("$")), reads_texts: true }.read(scope(&value))
+        };
+        for (text, percent, fraction) in [
+            ("42", Some(42), None),
+            ("42%", Some(42), Some(42)),
+            (" 42 % ", Some(42), Some(42)),
+            ("0.29", Some(0), Some(29)),
+            ("much", None, None),
+            ("NaN", None, None),
+            ("-1", None, None),
+        ] {
+            assert_eq!(read(ProgressForm::Percent, text), percent, "{text}");
+            assert_eq!(read(ProgressForm::Fraction, text), fraction, "{text}");
         }
-    }
-
-    #[test]
-    fn the_first_usable_value_wins() {
-        let paths = Paths(["$.a", "$.b", "$.c"].map(|path| Path::from(path.to_owned())).to_vec());
-        let root = json!({"a": null, "b": 5, "c": "word"});
-        assert_eq!(paths.find(&root, Value::as_str), Some("word"));
-        assert_eq!(paths.find(&root, Value::as_i64), Some(5));
-        assert_eq!(Paths::default().find(&root, Value::as_str), None);
     }
 }

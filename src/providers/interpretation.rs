@@ -1,23 +1,33 @@
 //! The meaning of a response. Reading is pure and total: any bytes have an [`Interpretation`], and none cause a panic.
 //!
-//! The order of the checks decides. A response is about the request, not about the job, if its status is not 2xx
-//! or if its body reports an error. Such a response means, in this order:
+//! The order of the checks decides:
 //!
-//! 1. `unauthorized`: a 401, or an account code of the definition;
-//! 2. `rate_limited`: a 429;
-//! 3. `not_found`: as the definition describes it;
-//! 4. `error`: everything else.
+//! 1. The body is decoded and parsed, unless it is larger than the definition allows.
+//! 2. **Rules**, in the order of the file. The first whose conditions hold decides. A rule about the job needs a body that
+//!    can be read; a rule about the poll does not.
+//! 3. **Errors**: a status other than 2xx, or a body that reports an error. Such a response is about the request, not
+//!    about the job. It means, in this order:
+//!    `unauthorized` (a 401, or an account code of the definition), `rate_limited` (a 429), `not_found` (as the definition
+//!    describes it), `error` (everything else).
+//! 4. A body that cannot be read is an `error`.
+//! 5. **Status**: the response is about the job if it names the requested job and has a status. An unknown status ends no
+//!    job, so a provider may add words.
 //!
-//! If a field that decides occurs twice with different values, the response is an `error` as well.
+//! The other fields cannot cause an error: a field of the wrong type is null. In schema 1, a response in which a field that
+//! decides occurs twice with different values is an `error` as well.
 //!
-//! Any other response is about the job if it names the requested job and has a status. The other fields cannot
-//! cause an error: a field of the wrong type is null. An unknown status word ends no job, so a provider may add words.
+//! **Bounds.** Each path visits each node of the body at most once for each step, and a pattern is searched in linear time
+//! in the first part of a text. The cost of a response therefore grows with its size and with the size of the
+//! definition, and not faster.
 
-use serde_json::Value;
+use std::cell::OnceCell;
 
-use super::definition::{Definition, NotFound};
-use super::extract::{Extract, MAX_TEXT, clip, cut, label, text};
-use super::json::{Parsed, parse_json};
+use super::definition::{BodyKind, Definition, Meaning, NotFound};
+use super::extract::{Extract, MAX_TEXT};
+use super::field::{Head, Outcome, Scope};
+use super::json::{Dialect, Parsed, parse_json};
+use super::rule::{PollVerdict, Rule, Verdict};
+use super::value::{Json, clip, cut, label, status_text, text};
 use crate::domain::{JobError, Observation, PollOutcome, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
@@ -29,11 +39,24 @@ const MAX_SENTENCE: usize = 500;
 /// Number of repeated fields with different values of which each is examined.
 const MAX_REPEATED: usize = 8;
 
+/// A response of a provider.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers; names in lower case.
+    pub headers: &'a [(String, String)],
+    /// The body, without its content encoding.
+    pub body: &'a [u8],
+}
+
 /// Meaning of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interpretation {
     /// The response describes the job.
     Ok(Box<JobReport>),
+    /// A good response that says nothing new about the job.
+    NotYet,
     /// The response says nothing about the job.
     Failed {
         /// What it says instead.
@@ -94,7 +117,7 @@ impl Interpretation {
     /// Returns the error message; `None` if the poll succeeded.
     pub fn message(&self) -> Option<&str> {
         match self {
-            Self::Ok(_) => None,
+            Self::Ok(_) | Self::NotYet => None,
             Self::Failed { message, .. } => Some(message),
         }
     }
@@ -113,17 +136,36 @@ pub struct JobReport {
 }
 
 impl Definition {
-    /// Returns the meaning of the response to [`Self::request`]. `body` is the decoded body, up to the size limit.
+    /// Returns the meaning of the response to [`Self::request`]. The body is the decoded one, up to the size limit.
     /// Never panics, whatever the bytes. Times are returned as the provider reports them, also implausible ones, which
     /// [`Observation::discard_implausible_times`] discards: this function has no clock.
-    pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
-        let (answer, repeated) = match self.parse_body(body, None) {
-            Ok(Parsed { value, repeated }) => (Ok(value), repeated),
-            Err(message) => (Err(message), Vec::new()),
+    pub fn interpret(&self, job_id: &str, answer: Answer<'_>) -> Interpretation {
+        self.meaning.interpret(job_id, answer)
+    }
+}
+
+/// The readable part of a body: its value, or why it has none.
+#[derive(Clone, Copy)]
+struct Body<'a> {
+    value: &'a Json<'a>,
+    unreadable: Option<&'a str>,
+    is_empty: bool,
+}
+
+impl Meaning {
+    /// See [`Definition::interpret`].
+    pub(super) fn interpret(&self, job_id: &str, answer: Answer<'_>) -> Interpretation {
+        // The id in an answer is the part of the URL.
+        let found = self.job_url.as_ref().and_then(|form| form.parse(job_id).ok());
+        let job_id = found.as_ref().map_or(job_id, |found| &found.id);
+        let body = to_utf8(answer.body);
+        let cell = OnceCell::new();
+        let (meaning, repeated) = match self.parse_body(&body, &cell, None) {
+            Ok(Parsed { value, repeated }) => (self.meaning(job_id, answer, Ok(value)), repeated),
+            Err(message) => (self.meaning(job_id, answer, Err(message)), Vec::new()),
         };
-        let meaning = self.meaning(job_id, status, answer);
-        match self.ambiguous(job_id, status, body, &repeated, &meaning) {
-            Some(message) => Interpretation::error(format!("HTTP {status}, but {message}")),
+        match self.ambiguous(job_id, answer, &body, &repeated, &meaning) {
+            Some(message) => Interpretation::error(format!("HTTP {}, but {message}", answer.status)),
             None => meaning,
         }
     }
@@ -133,7 +175,7 @@ impl Definition {
     fn ambiguous(
         &self,
         job_id: &str,
-        status: u16,
+        answer: Answer<'_>,
         body: &[u8],
         repeated: &[String],
         meaning: &Interpretation,
@@ -144,120 +186,240 @@ impl Definition {
             ));
         }
         let decides = |(n, _): &(usize, &String)| {
-            let other = self.parse_body(body, Some(*n)).map(|parsed| parsed.value);
-            self.meaning(job_id, status, other) != *meaning
+            let cell = OnceCell::new();
+            let other = self.parse_body(body, &cell, Some(*n)).map(|parsed| parsed.value);
+            self.meaning(job_id, answer, other) != *meaning
         };
         let (_, name) = repeated.iter().enumerate().find(decides)?;
         let name = clip(name, MAX_WORD);
         Some(format!("its field `{name}` occurs twice, with different values; report this to the provider"))
     }
 
-    fn meaning(&self, job_id: &str, status: u16, answer: Result<Value, String>) -> Interpretation {
-        let reports_error = |answer: &Value| {
-            self.errors.when.as_ref().is_some_and(|when| when.path.nodes(answer).contains(&&when.is))
-        };
-        match answer {
-            Ok(answer) if (200..300).contains(&status) && !reports_error(&answer) => {
-                self.job(job_id, &answer).unwrap_or_else(Interpretation::error)
-            }
-            Err(message) if (200..300).contains(&status) => {
-                Interpretation::error(format!("HTTP {status}, but {message}"))
-            }
-            answer => self.refusal(status, &answer.unwrap_or(Value::Null)),
+    /// Parses a body in UTF-8. Of the repeated field with the number `first_of`, the value before is read.
+    fn parse_body<'a>(
+        &self,
+        body: &'a [u8],
+        cell: &'a OnceCell<Vec<u8>>,
+        first_of: Option<usize>,
+    ) -> Result<Parsed<'a>, String> {
+        if self.body == BodyKind::None {
+            return Ok(Parsed { value: Json::Null, repeated: Vec::new() });
         }
-    }
-
-    /// Parses a body. Of the repeated field with the number `first_of`, the value before is read.
-    fn parse_body(&self, body: &[u8], first_of: Option<usize>) -> Result<Parsed, String> {
-        if body.len() > self.request.max_body {
-            return Err(format!("the response is larger than {} bytes", self.request.max_body));
+        if body.len() > self.max_body {
+            return Err(format!("the response is larger than {} bytes", self.max_body));
         }
-        let body = &*to_utf8(body);
-        if body.iter().all(u8::is_ascii_whitespace) {
+        if is_blank(body) {
             return Err("the response is empty".to_owned());
         }
-        parse_json(body, first_of).map_err(|error| format!("the response is not JSON: {error}"))
+        parse_json(body, cell, self.dialect, first_of)
+            .map_err(|error| format!("the response is not JSON: {error}"))
     }
 
-    /// Interprets a response that is about the request.
-    fn refusal(&self, status: u16, answer: &Value) -> Interpretation {
-        let code = self.errors.code.find(answer, label);
+    fn meaning(&self, job_id: &str, answer: Answer<'_>, parsed: Result<Json<'_>, String>) -> Interpretation {
+        let Answer { status, headers, body } = answer;
+        let is_good = (200..300).contains(&status);
+        let is_empty = self.body == BodyKind::JsonOrEmpty && parsed.is_err() && is_blank(body);
+        let parsed = match parsed {
+            Err(_) if is_empty && is_good => Ok(Json::Object(Vec::new())),
+            parsed => parsed,
+        };
+        let unreadable = parsed.as_ref().err().cloned();
+        let mut value = parsed.unwrap_or(Json::Null);
+        for decode in &self.decode {
+            decode.apply(&mut value, job_id);
+        }
+        let head = Head { status, headers };
+        let scope = Scope { root: &value, head, job_id, outcome: None, nulls: &[] };
+        let body = Body { value: &value, unreadable: unreadable.as_deref(), is_empty };
+        if let Some(rule) = self.rules.iter().find(|rule| rule.applies(scope, body.is_readable())) {
+            return self.ruled(rule, scope);
+        }
+        if !is_good || self.reports_error(scope) {
+            return self.refusal(scope, None, None);
+        }
+        if let Some(message) = body.unreadable {
+            return Interpretation::error(format!("HTTP {status}, but {message}"));
+        }
+        self.of_status(Scope { root: body.value, ..scope }).unwrap_or_else(Interpretation::error)
+    }
+
+    fn reports_error(&self, scope: Scope<'_>) -> bool {
+        self.errors.when.as_ref().is_some_and(|mark| {
+            let equals = |value: &&Json<'_>| match self.dialect {
+                Dialect::Strict => mark.is.is(value),
+                Dialect::Tolerant => mark.is.equals(value),
+            };
+            mark.path.nodes(scope.root, scope.job_id).iter().any(equals)
+        })
+    }
+
+    /// Interprets a response that a rule decides.
+    fn ruled(&self, rule: &Rule, scope: Scope<'_>) -> Interpretation {
+        match &rule.verdict {
+            Verdict::Job(outcome, extract) => {
+                let job = self.job_part(scope);
+                let status = self.status.as_ref();
+                let raw = status.and_then(|status| status.field.find(job, status_text));
+                let error = (rule.code.clone(), rule.explain.clone());
+                let read = JobReader { meaning: self, extract, outcome: *outcome, error };
+                read.report(scope, job, raw, false).unwrap_or_else(Interpretation::error)
+            }
+            Verdict::Poll(PollVerdict::NotYet) => Interpretation::NotYet,
+            Verdict::Poll(verdict) => self.refusal(scope, Some(rule), Some(*verdict)),
+        }
+    }
+
+    /// Interprets a response that is about the request. A rule may have decided what it means.
+    fn refusal(&self, scope: Scope<'_>, rule: Option<&Rule>, verdict: Option<PollVerdict>) -> Interpretation {
+        let status = scope.head.status;
+        let code = self.errors.code.find(scope.root, scope.job_id, label);
+        let code = code.or_else(|| rule?.code.clone());
         let code_text = code.as_ref().map(|code| format!(" {}", clip(code, MAX_WORD)));
-        let sentence =
-            self.errors.message.find(answer, text).map(|text| format!(": {}", clip(&text, MAX_SENTENCE)));
-        let redirect = (300..400)
-            .contains(&status)
-            .then(|| ": redirects are not followed; set base_url to the final address".to_owned());
-        let request_id = self.request_id(answer).map(|id| format!(" (request {id})"));
+        let sentence = self.errors.message.find(scope.root, scope.job_id, text);
+        let sentence = sentence.or_else(|| rule?.explain.clone());
+        let sentence = sentence.map(|text| format!(": {}", clip(&text, MAX_SENTENCE)));
+        let redirect = (300..400).contains(&status).then(|| self.redirect_hint().to_owned());
+        let request_id = self.request_id(scope).map(|id| format!(" (request {id})"));
         let parts = [code_text, sentence, redirect, request_id].into_iter().flatten();
         let message = std::iter::once(format!("HTTP {status}")).chain(parts).collect::<String>();
-        let failure = if status == 401 || code.as_ref().is_some_and(|code| self.errors.account.contains(code))
-        {
-            let code = code.map_or_else(|| "unauthorized".to_owned(), |code| clip(&code, MAX_WORD));
-            PollFailure::Unauthorized { code }
-        } else if status == 429 {
-            PollFailure::RateLimited
-        } else if self.not_found.applies(status, answer) {
-            PollFailure::NotFound
-        } else {
-            PollFailure::Error
+        let is_account =
+            || status == 401 || code.as_ref().is_some_and(|code| self.errors.account.contains(code));
+        let verdict = match verdict {
+            Some(verdict) => verdict,
+            None if is_account() => PollVerdict::Unauthorized,
+            None if status == 429 => PollVerdict::RateLimited,
+            None if self.not_found.applies(scope) => PollVerdict::NotFound,
+            None => PollVerdict::Error,
+        };
+        let failure = match verdict {
+            PollVerdict::Unauthorized => {
+                let code = code.map_or_else(|| "unauthorized".to_owned(), |code| clip(&code, MAX_WORD));
+                PollFailure::Unauthorized { code }
+            }
+            PollVerdict::RateLimited => PollFailure::RateLimited,
+            PollVerdict::NotFound => PollFailure::NotFound,
+            PollVerdict::Error => PollFailure::Error,
+            PollVerdict::NotYet => return Interpretation::NotYet,
         };
         Interpretation::Failed { failure, message }
     }
 
-    /// Interprets a response that is about the job. The error is a sentence that describes why it is not.
-    fn job(&self, job_id: &str, answer: &Value) -> Result<Interpretation, String> {
-        let job =
-            self.response.unwrap.find(answer, |node| node.is_object().then_some(node)).unwrap_or(answer);
-        match self.extract.job_id.find(job, label) {
-            Some(id) if id == job_id => {}
-            // Without the other id: a proxy that mixes up responses must not show one user the job of another.
-            Some(_) => return Err("the response is about another job".to_owned()),
-            None => return Err("the response does not name the job".to_owned()),
+    fn redirect_hint(&self) -> &'static str {
+        if self.follows_redirects {
+            ": only redirects to the same scheme, host and port are followed, at most 3"
+        } else {
+            ": redirects are not followed; set base_url to the final address"
         }
-        let raw = self.status.path.find(job, text).ok_or("the response has no status")?;
-        let word = self.status.fold.apply(&raw);
-        let known = self.status.words.get(&word).copied();
-        let status = known.unwrap_or(self.status.unknown);
-        let Extract { progress, output, outputs, created_at, completed_at, .. } = &self.extract;
-        let outputs = outputs.as_ref().and_then(|outputs| outputs.read(job));
-        let first_url = || outputs.iter().flatten().find_map(|output| output.url.clone());
-        let output = output.find(job, text).filter(|text| text.len() <= MAX_TEXT).or_else(first_url);
+    }
+
+    /// Returns the part of the answer that describes the job.
+    fn job_part<'a>(&self, scope: Scope<'a>) -> Scope<'a> {
+        let object = |node: &'a Json<'a>| node.is_object().then_some(node);
+        let root = self.unwrap.find(scope.root, scope.job_id, object).unwrap_or(scope.root);
+        Scope { root, ..scope }
+    }
+
+    /// Interprets a response by its status. The error is a sentence that describes why it is not about the job.
+    fn of_status(&self, scope: Scope<'_>) -> Result<Interpretation, String> {
+        let job = self.job_part(scope);
+        let none = || "the response matches no rule, and the definition has no [status]".to_owned();
+        let status = self.status.as_ref().ok_or_else(none)?;
+        // Another job's answer must not be read at all.
+        self.check_job(&self.extract, job)?;
+        let read = if status.is_text { text } else { status_text };
+        let raw = status.field.find(job, read).ok_or("the response has no status")?;
+        let word = status.fold.apply(&raw);
+        let known = status.words.get(&word).copied();
+        let outcome = known.unwrap_or(status.unknown);
+        let explained = status.explain.get(&word);
+        let code = outcome.code().map(str::to_owned).or_else(|| explained.map(|_| word.clone()));
+        let error = (code, explained.cloned());
+        let read = JobReader { meaning: self, extract: &self.extract, outcome, error };
+        read.report(scope, job, Some(raw), known.is_none())
+    }
+
+    /// Checks that an answer is about the requested job.
+    fn check_job(&self, extract: &Extract, job: Scope<'_>) -> Result<(), String> {
+        let Some(field) = &extract.job_id else { return Ok(()) };
+        match field.find(job, label) {
+            Some(id) if id == job.job_id => Ok(()),
+            // Without the other id: a proxy that mixes up responses must not show one user the job of another.
+            Some(_) => Err("the response is about another job".to_owned()),
+            None => Err("the response does not name the job".to_owned()),
+        }
+    }
+
+    fn request_id(&self, scope: Scope<'_>) -> Option<String> {
+        self.request_id.find(scope, label).map(|id| clip(&id, MAX_WORD))
+    }
+}
+
+impl Body<'_> {
+    /// Returns whether a rule about the job can be applied.
+    fn is_readable(self) -> bool {
+        self.unreadable.is_none() || self.is_empty
+    }
+}
+
+/// Reads the fields of a job whose outcome is known.
+struct JobReader<'a> {
+    meaning: &'a Meaning,
+    extract: &'a Extract,
+    outcome: Outcome,
+    /// Code and message, if the answer has none.
+    error: (Option<String>, Option<String>),
+}
+
+impl JobReader<'_> {
+    /// Returns the report. `answer` is the whole answer, and `job` the part that describes the job.
+    fn report(
+        self,
+        answer: Scope<'_>,
+        job: Scope<'_>,
+        raw: Option<String>,
+        unknown_status: bool,
+    ) -> Result<Interpretation, String> {
+        self.meaning.check_job(self.extract, job)?;
+        let Extract { progress, created_at, completed_at, nulls, .. } = self.extract;
+        let job = Scope { outcome: Some(self.outcome), nulls, ..job };
+        let (output, outputs) = self.extract.outputs(job);
+        let request_id = self.meaning.request_id(answer);
         let observation = Observation {
-            status,
+            status: self.outcome.status(),
             progress: progress.as_ref().and_then(|progress| progress.read(job)),
             output,
-            error: self.error(job, &word),
             created_at: created_at.as_ref().and_then(|time| time.read(job)),
             completed_at: completed_at.as_ref().and_then(|time| time.read(job)),
-            raw_status: Some(clip(&raw, MAX_WORD)),
+            raw_status: raw.map(|raw| clip(&raw, MAX_WORD)),
             outputs,
+            error: self.error(job),
         };
-        let (unknown_status, request_id) = (known.is_none(), self.request_id(answer));
         Ok(Interpretation::Ok(Box::new(JobReport { observation, unknown_status, request_id })))
     }
 
-    /// Returns the error of the job. If the job has none, the explanation of its status word is used.
-    fn error(&self, job: &Value, word: &str) -> Option<JobError> {
-        let explained = self.status.explain.get(word);
-        let code = self.extract.error_code.find(job, label).or_else(|| explained.map(|_| word.to_owned()));
-        let message = self.extract.error_message.find(job, text).or_else(|| explained.cloned());
+    /// Returns the error of the job. If the job has none, that of its rule or of its status is used.
+    fn error(self, job: Scope<'_>) -> Option<JobError> {
+        let (code, message) = self.error;
+        let code = self.extract.error_code.find(job, label).or(code);
+        let message = self.extract.error_message.find(job, text).or(message);
         let code = code.map(|code| clip(&code, MAX_WORD));
         let message = message.map(|text| cut(text, MAX_TEXT));
         (code.is_some() || message.is_some()).then_some(JobError { code, message })
-    }
-
-    fn request_id(&self, answer: &Value) -> Option<String> {
-        self.response.request_id.find(answer, label).map(|id| clip(&id, MAX_WORD))
     }
 }
 
 impl NotFound {
     /// Returns whether a response reports an unknown job. A 404 without the expected code is the
     /// response of a proxy or of a wrong address.
-    fn applies(&self, status: u16, answer: &Value) -> bool {
+    fn applies(&self, scope: Scope<'_>) -> bool {
         let is_value = |code| self.values.is_empty() || self.values.contains(&code);
-        let is_marked = || self.path.0.is_empty() || self.path.find(answer, label).is_some_and(is_value);
-        self.http.contains(&status) && answer.is_object() && is_marked()
+        let found = || self.path.find(scope.root, scope.job_id, label);
+        let is_marked = || self.path.0.is_empty() || found().is_some_and(is_value);
+        self.http.contains(&scope.head.status) && scope.root.is_object() && is_marked()
     }
+}
+
+/// Returns whether a body is empty.
+fn is_blank(body: &[u8]) -> bool {
+    to_utf8(body).iter().all(u8::is_ascii_whitespace)
 }

@@ -1,223 +1,238 @@
-//! Reading JSON that the parser does not hold as a whole.
+//! Reading JSON, also JSON that the parser does not hold as a whole.
 //!
 //! A provider can write what is valid JSON and no value of the parser: an unpaired surrogate, a number beyond the range
 //! of a double, or nesting deeper than 128. One such value, in a field that may not even be read, must not hide the end
-//! of a job. Only a body that the parser rejects is changed, so the others are read once.
+//! of a job. Only a body that the parser rejects is changed (`repair`), so the others are read once.
 //!
-//! **A name can occur twice in an object**, and parsers differ in which value they take. [`Parsed::repeated`] lists the
-//! names whose values differ. The caller decides whether they matter.
+//! **A name can occur twice in an object**, and parsers differ in which value they take.
+//! - [`Dialect::Strict`] (schema 1) lists the names whose values differ in [`Parsed::repeated`]. The caller decides
+//!   whether they matter.
+//! - [`Dialect::Tolerant`] (schema 2) reads the last value. It also accepts `NaN`, `Infinity`, invalid UTF-8, and control
+//!   characters in texts.
 
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::map::Entry;
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 
-/// Nesting that is kept if a body is too deep; a deeper value becomes null. The deepest path to a field has three parts
-/// of at most 16 steps. The parser rejects nesting deeper than 128, so that later code cannot exhaust the stack.
-const DEPTH_KEPT: usize = 64;
+use super::repair::{escape_foreign, replace_unpaired_surrogates, replace_unreadable};
+use super::value::Json;
 
-/// Largest number that is kept if a body has one that the parser rejects; a larger one becomes null.
-const NUMBER_MAX: f64 = 1e308;
+/// Number of members up to which the names of an object are compared with each other. More names are sorted.
+const FEW_MEMBERS: usize = 24;
+
+/// How JSON is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// As RFC 8259 describes it; repeated names are listed.
+    Strict,
+    /// With the mistakes that serializers make; of repeated names, the last value is read.
+    Tolerant,
+}
 
 /// A parsed body.
 #[derive(Debug)]
-pub(super) struct Parsed {
+pub(super) struct Parsed<'a> {
     /// The value. Of several fields with one name, the last is read.
-    pub(super) value: Value,
-    /// Names of fields that occur again in their object with another value, in their order.
+    pub(super) value: Json<'a>,
+    /// Names of fields that occur again in their object with another value; empty in the tolerant dialect.
     pub(super) repeated: Vec<String>,
 }
 
-/// Parses JSON. Of the field that is number `first_of` in [`Parsed::repeated`], the value before is read.
-pub(super) fn parse_json(body: &[u8], first_of: Option<usize>) -> serde_json::Result<Parsed> {
-    let parse = |body: &[u8]| parse(body, first_of);
-    parse(body).or_else(|error| {
-        let replaced = replace_unpaired_surrogates(body);
-        if let Some(value) = replaced.as_deref().and_then(|body| parse(body).ok()) {
-            return Ok(value);
-        }
-        let body = replaced.as_deref().unwrap_or(body);
+/// Parses JSON. `repaired` is an empty cell for the body if it has to be changed. Of the field that is number
+/// `first_of` in [`Parsed::repeated`], the value before is read.
+pub(super) fn parse_json<'a>(
+    body: &'a [u8],
+    repaired: &'a OnceCell<Vec<u8>>,
+    dialect: Dialect,
+    first_of: Option<usize>,
+) -> serde_json::Result<Parsed<'a>> {
+    parse(body, dialect, first_of).or_else(|error| {
+        let escaped = if dialect == Dialect::Tolerant { escape_foreign(body) } else { Cow::Borrowed(body) };
+        let paired = replace_unpaired_surrogates(&escaped);
+        let valid = paired.as_deref().unwrap_or(&escaped);
         // This reader keeps nothing: it is not recursive, and accepts every number.
-        serde_json::from_slice::<IgnoredAny>(body).map_err(|_| error)?;
-        parse(&replace_unreadable(body))
+        serde_json::from_slice::<IgnoredAny>(valid).map_err(|_| error)?;
+        let readable = replace_unreadable(valid);
+        parse(repaired.get_or_init(|| readable), dialect, first_of)
     })
 }
 
-fn parse(body: &[u8], first_of: Option<usize>) -> serde_json::Result<Parsed> {
+fn parse(body: &[u8], dialect: Dialect, first_of: Option<usize>) -> serde_json::Result<Parsed<'_>> {
     let repeated = RefCell::default();
     let mut parser = serde_json::Deserializer::from_slice(body);
-    let value = ValueReader { repeated: &repeated, first_of }.deserialize(&mut parser)?;
+    let value = ValueReader { dialect, repeated: &repeated, first_of }.deserialize(&mut parser)?;
     parser.end()?;
     Ok(Parsed { value, repeated: repeated.into_inner() })
 }
 
 /// Reads a value as the parser's own reader does, and notes repeated names.
 #[derive(Clone, Copy)]
-struct ValueReader<'a> {
-    repeated: &'a RefCell<Vec<String>>,
+struct ValueReader<'r> {
+    dialect: Dialect,
+    repeated: &'r RefCell<Vec<String>>,
     first_of: Option<usize>,
 }
 
 impl<'de> DeserializeSeed<'de> for ValueReader<'_> {
-    type Value = Value;
+    type Value = Json<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for ValueReader<'_> {
-    type Value = Value;
+    type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any valid JSON value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    fn visit_f64<E>(self, value: f64) -> Result<Json<'de>, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
+    fn visit_str<E>(self, value: &str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(value.to_owned())))
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_string<E>(self, value: String) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(value)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json<'de>, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
-        Ok(Value::Array(list))
+        // A list of short lists would take several times its size.
+        list.shrink_to_fit();
+        Ok(Json::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            let value = fields.next_value_seed(self)?;
-            match map.entry(name) {
-                Entry::Vacant(field) => _ = field.insert(value),
-                Entry::Occupied(mut field) if *field.get() != value => {
-                    let mut repeated = self.repeated.borrow_mut();
-                    repeated.push(field.key().clone());
-                    if self.first_of != Some(repeated.len() - 1) {
-                        field.insert(value);
-                    }
-                }
-                Entry::Occupied(_) => {}
-            }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Json<'de>, A::Error> {
+        let mut members = Vec::new();
+        while let Some(Name(name)) = fields.next_key_seed(NameReader)? {
+            members.push((name, fields.next_value_seed(self)?));
         }
-        Ok(Value::Object(map))
+        members.shrink_to_fit();
+        Ok(Json::Object(if has_repeated(&members) { self.once_each(members) } else { members }))
     }
 }
 
-/// Replaces the values that the parser does not hold by null. The body is valid JSON.
-fn replace_unreadable(body: &[u8]) -> Vec<u8> {
-    let (mut kept, mut depth, mut at) = (Vec::with_capacity(body.len()), 0_usize, 0);
-    while at < body.len() {
-        let start = at;
-        at = end_of_token(body, at);
-        let token = &body[start..at];
-        let opens = matches!(token, b"{" | b"[");
-        depth += usize::from(opens);
-        let is_deep = depth > DEPTH_KEPT;
-        depth -= usize::from(matches!(token, b"}" | b"]"));
-        if is_deep {
-            if opens && depth == DEPTH_KEPT + 1 {
-                kept.extend_from_slice(b"null");
-            }
-        } else if is_too_large(token) {
-            kept.extend_from_slice(b"null");
-        } else {
-            kept.extend_from_slice(token);
-        }
-    }
-    kept
-}
-
-/// Returns the end of a string, of a number, or of any other single byte.
-fn end_of_token(body: &[u8], start: usize) -> usize {
-    let rest = &body[start..];
-    let length = match rest[0] {
-        b'"' => {
-            let mut end = 1;
-            while let Some(byte) = rest.get(end).filter(|byte| **byte != b'"') {
-                end += if *byte == b'\\' { 2 } else { 1 };
-            }
-            end + 1
-        }
-        b'-' | b'0'..=b'9' => {
-            let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
-            rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len())
-        }
-        _ => 1,
-    };
-    body.len().min(start + length)
-}
-
-fn is_too_large(token: &[u8]) -> bool {
-    let starts_number = token.first().is_some_and(|byte| *byte == b'-' || byte.is_ascii_digit());
-    let number = || std::str::from_utf8(token).ok()?.parse::<f64>().ok();
-    starts_number && number().is_none_or(|number| number.abs() > NUMBER_MAX)
-}
-
-/// Replaces unpaired surrogates by U+FFFD. Returns `None` if there are none.
-///
-/// JavaScript writes a text that was cut within a character as an escaped half of it (`"\ud83d"`). That is valid
-/// JSON, but not Unicode. One such text, in a prompt or in an error, must not hide the end of a job.
-///
-/// A regular expression with captures would take 0.2 s for 1 MiB of escapes, on a thread of the runtime.
-fn replace_unpaired_surrogates(body: &[u8]) -> Option<Vec<u8>> {
-    let unit = |at: usize| {
-        let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
-        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-    };
-    let (mut text, mut at, mut replaced) = (Vec::with_capacity(body.len()), 0, false);
-    while at < body.len() {
-        let length = match (body[at], unit(at)) {
-            (b'\\', Some(0xD800..=0xDBFF)) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
-            (b'\\', Some(0xD800..=0xDFFF)) => {
-                text.extend_from_slice(b"\\ufffd");
-                replaced = true;
-                at += 6;
+impl ValueReader<'_> {
+    /// Returns the members with each name once.
+    fn once_each<'de>(self, members: Vec<(Cow<'de, str>, Json<'de>)>) -> Vec<(Cow<'de, str>, Json<'de>)> {
+        let mut places: BTreeMap<Cow<'de, str>, usize> = BTreeMap::new();
+        let mut kept: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
+        for (name, value) in members {
+            let Some(&place) = places.get(&name) else {
+                places.insert(name.clone(), kept.len());
+                kept.push((name, value));
                 continue;
+            };
+            let known = &mut kept[place].1;
+            if self.dialect == Dialect::Tolerant {
+                *known = value;
+            } else if *known != value {
+                let mut repeated = self.repeated.borrow_mut();
+                repeated.push(name.into_owned());
+                if self.first_of != Some(repeated.len() - 1) {
+                    *known = value;
+                }
             }
-            // A backslash and the character that it escapes. The second of two backslashes starts no escape.
-            (b'\\', _) => 2,
-            _ => 1,
-        };
-        let end = body.len().min(at + length);
-        text.extend_from_slice(&body[at..end]);
-        at = end;
+        }
+        kept
     }
-    replaced.then_some(text)
+}
+
+/// Returns whether a name occurs twice.
+fn has_repeated(members: &[(Cow<'_, str>, Json<'_>)]) -> bool {
+    if members.len() <= FEW_MEMBERS {
+        return (1..members.len()).any(|at| members[..at].iter().any(|(name, _)| *name == members[at].0));
+    }
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_ref()).collect();
+    names.sort_unstable();
+    names.windows(2).any(|two| two[0] == two[1])
+}
+
+/// The name of a member, borrowed if it contains no escapes.
+struct Name<'a>(Cow<'a, str>);
+
+struct NameReader;
+
+impl<'de> DeserializeSeed<'de> for NameReader {
+    type Value = Name<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name<'de>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NameReader {
+    type Value = Name<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
+        Ok(Name(Cow::Borrowed(name)))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
+        Ok(Name(Cow::Owned(name.to_owned())))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::providers::repair::DEPTH_KEPT;
+
+    fn read(
+        body: &[u8],
+        dialect: Dialect,
+        first_of: Option<usize>,
+    ) -> serde_json::Result<(Value, Vec<String>)> {
+        let cell = OnceCell::new();
+        let Parsed { value, repeated } = parse_json(body, &cell, dialect, first_of)?;
+        Ok((json!(value), repeated))
+    }
+
+    fn strict(body: &[u8]) -> serde_json::Result<Value> {
+        read(body, Dialect::Strict, None).map(|(value, _)| value)
+    }
+
+    fn tolerant(body: &[u8]) -> serde_json::Result<Value> {
+        read(body, Dialect::Tolerant, None).map(|(value, _)| value)
+    }
 
     #[test]
     fn what_the_parser_does_not_hold_is_null() {
@@ -236,10 +251,12 @@ mod tests {
             (&deep_object, "/a", json!({"\u{fffd}": null})),
         ];
         for (body, pointer, expected) in table {
-            let value = parse_json(body.as_bytes(), None).expect("JSON").value;
-            let found = value.pointer(pointer).expect("kept");
-            let start = &body[..body.len().min(60)];
-            assert_eq!(*found, expected, "{start}");
+            for read in [strict, tolerant] {
+                let value = read(body.as_bytes()).expect("JSON");
+                let found = value.pointer(pointer).expect("kept");
+                let start = &body[..body.len().min(60)];
+                assert_eq!(*found, expected, "{start}");
+            }
         }
         for broken in [
             "1e400 x",
@@ -249,18 +266,50 @@ mod tests {
             deep("[", "}", 200).as_str(),
             "[".repeat(100_000).as_str(),
         ] {
-            assert!(parse_json(broken.as_bytes(), None).is_err(), "{}", &broken[..broken.len().min(20)]);
+            let start = &broken[..broken.len().min(20)];
+            assert!(strict(broken.as_bytes()).is_err() && tolerant(broken.as_bytes()).is_err(), "{start}");
+        }
+    }
+
+    #[test]
+    fn what_serializers_write_by_mistake_is_tolerated() {
+        let table: [(&[u8], Value); 8] = [
+            (b"[NaN, Infinity, -Infinity, 1]", json!([null, null, null, 1])),
+            (b"{\"a\": NaN}", json!({"a": null})),
+            (b"{\"NaN\": \"NaN\"}", json!({"NaN": "NaN"})),
+            (b"\"a\xff\xfeb\"", json!("a\u{fffd}\u{fffd}b")),
+            (b"\"line\nline\ttab\"", json!("line\nline\ttab")),
+            (
+                b"{\"a\": \"x\0\", \"b\": NaN, \"c\": \"\\ud83d\", \"d\": 1e999}",
+                json!({"a": "x\0", "b": null, "c": "\u{fffd}", "d": null}),
+            ),
+            (b"{\"a\": 1, \"a\": 2}", json!({"a": 2})),
+            (b"{\"a\": \"\\\\\n\"}", json!({"a": "\\\n"})),
+        ];
+        for (body, expected) in table {
+            assert_eq!(tolerant(body).expect("JSON"), expected, "{}", String::from_utf8_lossy(body));
+        }
+        for broken in ["NaNx", "[Nan]", "Infinity Infinity", "\"open", "{NaN: 1}", "--Infinity", "[1,]"] {
+            assert!(tolerant(broken.as_bytes()).is_err(), "{broken}");
+        }
+        for refused in [&b"[NaN]"[..], b"\"a\xff\"", b"\"a\nb\""] {
+            assert!(strict(refused).is_err());
         }
     }
 
     #[test]
     fn a_name_with_two_values_is_noted() {
         let body = br#"{"a": 1, "b": {"c": [1], "c": [1], "c": [2]}, "a": 1, "d": null, "d": 0, "d": null}"#;
-        let parsed = |first_of| parse_json(body, first_of).expect("JSON");
-        assert_eq!(parsed(None).value, json!({"a": 1, "b": {"c": [2]}, "d": null}));
-        assert_eq!(parsed(None).repeated, ["c", "d", "d"]);
-        assert_eq!(parsed(Some(0)).value, json!({"a": 1, "b": {"c": [1]}, "d": null}));
-        assert_eq!(parsed(Some(2)).value, json!({"a": 1, "b": {"c": [2]}, "d": 0}));
+        let parsed = |first_of| read(body, Dialect::Strict, first_of).expect("JSON");
+        assert_eq!(parsed(None).0, json!({"a": 1, "b": {"c": [2]}, "d": null}));
+        assert_eq!(parsed(None).1, ["c", "d", "d"]);
+        assert_eq!(parsed(Some(0)).0, json!({"a": 1, "b": {"c": [1]}, "d": null}));
+        assert_eq!(parsed(Some(2)).0, json!({"a": 1, "b": {"c": [2]}, "d": 0}));
+        let many: Vec<String> = (0..100).map(|n| format!("\"n{}\": {n}", n % 60)).collect();
+        let many = format!("{{{}}}", many.join(", "));
+        let (value, repeated) = read(many.as_bytes(), Dialect::Strict, None).expect("JSON");
+        assert_eq!((value["n0"].clone(), value["n59"].clone(), repeated.len()), (json!(60), json!(59), 40));
+        assert_eq!(tolerant(many.as_bytes()).expect("JSON"), value);
     }
 
     #[test]
@@ -271,15 +320,16 @@ mod tests {
             "3",
         ] {
             let expected: Value = serde_json::from_str(body).expect("JSON");
-            assert_eq!(parse_json(body.as_bytes(), None).expect("JSON").value, expected);
+            assert_eq!(strict(body.as_bytes()).expect("JSON"), expected);
+            assert_eq!(tolerant(body.as_bytes()).expect("JSON"), expected);
         }
     }
 
     #[test]
     fn the_deepest_path_of_a_definition_is_kept() {
         let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
-        let depth = |mut value: &Value| {
-            let mut depth = 0;
+        let depth = |value: Value| {
+            let (mut depth, mut value) = (0, &value);
             while let Some(items) = value.as_array() {
                 depth += 1;
                 let Some(first) = items.first() else { break };
@@ -288,8 +338,8 @@ mod tests {
             depth
         };
         for given in [1, 64, 127] {
-            assert_eq!(depth(&parse_json(nested(given).as_bytes(), None).expect("JSON").value), given);
+            assert_eq!(depth(strict(nested(given).as_bytes()).expect("JSON")), given);
         }
-        assert_eq!(depth(&parse_json(nested(200).as_bytes(), None).expect("JSON").value), DEPTH_KEPT);
+        assert_eq!(depth(strict(nested(200).as_bytes()).expect("JSON")), DEPTH_KEPT);
     }
 }

@@ -2,41 +2,62 @@
 //!
 //! The credential is sent only to the hosts that the definition lists in `send_to`, and to the host and port of the
 //! configured `base_url`.
+//!
+//! Normally, a definition fixes the host of a request. With a parameter in the host, or with ids that are URLs, the host
+//! comes from a client. Then it must be a name that the definition allows, and the addresses of the name must be public
+//! ([`Request::is_from_client`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use url::Url;
+use url::{Host, Position, Url};
 
-use super::definition::Definition;
+use super::auth::HostPattern;
+use super::definition::{Definition, JobUrl, RequestForm, Target};
 use super::template::{check_base, percent_encode};
 use crate::domain::credential_variable;
 
 /// Longest base URL in characters, as for every URL.
 const MAX_BASE_URL: usize = 2048;
 
-/// A GET request for one job. Redirects must not be followed, because they could send the credential elsewhere.
+/// Number of redirects that are followed, if any are.
+const MAX_REDIRECTS: u8 = 3;
+
+/// Text that stands for the credential in a request that is shown.
+const MASK: &str = "***";
+
+/// A request for one job.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
+    /// Method.
+    pub method: &'static str,
     /// URL with its query.
     pub url: Url,
     /// Headers, including the credential's; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Body; empty if there is none.
+    pub body: Vec<u8>,
     /// Timeout of the whole exchange, including the body.
     pub timeout: Duration,
     /// Largest body that is read, in bytes.
     pub max_body: usize,
+    /// Number of redirects that may be followed. They must lead to the same scheme, host and port, because they could
+    /// send the credential elsewhere.
+    pub max_redirects: u8,
+    /// Whether a client has chosen the host, so that its addresses must be public.
+    pub is_from_client: bool,
 }
 
-/// Prints no header values, one of which is the credential, and no query.
+/// Prints no header values, one of which is the credential, no query and no body.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
         url.set_query(None);
         let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("Request")
+            .field("method", &self.method)
             .field("url", &url.as_str())
             .field("headers", &headers)
             .finish_non_exhaustive()
@@ -63,7 +84,14 @@ pub enum ParamError {
 impl Definition {
     /// Checks whether `job_id` can be an id of this provider. The error is a sentence.
     pub fn check_job_id(&self, job_id: &str) -> Result<(), String> {
-        self.job_id.check(job_id)
+        match &self.meaning.job_url {
+            Some(form) => {
+                let found = form.parse(job_id)?;
+                self.check_chosen_host(&found.url)?;
+                self.job_id.check(&found.id)
+            }
+            None => self.job_id.check(job_id),
+        }
     }
 
     /// Returns the parameters of a registration as canonical JSON: defaults filled in, keys sorted. The error
@@ -87,15 +115,55 @@ impl Definition {
                 Some(_) => Err(ParamError::NotAString),
             };
             match value {
-                Ok(value) => drop(values.insert(name, value)),
+                Ok(value) => drop(values.insert(name.as_str(), value)),
                 Err(error) => errors.push((name.clone(), error)),
             }
+        }
+        if errors.is_empty()
+            && let Err((name, why)) = self.check_host(&values)
+        {
+            errors.push((name, ParamError::Invalid(why)));
         }
         if !errors.is_empty() {
             return Err(errors);
         }
         serde_json::to_string(&values)
             .map_err(|error| vec![(String::new(), ParamError::Invalid(error.to_string()))])
+    }
+
+    /// Checks that parameters in the host make a host to which the credential is sent. The error has the name of the first
+    /// of these parameters.
+    fn check_host(&self, values: &BTreeMap<&str, String>) -> Result<(), (String, String)> {
+        let Target::Url(url) = &self.request.target else { return Ok(()) };
+        let Some(name) = url.host().and_then(|host| host.names().next()) else { return Ok(()) };
+        let wrong = |why| (name.to_owned(), why);
+        let value = |name: &str| values.get(name).cloned().ok_or_else(|| format!("`{name}` is missing"));
+        let origin = url.render_origin(value).map_err(wrong)?;
+        self.check_chosen_host(&origin).map_err(wrong)
+    }
+
+    /// Checks that the credential may be sent to a host that a client has chosen. The error is a sentence.
+    fn check_chosen_host(&self, url: &Url) -> Result<(), String> {
+        let is_trusted = self.request.auth.as_ref().is_none_or(|auth| auth.trusts_chosen(url));
+        let host = url.host_str().unwrap_or_default();
+        let why = || {
+            let (name, id) = (&self.name, &self.id);
+            format!(
+                "the key of {name} must not be sent to {host}; the operator can list it in providers.{id}.hosts"
+            )
+        };
+        is_trusted.then_some(()).ok_or_else(why)
+    }
+
+    /// Sets the hosts that the operator lists for the credential, separated by commas, and whether `base_url` replaces
+    /// the host. The error is a sentence.
+    pub fn set_operator_hosts(&mut self, hosts: &str, is_rebased: bool) -> Result<(), String> {
+        let entries = hosts.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let hosts = entries.map(HostPattern::parse).collect::<Result<Vec<_>, _>>()?;
+        if let Some(auth) = &mut self.request.auth {
+            (auth.operator_hosts, auth.is_rebased) = (hosts, is_rebased);
+        }
+        Ok(())
     }
 
     /// Checks a configured address. It replaces the scheme, host and port of the definition's URL, and its path, if
@@ -119,47 +187,189 @@ impl Definition {
         let form = &self.request;
         let params: BTreeMap<String, String> =
             serde_json::from_str(params).map_err(|error| format!("the stored parameters: {error}"))?;
+        let job_url = self.meaning.job_url.as_ref().map(|form| form.parse(job_id)).transpose()?;
+        let short_id = job_url.as_ref().map_or(job_id, |found| &found.id);
         // The values were checked at registration, perhaps with an older definition.
         let value = |name: &str| {
             let found = match name {
-                "job_id" => Some((&self.job_id, job_id)),
+                "job_id" => Some((&self.job_id, short_id)),
                 _ => self.params.get(name).zip(params.get(name).map(String::as_str)),
             };
             let (param, value) = found.ok_or_else(|| format!("the parameter `{name}` is missing"))?;
             param.check(value).map(|()| (param, value)).map_err(|why| format!("`{name}`: {why}"))
         };
-        let plain = |name: &str| value(name).map(|(_, value)| value.to_owned());
-        let mut url = form.url.render(base_url, |name| value(name).map(|(param, v)| param.encoded(v)))?;
-        let mut query = Vec::new();
+        let plain = |name: &str| {
+            let part = job_url.as_ref().and_then(|found| found.params.get(name));
+            part.map_or_else(|| value(name).map(|(_, value)| value.to_owned()), |part| Ok(part.clone()))
+        };
+        let (mut url, is_from_client) = match (&form.target, &job_url) {
+            (Target::Url(url), _) => {
+                let encoded = |name: &str| value(name).map(|(param, value)| param.encoded(value));
+                (url.render(base_url, encoded, plain)?, url.host().is_some())
+            }
+            (Target::JobUrl, Some(found)) => (found.at(base_url)?, true),
+            (Target::JobUrl, None) => return Err("the definition has no form of job URLs".to_owned()),
+        };
+        let sent = self.credential((&url, is_from_client), base_url, credential)?.unwrap_or_default();
+        let mut query: Vec<(String, String)> = Vec::new();
         for (name, template) in &form.query {
-            let text = template.render(plain)?;
-            query.push(format!("{}={}", percent_encode(name), percent_encode(&text)));
+            query.push((name.clone(), template.render(plain)?));
         }
-        if !query.is_empty() {
-            url.set_query(Some(&query.join("&")));
+        query.extend(sent.query);
+        add_query(&mut url, &query);
+        let mut headers = self.headers(plain)?;
+        let mut body = Vec::new();
+        if let Some(template) = &form.body {
+            let (kind, bytes) = template.render(plain, &sent.body)?;
+            headers.push(("content-type".to_owned(), kind.to_owned()));
+            body = bytes;
         }
-        let mut headers = vec![("accept".to_owned(), "application/json".to_owned())];
-        for (name, template) in &form.headers {
-            let text = template.render(plain)?;
+        headers.extend(sent.headers);
+        Ok(Request {
+            method: form.method.word(),
+            url,
+            headers,
+            body,
+            timeout: form.timeout,
+            max_body: self.meaning.max_body,
+            max_redirects: if form.follows_redirects { MAX_REDIRECTS } else { 0 },
+            is_from_client: is_from_client && base_url.is_none(),
+        })
+    }
+
+    /// Returns the headers without those of the credential.
+    fn headers(
+        &self,
+        plain: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Vec<(String, String)>, String> {
+        let RequestForm { accept, headers: templates, .. } = &self.request;
+        let mut headers = vec![("accept".to_owned(), accept.clone())];
+        for (name, template) in templates {
+            let text = template.render(&plain)?;
             if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
                 let why = "would contain characters that are not allowed in a header";
                 return Err(format!("the header `{name}` {why}"));
             }
             headers.push((name.clone(), text));
         }
-        if let Some(auth) = &form.auth {
-            let name = &self.name;
-            let variable = credential_variable(&self.id);
-            let credential = credential.ok_or_else(|| format!("{name} needs a key; set {variable}"))?;
-            if credential.is_empty() || !credential.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(format!("the key for {name} must be printable ASCII without spaces"));
-            }
-            let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
-            if !operators_own && !auth.trusts(&url) {
-                return Err(format!("the key for {name} must not be sent to this host"));
-            }
-            headers.push((auth.header.clone(), format!("{}{credential}", auth.prefix)));
+        Ok(headers)
+    }
+
+    /// Returns what the credential adds to a request to `url`; `None` if the provider needs none.
+    fn credential(
+        &self,
+        (url, is_from_client): (&Url, bool),
+        base_url: Option<&Url>,
+        credential: Option<&str>,
+    ) -> Result<Option<super::auth::Sent>, String> {
+        let Some(auth) = &self.request.auth else { return Ok(None) };
+        let name = &self.name;
+        let variable = credential_variable(&self.id);
+        let credential = credential.ok_or_else(|| format!("{name} needs a key; set {variable}"))?;
+        let sent = auth.sent(credential).map_err(|why| format!("the key for {name} {why}"))?;
+        let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
+        let is_trusted = if is_from_client { auth.trusts_chosen(url) } else { auth.trusts(url) };
+        if !operators_own && !is_trusted {
+            return Err(format!("the key for {name} must not be sent to this host"));
         }
-        Ok(Request { url, headers, timeout: form.timeout, max_body: form.max_body })
+        Ok(Some(sent))
+    }
+
+    /// Returns the request for a job as text, with the credential masked.
+    pub fn shown_request(
+        &self,
+        job_id: &str,
+        params: &str,
+        base_url: Option<&Url>,
+    ) -> Result<String, String> {
+        let auth = self.request.auth.as_ref();
+        let sample = auth.map(|auth| auth.sample(MASK));
+        let mut request = self.request(job_id, params, base_url, sample.as_deref())?;
+        if let Some(auth) = auth {
+            // The base64 of a masked credential means nothing.
+            let plain = auth.sent(&auth.sample(MASK)).map(|sent| sent.headers).unwrap_or_default();
+            for (name, value) in request.headers.iter_mut().filter(|header| plain.contains(header)) {
+                let is_basic = name == "authorization" && value.starts_with("Basic ");
+                if is_basic {
+                    *value = format!("Basic {MASK}");
+                }
+            }
+        }
+        let url = request.url.as_str().replace(&percent_encode(MASK), MASK);
+        let mut lines = vec![format!("{} {url}", request.method)];
+        lines.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        if !request.body.is_empty() {
+            let body = String::from_utf8_lossy(&request.body).replace(&percent_encode(MASK), MASK);
+            lines.extend([String::new(), body]);
+        }
+        Ok(lines.join("\n"))
+    }
+}
+
+/// Adds pairs to the query of a URL.
+fn add_query(url: &mut Url, pairs: &[(String, String)]) {
+    let pair =
+        |(name, value): &(String, String)| format!("{}={}", percent_encode(name), percent_encode(value));
+    let mut query: Vec<String> = url.query().map(str::to_owned).into_iter().collect();
+    query.extend(pairs.iter().map(pair));
+    if !query.is_empty() {
+        url.set_query(Some(&query.join("&")));
+    }
+}
+
+/// A URL that is the id of a job.
+pub(super) struct FoundJobUrl {
+    url: Url,
+    /// The part of the path that is the id.
+    pub(super) id: String,
+    /// The other named parts.
+    params: BTreeMap<String, String>,
+}
+
+impl JobUrl {
+    /// Returns the names of the parts of the path besides the id.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.path.capture_names().flatten().filter(|name| *name != "job_id")
+    }
+
+    /// Parses an id. The error is a sentence.
+    pub(super) fn parse(&self, job_id: &str) -> Result<FoundJobUrl, String> {
+        let url = Url::parse(job_id)
+            .map_err(|_| "must be the URL of the job, which begins with https://".to_owned())?;
+        let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+        if url.scheme() != "https" || !matches!(url.host(), Some(Host::Domain(_))) || !is_plain {
+            return Err(
+                "must be an https URL with a host name, and without a user name or a fragment".to_owned()
+            );
+        }
+        // An equal job must have an equal id.
+        if url.as_str() != job_id {
+            return Err(format!("must be written as {url}"));
+        }
+        if !self.hosts.iter().any(|pattern| pattern.contains(&url)) {
+            return Err("is a URL of another host than those that the definition allows".to_owned());
+        }
+        if url.query().is_some() && !self.keeps_query {
+            return Err("must not contain a query".to_owned());
+        }
+        let groups = self.path.captures(url.path());
+        let groups =
+            groups.ok_or_else(|| format!("must have a path that matches the pattern {}", self.pattern))?;
+        let named = self.path.capture_names().flatten();
+        let mut params: BTreeMap<String, String> = named
+            .filter_map(|name| Some((name.to_owned(), groups.name(name)?.as_str().to_owned())))
+            .collect();
+        let id = params.remove("job_id").ok_or("must contain the id of the job")?;
+        Ok(FoundJobUrl { url, id, params })
+    }
+}
+
+impl FoundJobUrl {
+    /// Returns the URL; `base` replaces its origin.
+    fn at(&self, base: Option<&Url>) -> Result<Url, String> {
+        let Some(base) = base else { return Ok(self.url.clone()) };
+        let rest = &self.url[Position::BeforePath..];
+        let text = format!("{}{rest}", base.as_str().trim_end_matches('/'));
+        Url::parse(&text).map_err(|error| format!("base_url: {error}"))
     }
 }

@@ -3,13 +3,14 @@
 //! A value cannot change the structure of a URL:
 //!
 //! - The value is percent-encoded.
-//! - Scheme, host and port contain no parameters.
+//! - Scheme and port contain no parameters. A value in the host must match its pattern and be a part of a name.
 //! - A URL whose path is not the path as written is rejected, for example with dot segments in any spelling.
+
+use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::Regex;
-use serde::Deserialize;
-use url::Url;
+use url::{Host, Position, Url};
 
 use crate::domain::{check_value, url_error};
 
@@ -58,42 +59,101 @@ impl Template {
     }
 }
 
-/// A URL with a fixed origin and a path with parameters.
+/// Writes the template as the file has it.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.start)?;
+        self.parts.iter().try_for_each(|(name, after)| write!(f, "{{{name}}}{after}"))
+    }
+}
+
+/// A URL with parameters in its path, and perhaps in its host.
 #[derive(Clone, Debug)]
 pub(super) struct UrlTemplate {
-    /// Scheme, host and port.
-    pub(super) origin: Url,
+    origin: Origin,
     /// Path.
     pub(super) path: Template,
 }
 
+#[derive(Clone, Debug)]
+enum Origin {
+    /// Scheme, host and port.
+    Fixed(Url),
+    /// Host and port of an https URL.
+    Host(Template),
+}
+
 impl UrlTemplate {
     /// Parses a URL template. The error is a sentence.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, allows_host: bool) -> Result<Self, String> {
         let after_scheme = text.find("://").ok_or_else(|| format!("`{text}` is not a URL"))? + 3;
         let slash = text[after_scheme..].find('/').ok_or_else(|| format!("`{text}` has no path"))?;
         let (origin, path) = text.split_at(after_scheme + slash);
-        if origin.contains(['{', '}']) {
-            return Err("scheme, host and port are fixed; use parameters in the path only".to_owned());
-        }
         if path.contains(['?', '#']) {
             let sentence = "move the query to request.query, and remove a fragment, which is never sent";
             return Err(sentence.to_owned());
         }
-        let origin = check_base(origin)?;
+        let origin = if !origin.contains(['{', '}']) {
+            Origin::Fixed(check_base(origin)?)
+        } else if allows_host {
+            let host = origin.strip_prefix("https://");
+            Origin::Host(Template::parse(host.ok_or("a host with parameters requires https")?)?)
+        } else {
+            return Err("scheme, host and port are fixed; use parameters in the path only".to_owned());
+        };
         let template = Self { origin, path: Template::parse(path)? };
         // A path that a URL would write differently would be rejected at each poll. Report it at load time.
-        template.render(None, |_| Ok("x".to_owned()))?;
+        template.render(None, |_| Ok("x".to_owned()), |_| Ok("x".to_owned()))?;
         Ok(template)
     }
 
-    /// Returns the URL. `base` replaces the origin.
+    /// Returns the fixed scheme, host and port.
+    pub(super) fn fixed_origin(&self) -> Option<&Url> {
+        if let Origin::Fixed(url) = &self.origin { Some(url) } else { None }
+    }
+
+    /// Returns the template of the host.
+    pub(super) fn host(&self) -> Option<&Template> {
+        if let Origin::Host(host) = &self.origin { Some(host) } else { None }
+    }
+
+    /// Returns scheme, host and port for people.
+    pub(super) fn origin(&self) -> String {
+        match &self.origin {
+            Origin::Fixed(url) => url.to_string(),
+            Origin::Host(host) => format!("https://{host}"),
+        }
+    }
+
+    /// Returns the scheme, host and port with the values of the parameters.
+    pub(super) fn render_origin(
+        &self,
+        value: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Url, String> {
+        let host = match &self.origin {
+            Origin::Fixed(url) => return Ok(url.clone()),
+            Origin::Host(host) => host.render(value)?,
+        };
+        // Each value is one part of the name: it cannot add a port, a user name or a path.
+        let is_name = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:".contains(&b));
+        let url = check_base(&format!("https://{host}")).map_err(|why| format!("`{host}`: {why}"))?;
+        let is_domain = matches!(url.host(), Some(Host::Domain(_)));
+        let as_written = url[Position::BeforeHost..Position::AfterPort].eq_ignore_ascii_case(&host);
+        if is_name && is_domain && as_written { Ok(url) } else { Err(format!("`{host}` is not a host name")) }
+    }
+
+    /// Returns the URL. `base` replaces the origin. `value` returns the values of the path, encoded, and `plain` those
+    /// of the host.
     pub(super) fn render(
         &self,
         base: Option<&Url>,
         value: impl Fn(&str) -> Result<String, String>,
+        plain: impl Fn(&str) -> Result<String, String>,
     ) -> Result<Url, String> {
-        let mut url = base.unwrap_or(&self.origin).clone();
+        let mut url = match base {
+            Some(base) => base.clone(),
+            None => self.render_origin(plain)?,
+        };
         let path = format!("{}{}", url.path().trim_end_matches('/'), self.path.render(value)?);
         url.set_path(&path);
         if url.path() == path { Ok(url) } else { Err(format!("`{path}` is not a normalised path")) }
@@ -127,8 +187,7 @@ pub(super) fn percent_encode(value: &str) -> String {
 const MAX_VALUE: usize = 256;
 
 /// The declaration of a parameter.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ParamTable {
     pub(super) pattern: Option<String>,
     pub(super) encode: Encode,
@@ -137,14 +196,18 @@ pub(super) struct ParamTable {
 }
 
 /// How a value is put into the URL's path.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Encode {
     /// As one segment; `/` is encoded.
     #[default]
     Segment,
     /// As several segments; `/` is kept.
     Path,
+}
+
+impl Encode {
+    /// All encodings with their words.
+    pub(super) const ALL: [(&str, Self); 2] = [("segment", Self::Segment), ("path", Self::Path)];
 }
 
 /// A declared parameter.
@@ -175,6 +238,16 @@ impl Param {
     /// Checks a pattern. The error is a sentence.
     pub(super) fn check_pattern(table: &ParamTable) -> Result<(), String> {
         table.pattern.as_deref().map_or(Ok(()), |pattern| anchored(pattern).map(drop))
+    }
+
+    /// Returns whether the permitted values are limited by a pattern or a list.
+    pub(super) fn is_limited(&self) -> bool {
+        self.pattern.is_some() || self.table.r#enum.is_some()
+    }
+
+    /// Compiles `pattern` so that it must match a whole value.
+    pub(super) fn anchored(pattern: &str) -> Result<Regex, String> {
+        anchored(pattern)
     }
 
     /// Returns the value for registrations without the parameter; `None` if the parameter is required.
@@ -237,8 +310,9 @@ mod tests {
 
     fn url(template: &str, base: Option<&str>, value: &str) -> Result<String, String> {
         let base = base.map(|base| check_base(base).unwrap());
-        let template = UrlTemplate::parse(template)?;
-        template.render(base.as_ref(), |_| Ok(percent_encode(value))).map(String::from)
+        let template = UrlTemplate::parse(template, true)?;
+        let encoded = |_: &str| Ok(percent_encode(value));
+        template.render(base.as_ref(), encoded, |_| Ok(value.to_owned())).map(String::from)
     }
 
     #[test]
@@ -284,7 +358,31 @@ mod tests {
             "https://me:secret@api.example/x",
             "ftp://api.example/x",
         ] {
-            assert!(UrlTemplate::parse(text).is_err(), "{text}");
+            assert!(UrlTemplate::parse(text, false).is_err(), "{text}");
+        }
+        assert!(UrlTemplate::parse("http://{host}/x", true).is_err());
+    }
+
+    #[test]
+    fn a_value_in_a_host_is_a_part_of_its_name() {
+        for (template, value, expected) in [
+            ("https://{host}/x", "eu.api.example", Some("https://eu.api.example/x")),
+            ("https://{host}/x", "EU.api.example", Some("https://eu.api.example/x")),
+            ("https://{host}.api.example:8443/x", "eu", Some("https://eu.api.example:8443/x")),
+            ("https://{host}.api.example/x", "evil.example/?", None),
+            ("https://{host}.api.example/x", "evil.example#", None),
+            ("https://{host}.api.example/x", "me:pw@evil.example", None),
+            ("https://{host}.api.example/x", "a b", None),
+            ("https://{host}/x", "127.0.0.1", None),
+            ("https://{host}/x", "2130706433", None),
+            ("https://{host}/x", "0x7f.1", None),
+            ("https://{host}/x", "[::1]", None),
+            ("https://{host}/x", "a.example\\@evil.example", None),
+            ("https://{host}/x", "a.example:443", None),
+            ("https://{host}/x", "%61.example", None),
+            ("https://{host}/x", "é.example", None),
+        ] {
+            assert_eq!(url(template, None, value).ok().as_deref(), expected, "{template} {value}");
         }
     }
 

@@ -702,13 +702,29 @@ async fn provider_check_runs_the_examples_and_lists_errors() {
     let name = file.display().to_string();
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
     assert!(ran.err.lines().count() > 1, "{ran:#?}");
-    assert!(ran.err.lines().all(|line| line.starts_with(&format!("{name}: example "))), "{ran:#?}");
+    let is_located = |line: &str| line.starts_with(&format!("{name}:")) && line.contains(": example ");
+    assert!(ran.err.lines().all(is_located), "{ran:#?}");
     let first = ": raw_status: expected `xprocessing`, but got `processing`";
     assert!(ran.err.lines().any(|line| line.ends_with(first)), "only what differs, in words: {ran:#?}");
     std::fs::write(&file, "id = \n").unwrap();
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
-    assert!(ran.err.starts_with(&format!("{name}: line 1: ")), "{ran:#?}");
+    assert!(ran.err.starts_with(&format!("{name}:1:")), "{ran:#?}");
     run(&[], &["provider", "check", "nowhere.toml"]).await.expect(1);
+    // A folder.
+    std::fs::copy(good, folder.path().join("good.toml")).unwrap();
+    let ran = run(&[], &["provider", "check", &folder.path().display().to_string()]).await.expect(1);
+    assert!(
+        ran.out.contains("good.toml defines `muvi`") && ran.err.contains("1 of 2 definitions"),
+        "{ran:#?}"
+    );
+}
+
+#[tokio::test]
+async fn provider_show_request_masks_the_credential() {
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/muvi.toml");
+    let ran = run(&[("MUVI_API_KEY", "hush")], &["provider", "show-request", good, "job_1"]).await.expect(0);
+    assert!(ran.out.starts_with("GET https://api.muvi.video/v1/jobs/job_1\n"), "{ran:#?}");
+    assert!(ran.out.contains("authorization: Bearer ***") && !ran.out.contains("hush"), "{ran:#?}");
 }
 
 #[tokio::test]

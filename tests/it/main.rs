@@ -38,6 +38,7 @@ mod contract;
 mod crash;
 mod cuttable_proxy;
 mod database_files;
+mod definitions;
 mod delivering;
 mod delivery_states;
 mod demo;

@@ -1,0 +1,137 @@
+//! The examples of a definition file.
+
+use serde_json::{Map, Value};
+
+use super::paths::header_name;
+use super::reader::{Node, TableReader};
+use crate::domain::{JobStatus, Output, Timestamp};
+use crate::providers::definition::{Example, Expect, Seen};
+
+const STATUSES: [(&str, JobStatus); 5] = [
+    ("pending", JobStatus::Pending),
+    ("processing", JobStatus::Processing),
+    ("completed", JobStatus::Completed),
+    ("failed", JobStatus::Failed),
+    ("cancelled", JobStatus::Cancelled),
+];
+
+const ANSWERS: [(&str, Kind); 6] = [
+    ("seen", Kind::Seen),
+    ("not_found", Kind::NotFound),
+    ("account", Kind::Account),
+    ("rate_limited", Kind::RateLimited),
+    ("trouble", Kind::Trouble),
+    ("not_yet", Kind::NotYet),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Seen,
+    NotFound,
+    Account,
+    RateLimited,
+    Trouble,
+    NotYet,
+}
+
+/// Reads an example; `None` if it has a mistake.
+pub(super) fn example(node: &Node<'_>) -> Option<Example> {
+    let before = node.report.count();
+    let table = node.table()?;
+    let job_id = table.require("job_id").and_then(|node| node.text().map(str::to_owned));
+    let http = table.get("http").and_then(|node| {
+        let status = node.integer()?;
+        let status = u16::try_from(status).ok().filter(|status| (100..=599).contains(status));
+        node.ok(status.ok_or_else(|| "must be an HTTP status from 100 to 599".to_owned()))
+    });
+    let body = table.require("body").and_then(|node| node.text().map(str::to_owned));
+    let entries = |node: Node<'_>| node.table().map(|table| texts(&table)).unwrap_or_default();
+    let params = table.get_new("params").map(entries).unwrap_or_default();
+    let params: Map<_, _> = params.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let headers = table.get_new("headers").map(|node| {
+        let lower = |(name, value): (String, String)| Some((node.ok(header_name(&name))?, value));
+        entries(node.clone()).into_iter().filter_map(lower).collect()
+    });
+    let expect_node = table.get("expect");
+    let expect = expect_node.as_ref().and_then(|node| expect(node.table()?));
+    table.finish();
+    let example = Example {
+        job_id: job_id?,
+        params,
+        http: http.unwrap_or(200),
+        headers: headers.unwrap_or_default(),
+        body: body?,
+        expect,
+    };
+    (node.report.count() == before).then_some(example)
+}
+
+fn texts(table: &TableReader<'_>) -> Vec<(String, String)> {
+    let text = |(name, node): (String, Node<'_>)| Some((name, node.text()?.to_owned()));
+    table.entries().into_iter().filter_map(text).collect()
+}
+
+fn expect(table: TableReader<'_>) -> Option<Expect> {
+    let kind = table.require("answer").and_then(|node| {
+        let kind = node.word(&ANSWERS)?;
+        (kind != Kind::NotYet || node.is_permitted()).then_some(kind)
+    })?;
+    let says = || table.get("says").and_then(|node| node.text()).map(str::to_owned);
+    let expect = match kind {
+        Kind::Seen => seen(&table).map(Box::new).map(Expect::Seen),
+        Kind::NotFound => Some(Expect::NotFound { says: says() }),
+        Kind::Account => {
+            let code = table.get("code").and_then(|node| node.text()).map(str::to_owned);
+            Some(Expect::Account { code, says: says() })
+        }
+        Kind::RateLimited => Some(Expect::RateLimited { says: says() }),
+        Kind::Trouble => Some(Expect::Trouble { says: says() }),
+        Kind::NotYet => Some(Expect::NotYet),
+    };
+    table.finish();
+    expect
+}
+
+fn seen(table: &TableReader<'_>) -> Option<Seen> {
+    let text = |name| table.get(name).and_then(|node| node.text()).map(str::to_owned);
+    let time = |name| {
+        table.get(name).and_then(|node| {
+            let text = node.text()?;
+            let why = || format!("`{text}` is not a time; write it as \"2026-02-18T15:00:00Z\"");
+            node.ok(Timestamp::parse(text).ok_or_else(why))
+        })
+    };
+    let status = table.require("status").and_then(|node| node.word(&STATUSES));
+    let progress = table.get("progress").and_then(|node| {
+        let progress = u8::try_from(node.integer()?).ok().filter(|progress| *progress <= 100);
+        node.ok(progress.ok_or_else(|| "must be a number from 0 to 100".to_owned()))
+    });
+    let outputs = table.get("outputs").map(|node| node.list().iter().filter_map(output).collect());
+    let seen = Seen {
+        raw_status: text("raw_status"),
+        unknown_status: table.get("unknown_status").and_then(|node| node.boolean()).unwrap_or(false),
+        progress,
+        output: text("output"),
+        outputs,
+        error_code: text("error_code"),
+        error_message: text("error_message"),
+        created_at: time("created_at"),
+        completed_at: time("completed_at"),
+        request_id: text("request_id"),
+        status: status?,
+    };
+    Some(seen)
+}
+
+fn output(node: &Node<'_>) -> Option<Output> {
+    let table = node.table()?;
+    let text = |name| table.get(name).and_then(|node| node.text()).map(str::to_owned);
+    let output = Output {
+        url: text("url"),
+        kind: text("type"),
+        thumbnail: text("thumbnail"),
+        poster_image: text("posterImage"),
+    };
+    table.finish();
+    Some(output)
+}

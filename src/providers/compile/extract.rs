@@ -1,0 +1,135 @@
+//! The table `[extract]`, and the keys of it that a rule replaces.
+
+use super::paths::{alternatives, field, optional_field};
+use super::reader::{Node, TableReader};
+use crate::providers::extract::{Extract, Outputs, Progress, ProgressForm, Time, TimeFormat};
+use crate::providers::field::Field;
+use crate::providers::value::Scalar;
+
+/// Units of a progress.
+const UNITS: [(&str, fn(Field) -> ProgressForm); 2] =
+    [("percent", ProgressForm::Percent), ("fraction", ProgressForm::Fraction)];
+
+/// Reads `[extract]`.
+pub(super) fn extract(table: TableReader<'_>) -> Extract {
+    table.require("job_id");
+    replaced(Extract::default(), table)
+}
+
+/// Reads the keys of a table, and keeps the other fields as they are.
+pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract {
+    if let Some(node) = table.get("job_id") {
+        extract.job_id = job_id(&node);
+    }
+    if let Some(node) = table.get("progress") {
+        extract.progress = progress(&node);
+    }
+    if let Some(node) = table.get("output") {
+        extract.output = field(&node);
+    }
+    if let Some(node) = table.get_new("output_json") {
+        extract.output_json = field(&node);
+    }
+    if let Some(node) = table.get("outputs") {
+        extract.outputs = outputs(&node);
+    }
+    if let Some(node) = table.get("error_code") {
+        extract.error_code = field(&node);
+    }
+    if let Some(node) = table.get("error_message") {
+        extract.error_message = field(&node);
+    }
+    if let Some(node) = table.get("created_at") {
+        extract.created_at = time(&node);
+    }
+    if let Some(node) = table.get("completed_at") {
+        extract.completed_at = time(&node);
+    }
+    if let Some(node) = table.get_new("null") {
+        extract.nulls = node.list().iter().filter_map(Node::scalar).collect::<Vec<Scalar>>();
+    }
+    table.finish();
+    extract
+}
+
+/// Reads the field of the job's id; `None` if the answer has none.
+fn job_id(node: &Node<'_>) -> Option<Field> {
+    let is_none = node.report.schema.get() >= 2 && node.is_text() && node.text() == Some("none");
+    (!is_none).then(|| some_field(node))
+}
+
+/// Reads a field that has at least one place.
+fn some_field(node: &Node<'_>) -> Field {
+    let before = node.report.count();
+    let field = field(node);
+    if field.is_empty() && node.report.count() == before {
+        node.wrong("a path is required");
+    }
+    field
+}
+
+fn progress(node: &Node<'_>) -> Option<Progress> {
+    let table = node.table()?;
+    let reads_texts = node.report.schema.get() >= 2;
+    let unit = table.get("unit").and_then(|unit| unit.word(&UNITS));
+    let ratio = table.get("ratio");
+    let is_valid = match (&ratio, table.has("path") || table.has("header"), table.has("unit")) {
+        (None, true, true) => true,
+        (Some(_), false, false) => true,
+        _ => {
+            table.wrong("set either `path` and `unit`, or `ratio` alone");
+            false
+        }
+    };
+    let form = match ratio {
+        Some(ratio) => {
+            let parts = ratio.list();
+            if parts.len() != 2 {
+                ratio.wrong("must be the paths of two numbers: what is done, and the whole");
+            }
+            let mut fields = parts.iter().map(field);
+            let (part, whole) = (fields.next(), fields.next());
+            part.zip(whole).map(|(part, whole)| ProgressForm::Ratio(part, whole))
+        }
+        None if is_valid => {
+            let field = Field(alternatives(&table));
+            unit.map(|form| form(field))
+        }
+        None => None,
+    };
+    for name in ["path", "header", "when"] {
+        // Read or refused above.
+        let _ = if is_valid { None } else { table.get(name) };
+    }
+    table.finish();
+    Some(Progress { form: form?, reads_texts })
+}
+
+fn outputs(node: &Node<'_>) -> Option<Outputs> {
+    let table = node.table()?;
+    let each = table.require("each").map(|node| some_field(&node)).unwrap_or_default();
+    let url = table.require("url").map(|node| some_field(&node)).unwrap_or_default();
+    let outputs = Outputs {
+        each,
+        url,
+        kind: optional_field(&table, "type"),
+        thumbnail: optional_field(&table, "thumbnail"),
+        poster: optional_field(&table, "poster"),
+        only_urls: table.get("only_urls").and_then(|node| node.boolean()).unwrap_or(false),
+    };
+    table.finish();
+    Some(outputs)
+}
+
+fn time(node: &Node<'_>) -> Option<Time> {
+    let table = node.table()?;
+    let reads_texts = node.report.schema.get() >= 2;
+    let format = table.require("format").and_then(|format| {
+        let found = format.word(&TimeFormat::ALL)?;
+        let is_new = matches!(found, TimeFormat::NaiveUtc | TimeFormat::EpochUs);
+        (!is_new || format.is_permitted()).then_some(found)
+    });
+    let field = Field(alternatives(&table));
+    table.finish();
+    Some(Time { field, format: format?, reads_texts })
+}

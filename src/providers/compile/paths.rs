@@ -1,0 +1,189 @@
+//! Paths, fields and conditions of a definition file.
+
+use regex::RegexBuilder;
+
+use super::reader::{Node, TableReader};
+use crate::providers::condition::{Condition, Test};
+use crate::providers::field::{Alternative, Field, Outcome, Paths, Place};
+use crate::providers::path::Path;
+
+/// Largest size of a compiled pattern in bytes.
+const PATTERN_SIZE: usize = 256 * 1024;
+
+/// Longest pattern in bytes.
+const PATTERN_LENGTH: usize = 500;
+
+/// Largest number of alternatives of one field, and of values in one list.
+const MAX_ALTERNATIVES: usize = 100;
+
+/// The tests of a condition.
+const TESTS: [&str; 7] = ["is", "in", "exists", "missing", "matches", "gt", "lt"];
+
+/// Reads a path.
+pub(super) fn path(node: &Node<'_>) -> Option<Path> {
+    let path = node.ok(Path::parse(node.text()?, node.report.schema.get()))?;
+    if node.report.ignores_body.get() {
+        node.wrong("a path finds nothing, because response.body is `none`");
+    }
+    Some(path)
+}
+
+/// Reads a path or a list of paths.
+pub(super) fn paths(node: &Node<'_>) -> Paths {
+    Paths(items(node).iter().filter_map(path).collect())
+}
+
+/// Reads paths of an optional key.
+pub(super) fn optional_paths(table: &TableReader<'_>, name: &'static str) -> Paths {
+    table.get(name).map(|node| paths(&node)).unwrap_or_default()
+}
+
+/// Reads a field: a path, a list of alternatives, or a table with `path` or `header`, and `when`.
+pub(super) fn field(node: &Node<'_>) -> Field {
+    let mut all = Vec::new();
+    for item in items(node) {
+        if item.is_table() && item.is_permitted() {
+            if let Some(table) = item.table() {
+                all.extend(alternatives(&table));
+                table.finish();
+            }
+        } else if !item.is_table() {
+            all.extend(path(&item).map(|path| Alternative { place: Place::Path(path), when: Vec::new() }));
+        }
+    }
+    Field(all)
+}
+
+/// Reads a field of an optional key.
+pub(super) fn optional_field(table: &TableReader<'_>, name: &'static str) -> Field {
+    table.get(name).map(|node| field(&node)).unwrap_or_default()
+}
+
+/// Reads `path` or `header`, and `when`. In schema 1, only `path` is possible.
+pub(super) fn alternatives(table: &TableReader<'_>) -> Vec<Alternative> {
+    let when = table.get_new("when").map(|node| outcomes(&node)).unwrap_or_default();
+    places(table).into_iter().map(|place| Alternative { place, when: when.clone() }).collect()
+}
+
+/// Reads a list of outcomes.
+pub(super) fn outcomes(node: &Node<'_>) -> Vec<Outcome> {
+    let list = node.list();
+    if list.is_empty() {
+        node.wrong("must list at least one outcome");
+    }
+    list.iter().filter_map(|word| word.word(&Outcome::ALL)).collect()
+}
+
+/// Reads `path` or `header`; one of them is required.
+fn places(table: &TableReader<'_>) -> Vec<Place> {
+    let path_node = table.get("path");
+    let header_node = table.get_new("header");
+    match (path_node, header_node) {
+        (Some(node), None) => paths(&node).0.into_iter().map(Place::Path).collect(),
+        (None, Some(node)) => header(&node).map(Place::Header).into_iter().collect(),
+        (Some(_), Some(_)) => {
+            table.wrong("has both `path` and `header`; remove one");
+            Vec::new()
+        }
+        (None, None) => {
+            table.wrong("needs `path` or `header`");
+            Vec::new()
+        }
+    }
+}
+
+/// Reads the name of a header, in lower case.
+pub(super) fn header(node: &Node<'_>) -> Option<String> {
+    let name = node.text()?;
+    node.ok(header_name(name))
+}
+
+/// Checks the name of a header, and returns it in lower case.
+pub(super) fn header_name(name: &str) -> Result<String, String> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let is_name = !name.is_empty() && name.bytes().all(is_token);
+    is_name.then(|| name.to_ascii_lowercase()).ok_or_else(|| format!("`{name}` is not a valid header name"))
+}
+
+fn items<'a>(node: &Node<'a>) -> Vec<Node<'a>> {
+    let mut items = node.one_or_many();
+    if items.len() > MAX_ALTERNATIVES {
+        node.wrong(format!("has more than {MAX_ALTERNATIVES} alternatives; shorten the list"));
+        items.truncate(MAX_ALTERNATIVES);
+    }
+    items
+}
+
+/// Reads a list of conditions.
+pub(super) fn conditions(node: &Node<'_>) -> Vec<Condition> {
+    let list = node.list();
+    if list.len() > MAX_ALTERNATIVES {
+        node.wrong(format!("has more than {MAX_ALTERNATIVES} conditions; use several rules"));
+        return Vec::new();
+    }
+    list.iter().filter_map(condition).collect()
+}
+
+/// Reads a condition.
+fn condition(node: &Node<'_>) -> Option<Condition> {
+    let table = node.table()?;
+    let mut places = places(&table);
+    let every_node = table.get("every");
+    let every = every_node.as_ref().and_then(Node::boolean).unwrap_or(false);
+    let mut tests = Vec::new();
+    if let Some(node) = table.get("is") {
+        tests.extend(node.scalar().map(|one| Test::Equals(vec![one])));
+    }
+    if let Some(node) = table.get("in") {
+        let list: Vec<_> = node.list().iter().filter_map(Node::scalar).collect();
+        if list.is_empty() {
+            node.wrong("must list at least one value");
+        }
+        tests.push(Test::Equals(list));
+    }
+    for (name, test) in [("exists", Test::Exists), ("missing", Test::Missing)] {
+        if let Some(node) = table.get(name) {
+            match node.boolean() {
+                Some(false) => {
+                    node.wrong("must be true; `exists` and `missing` are the opposites of each other")
+                }
+                Some(true) => tests.push(test),
+                None => {}
+            }
+        }
+    }
+    if let Some(node) = table.get("matches") {
+        tests.extend(node.text().and_then(|text| node.ok(pattern(text))).map(Test::Matches));
+    }
+    for (name, test) in [("gt", Test::Above as fn(f64) -> Test), ("lt", Test::Below)] {
+        if let Some(node) = table.get(name) {
+            tests.extend(node.number().map(test));
+        }
+    }
+    if TESTS.iter().filter(|name| table.has(name)).count() != 1 {
+        table.wrong(
+            "a condition has exactly one of `is`, `in`, `exists`, `missing`, `matches`, `gt` and `lt`",
+        );
+    }
+    if places.len() > 1 {
+        table.wrong("a condition has one path; use several conditions");
+    }
+    if every && matches!(tests.first(), Some(Test::Missing)) {
+        table.wrong_key("every", "has no meaning with `missing`, which is about all values; remove it");
+    }
+    table.finish();
+    Some(Condition { place: places.pop()?, test: tests.into_iter().next()?, every })
+}
+
+/// Compiles a pattern that is searched in a text.
+fn pattern(text: &str) -> Result<regex::Regex, String> {
+    if text.len() > PATTERN_LENGTH {
+        return Err(format!("must be at most {PATTERN_LENGTH} bytes"));
+    }
+    RegexBuilder::new(text).size_limit(PATTERN_SIZE).build().map_err(|error| {
+        // The library draws the place on several lines; the last one has the reason.
+        let error = error.to_string();
+        let reason = error.lines().last().map_or("", |line| line.trim_start_matches("error: "));
+        format!("`{text}` is not a regular expression: {reason}")
+    })
+}

@@ -1,0 +1,486 @@
+//! The tables `[params]`, `[auth]` and `[request]`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::paths::header_name;
+use super::reader::{Node, Report, TableReader};
+use crate::domain::parse_duration;
+use crate::providers::auth::{Auth, AuthForm, HostPattern};
+use crate::providers::body::{BodyTemplate, JsonTemplate};
+use crate::providers::definition::{JobUrl, Method, RequestForm, Target};
+use crate::providers::template::{Encode, Param, ParamTable, Template, UrlTemplate};
+
+/// Longest timeout. No status request needs longer, and a poll uses a place of the concurrency during that time.
+const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Largest response that a definition may allow. A response is held in memory, and its parsed form takes a
+/// multiple of this, for every poll in flight.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// Deepest JSON body.
+const MAX_DEPTH: usize = 16;
+
+/// Headers that a definition cannot set: they belong to the connection or to another table.
+const RESERVED_HEADERS: &[&str] = &[
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The parameters of a definition.
+pub(super) struct Params {
+    pub(super) job_id: Param,
+    pub(super) others: BTreeMap<String, Param>,
+}
+
+/// What `[request]` says.
+pub(super) struct RequestParts {
+    /// `None` if a part has a mistake.
+    pub(super) form: Option<RequestForm>,
+    pub(super) job_url: Option<JobUrl>,
+    pub(super) max_body: usize,
+}
+
+/// Reads `[params]`. `has_job_url` says whether the id is a URL, whose form is described elsewhere.
+pub(super) fn params(table: Option<&TableReader<'_>>, has_job_url: bool, report: &Report<'_>) -> Params {
+    let mut params = Params { job_id: <Param as Default>::default(), others: BTreeMap::new() };
+    let mut has_job_id = has_job_url;
+    for (name, node) in table.map(TableReader::entries).unwrap_or_default() {
+        let Some(table) = node.table() else { continue };
+        let is_job_id = name == "job_id";
+        if !is_job_id && !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            node.wrong("a name of a parameter consists of letters, digits and `_`");
+        }
+        if is_job_id {
+            has_job_id = true;
+            if !table.has("pattern") && !has_job_url {
+                node.wrong(
+                    "a `pattern` is required, so that a registration with an impossible id is rejected",
+                );
+            }
+            if table.has("default") || table.has("enum") {
+                node.wrong("`default` and `enum` are not allowed, because every registration gives a job id");
+            }
+        }
+        let before = report.count();
+        let pattern = table.get("pattern");
+        let read = ParamTable {
+            pattern: pattern.as_ref().and_then(Node::text).map(str::to_owned),
+            encode: table.get("encode").and_then(|node| node.word(&Encode::ALL)).unwrap_or_default(),
+            default: table.get("default").and_then(|node| node.text()).map(str::to_owned),
+            r#enum: table.get("enum").map(|node| node.texts()),
+        };
+        table.finish();
+        let checked = Param::check_pattern(&read);
+        let is_valid = match (&checked, &pattern) {
+            (Err(sentence), Some(pattern)) => {
+                pattern.wrong(sentence);
+                false
+            }
+            _ => report.count() == before,
+        };
+        let param = if is_valid { node.ok(Param::new(read)) } else { None };
+        let param = param.unwrap_or_default();
+        if is_job_id {
+            params.job_id = param;
+        } else {
+            params.others.insert(name, param);
+        }
+    }
+    if !has_job_id {
+        let at = table.map_or(0, |table| table.at);
+        report.add(at, "params.job_id: the key `pattern` is missing, the form of the provider's job ids");
+    }
+    params
+}
+
+/// Reads `[request]`. `auth` is `[auth]`.
+pub(super) fn request(table: &TableReader<'_>, auth: Option<Option<Auth>>, params: &Params) -> RequestParts {
+    let job_url_table = table.get_new("job_url").and_then(|node| node.table());
+    let job_url = job_url_table.and_then(job_url);
+    let url_node = table.get("url");
+    let target = match (&url_node, table.has("job_url")) {
+        (Some(node), false) => {
+            let allows_host = table.report.schema.get() >= 2;
+            let url = node.text().and_then(|text| node.ok(UrlTemplate::parse(text, allows_host)));
+            url.map(Target::Url)
+        }
+        (None, true) => job_url.is_some().then_some(Target::JobUrl),
+        (Some(node), true) => {
+            node.wrong("request.job_url stands instead of `url`; remove one");
+            None
+        }
+        (None, false) => {
+            table.require("url");
+            None
+        }
+    };
+    if let (Some(Target::Url(url)), Some(node)) = (&target, &url_node) {
+        check_host(url, params, node);
+    }
+    let method = table.get("method").map(|node| method(&node));
+    let query = table.get("query").map(|node| templates(&node)).unwrap_or_default();
+    let headers = table.get("headers").map(|node| headers(&node)).unwrap_or_default();
+    let body_keys = ["json", "form", "graphql"];
+    let body = body(table);
+    let method = method.map_or(Some(Method::Get), |method| method);
+    if method == Some(Method::Get) && body_keys.iter().any(|key| table.has(key)) {
+        let sentence = "a request with a body needs `method = \"POST\"` or \"PUT\"";
+        table.wrong_key(if table.has("method") { "method" } else { "url" }, sentence);
+    }
+    let accept = table.get_new("accept").and_then(|node| header_value(&node));
+    let timeout = table.get("timeout").and_then(|node| {
+        let timeout = node.ok(parse_duration(node.text()?))?;
+        if timeout > MAX_TIMEOUT {
+            node.wrong(format!("must be at most {} s", MAX_TIMEOUT.as_secs()));
+        }
+        Some(timeout)
+    });
+    let max_body = table.get("max_body").and_then(|node| node.ok(parse_size(node.text()?)));
+    let redirects = [("never", false), ("same-origin", true)];
+    let follows_redirects = table.get_new("redirect").and_then(|node| node.word(&redirects)).unwrap_or(false);
+    if let (Some(Some(auth)), Some(target)) = (&auth, &target) {
+        check_auth(auth, target, job_url.as_ref(), body.as_ref(), table);
+    }
+    let (max_body, timeout) = (max_body.unwrap_or(1024 * 1024), timeout.unwrap_or(Duration::from_secs(20)));
+    let accept = accept.unwrap_or_else(|| "application/json".to_owned());
+    let form = target.zip(auth).zip(method).map(|((target, auth), method)| RequestForm {
+        method,
+        target,
+        query: query.into_iter().collect(),
+        headers,
+        accept,
+        body,
+        timeout,
+        follows_redirects,
+        auth,
+    });
+    RequestParts { form, job_url, max_body }
+}
+
+fn method(node: &Node<'_>) -> Option<Method> {
+    let method = node.word(&Method::ALL)?;
+    (method == Method::Get || node.is_permitted()).then_some(method)
+}
+
+/// Checks that the values in a host are limited.
+fn check_host(url: &UrlTemplate, params: &Params, node: &Node<'_>) {
+    for name in url.host().into_iter().flat_map(Template::names) {
+        if name == "job_id" {
+            node.wrong("the host cannot contain the id of the job");
+        } else if params.others.get(name).is_some_and(|param| !param.is_limited()) {
+            let sentence =
+                "is in the host, so it needs a `pattern` or an `enum`: the list of permitted hosts";
+            node.wrong(format!("`{{{name}}}` {sentence}"));
+        }
+    }
+}
+
+/// Checks that the credential can be sent with the request.
+fn check_auth(
+    auth: &Auth,
+    target: &Target,
+    job_url: Option<&JobUrl>,
+    body: Option<&BodyTemplate>,
+    table: &TableReader<'_>,
+) {
+    let is_sent = match (target, job_url) {
+        (Target::Url(url), _) => url.fixed_origin().is_none_or(|origin| auth.trusts(origin)),
+        (Target::JobUrl, Some(form)) => {
+            form.hosts.iter().all(|host| auth.send_to.iter().any(|pattern| pattern.covers(host)))
+        }
+        (Target::JobUrl, None) => true,
+    };
+    if !is_sent && !auth.send_to.is_empty() {
+        let (key, hosts) = match target {
+            Target::Url(_) => ("url", "the host of request.url, whose scheme must be https"),
+            Target::JobUrl => ("job_url", "the hosts of request.job_url"),
+        };
+        let at = table.get(key).map_or(table.at, |node| node.at);
+        table.report.add(at, format!("auth.send_to: must contain {hosts}"));
+    }
+    let is_object = matches!(body, Some(BodyTemplate::Form(_) | BodyTemplate::Json(JsonTemplate::Object(_))));
+    if matches!(auth.form, AuthForm::Body(_)) && !is_object {
+        table.wrong("auth.type `body` needs a body to which the credential is added: `json` or `form`");
+    }
+}
+
+/// Checks that every parameter is declared and used.
+pub(super) fn check_names(
+    form: &RequestForm,
+    job_url: Option<&JobUrl>,
+    params: &Params,
+    report: &Report<'_>,
+    at: usize,
+) {
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    if let Target::Url(url) = &form.target {
+        used.extend(url.path.names().chain(url.host().into_iter().flat_map(Template::names)));
+    }
+    used.extend(form.query.values().flat_map(Template::names));
+    used.extend(form.headers.iter().flat_map(|(_, template)| template.names()));
+    used.extend(form.body.iter().flat_map(BodyTemplate::templates).flat_map(Template::names));
+    let groups: BTreeSet<&str> = job_url.into_iter().flat_map(JobUrl::names).collect();
+    for name in &used {
+        let is_declared = *name == "job_id" || params.others.contains_key(*name) || groups.contains(name);
+        if !is_declared {
+            report.add(at, format!("request: `{{{name}}}` is not declared; add [params.{name}]"));
+        }
+    }
+    let job_id = (form.target_has_id()).then_some("job_id");
+    for name in params.others.keys().map(String::as_str).chain(job_id) {
+        if groups.contains(name) {
+            report.add(
+                at,
+                format!("params.{name}: the path of request.job_url gives this parameter; remove it here"),
+            );
+        } else if !used.contains(name) {
+            report.add(at, format!("params.{name}: the request does not use this parameter; remove it"));
+        }
+    }
+}
+
+impl RequestForm {
+    /// Returns whether the id of the job must be a part of the request.
+    fn target_has_id(&self) -> bool {
+        matches!(self.target, Target::Url(_))
+    }
+}
+
+/// Reads a table of templates.
+fn templates(node: &Node<'_>) -> Vec<(String, Template)> {
+    let entries = node.table().map(|table| table.entries()).unwrap_or_default();
+    entries.into_iter().filter_map(|(name, node)| Some((name, template(&node)?))).collect()
+}
+
+fn template(node: &Node<'_>) -> Option<Template> {
+    node.ok(Template::parse(node.text()?))
+}
+
+fn headers(node: &Node<'_>) -> Vec<(String, Template)> {
+    let entries = node.table().map(|table| table.entries()).unwrap_or_default();
+    let header = |(name, node): (String, Node<'_>)| {
+        let name = node.ok(header_name(&name))?;
+        if RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-") {
+            node.wrong("a definition cannot set this header; describe a credential in [auth]");
+            return None;
+        }
+        if name == "accept" && node.report.schema.get() >= 2 {
+            node.wrong("use request.accept");
+            return None;
+        }
+        Some((name, template(&node)?))
+    };
+    entries.into_iter().filter_map(header).collect()
+}
+
+fn header_value(node: &Node<'_>) -> Option<String> {
+    let text = node.some_text()?;
+    if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        node.wrong("contains characters that are not allowed in a header");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// Reads `json`, `form` or `graphql`.
+fn body(table: &TableReader<'_>) -> Option<BodyTemplate> {
+    let (json, form, graphql) = (table.get_new("json"), table.get_new("form"), table.get_new("graphql"));
+    if [&json, &form, &graphql].into_iter().flatten().count() > 1 {
+        table.wrong("has more than one body; keep one of `json`, `form` and `graphql`");
+        return None;
+    }
+    if let Some(node) = json {
+        return json_template(&node, 0).map(BodyTemplate::Json);
+    }
+    if let Some(node) = form {
+        return Some(BodyTemplate::Form(templates(&node)));
+    }
+    let table = graphql?.table()?;
+    // Braces in a query are not parameters.
+    let query = table.require("query").and_then(|node| node.some_text().map(str::to_owned));
+    let variables = table.get("variables").and_then(|node| {
+        node.table()?;
+        json_template(&node, 0)
+    });
+    table.finish();
+    let mut members = vec![("query".to_owned(), JsonTemplate::Fixed(Value::String(query?)))];
+    members.extend(variables.map(|variables| ("variables".to_owned(), variables)));
+    Some(BodyTemplate::Json(JsonTemplate::Object(members)))
+}
+
+fn json_template(node: &Node<'_>, depth: usize) -> Option<JsonTemplate> {
+    if depth > MAX_DEPTH {
+        node.wrong(format!("is nested deeper than {MAX_DEPTH}"));
+        return None;
+    }
+    if node.is_text() {
+        return template(node).map(JsonTemplate::Text);
+    }
+    if let Some(fixed) = node.fixed_json() {
+        return Some(JsonTemplate::Fixed(fixed));
+    }
+    if node.is_table() {
+        let entries = node.table()?.entries();
+        let member = |(name, node): (String, Node<'_>)| Some((name, json_template(&node, depth + 1)?));
+        return Some(JsonTemplate::Object(entries.into_iter().filter_map(member).collect()));
+    }
+    if node.is_list() {
+        return Some(JsonTemplate::List(
+            node.list().iter().filter_map(|item| json_template(item, depth + 1)).collect(),
+        ));
+    }
+    node.wrong("must be a text, a number, true, false, a list or a table");
+    None
+}
+
+/// Reads `[request.job_url]`.
+fn job_url(table: TableReader<'_>) -> Option<JobUrl> {
+    let hosts = table.require("hosts").map(|node| hosts(&node)).unwrap_or_default();
+    let path = table.require("path").and_then(|node| {
+        let text = node.some_text()?;
+        let path = node.ok(Param::anchored(text))?;
+        if !path.capture_names().flatten().any(|name| name == "job_id") {
+            node.wrong("needs the group `(?<job_id>…)`, the id of the job in the URL");
+            return None;
+        }
+        Some((path, text.to_owned()))
+    });
+    let keeps_query = table.get("query").and_then(|node| node.boolean()).unwrap_or(false);
+    table.finish();
+    let (path, pattern) = path?;
+    Some(JobUrl { hosts, path, pattern, keeps_query })
+}
+
+/// Reads a list of hosts.
+fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
+    let list = node.list();
+    if list.is_empty() {
+        node.wrong("must list at least one host");
+    }
+    let host = |item: &Node<'_>| {
+        let pattern = item.ok(HostPattern::parse(item.text()?))?;
+        (!item.text()?.starts_with("*.") || item.is_permitted()).then_some(pattern)
+    };
+    list.iter().filter_map(host).collect()
+}
+
+/// Reads `[auth]`. The result is `None` if it has a mistake, and `Some(None)` if the provider needs no credential.
+pub(super) fn auth(table: TableReader<'_>) -> Option<Option<Auth>> {
+    let before = table.report.count();
+    let kind = table.require("type").and_then(|node| auth_type(&node));
+    let keys: &[&str] = match kind {
+        Some("header") => &["header", "prefix", "send_to"],
+        Some("headers") => &["headers", "send_to"],
+        Some("query") => &["query", "send_to"],
+        Some("body") => &["body", "send_to"],
+        Some("none") => &[],
+        _ => &["send_to"],
+    };
+    for name in ["header", "prefix", "headers", "query", "body", "send_to"] {
+        if let (Some(node), Some(kind), false) = (table.get(name), kind, keys.contains(&name)) {
+            node.wrong(format!("is not possible with type `{kind}`"));
+        }
+    }
+    let form = kind.and_then(|kind| auth_form(kind, &table));
+    let send_to = table.get("send_to").map(|node| hosts(&node));
+    if kind.is_some_and(|kind| kind != "none") && send_to.is_none() {
+        table.wrong("the key `send_to` is missing, the hosts to which the credential may be sent");
+    }
+    let report = table.report;
+    table.finish();
+    if kind == Some("none") {
+        return (report.count() == before).then_some(None);
+    }
+    Some(Some(Auth { form: form?, send_to: send_to?, operator_hosts: Vec::new(), is_rebased: false }))
+}
+
+fn auth_type<'a>(node: &Node<'a>) -> Option<&'a str> {
+    let kind = node.text()?;
+    match kind {
+        "none" | "bearer" | "header" => Some(kind),
+        "headers" | "basic" | "query" | "body" => node.is_permitted().then_some(kind),
+        "oauth2" | "google" | "jwt" | "aws" => {
+            node.wrong(format!("`{kind}` is not supported by this version"));
+            None
+        }
+        _ => {
+            let kinds = "`none`, `bearer`, `header`, `headers`, `basic`, `query`, `body`";
+            node.wrong(format!("`{kind}` is not possible here; write one of {kinds}"));
+            None
+        }
+    }
+}
+
+fn auth_form(kind: &str, table: &TableReader<'_>) -> Option<AuthForm> {
+    match kind {
+        "bearer" => Some(AuthForm::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned() }),
+        "basic" => Some(AuthForm::Basic),
+        "header" => {
+            let name = table.require("header").and_then(|node| super::paths::header(&node));
+            let prefix = table.get("prefix").and_then(|node| {
+                let prefix = node.text()?;
+                let is_printable = prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+                if !is_printable {
+                    node.wrong("contains characters that are not allowed in a header");
+                }
+                Some(prefix.to_owned())
+            });
+            Some(AuthForm::Header { name: name?, prefix: prefix.unwrap_or_default() })
+        }
+        "headers" => {
+            let parts = credential_parts(table, "headers")?;
+            let lower = |(name, template): (String, Template)| {
+                let name = header_name(&name).map_err(|why| table.wrong_key("headers", why)).ok()?;
+                Some((name, template))
+            };
+            Some(AuthForm::Headers(parts.into_iter().filter_map(lower).collect()))
+        }
+        "query" => credential_parts(table, "query").map(AuthForm::Query),
+        "body" => credential_parts(table, "body").map(AuthForm::Body),
+        _ => None,
+    }
+}
+
+/// Reads templates over the fields of the credential.
+fn credential_parts(table: &TableReader<'_>, name: &'static str) -> Option<Vec<(String, Template)>> {
+    let node = table.require(name)?;
+    let parts = templates(&node);
+    if !parts.iter().any(|(_, template)| template.names().next().is_some()) {
+        node.wrong("must contain a field of the credential, such as `{key}`");
+        return None;
+    }
+    Some(parts)
+}
+
+/// Parses a size, such as `64KiB` or `1MiB`.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let parse = |(unit, bytes)| text.strip_suffix(unit)?.parse::<usize>().ok()?.checked_mul(bytes);
+    let size = [("KiB", 1024), ("MiB", 1024 * 1024)].into_iter().find_map(parse);
+    size.filter(|size| (1024..=MAX_BODY).contains(size))
+        .ok_or_else(|| format!("`{text}` is not a size from 1KiB to 16MiB; write it as 64KiB or 1MiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit_and_a_maximum() {
+        assert_eq!(parse_size("1MiB"), Ok(1_048_576));
+        assert_eq!(parse_size("64KiB"), Ok(65_536));
+        for text in ["", "1", "1MB", "0KiB", "17MiB", "99999999999999999999MiB", "-1KiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

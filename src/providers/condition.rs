@@ -1,0 +1,131 @@
+//! Conditions on an answer: one test of the values at one place.
+
+use regex::Regex;
+
+use super::field::{Place, Scope};
+use super::value::{Json, Scalar, number};
+
+/// Number of bytes of a text in which a pattern is searched.
+const SEARCHED: usize = 64 * 1024;
+
+/// A test of the values at a place.
+#[derive(Clone, Debug)]
+pub(super) struct Condition {
+    pub(super) place: Place,
+    pub(super) test: Test,
+    /// Whether all values must pass, and not one of them.
+    pub(super) every: bool,
+}
+
+/// What a value must be.
+#[derive(Clone, Debug)]
+pub(super) enum Test {
+    /// Equal to one of these.
+    Equals(Vec<Scalar>),
+    /// Present and not null.
+    Exists,
+    /// Absent or null.
+    Missing,
+    /// A text, number or boolean that contains a match.
+    Matches(Regex),
+    /// A greater number.
+    Above(f64),
+    /// A smaller number.
+    Below(f64),
+}
+
+impl Condition {
+    /// Returns whether the condition holds for an answer.
+    pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
+        if matches!(self.test, Test::Missing) {
+            return self.place.find(scope, |value| (!value.is_null()).then_some(())).is_none();
+        }
+        let mut some = false;
+        let decides = |value: &Json<'_>| {
+            some = true;
+            (self.test.passes(value) != self.every).then_some(())
+        };
+        let decided = self.place.find(scope, decides).is_some();
+        if self.every { some && !decided } else { decided }
+    }
+}
+
+impl Test {
+    fn passes(&self, value: &Json<'_>) -> bool {
+        match self {
+            Self::Equals(all) => all.iter().any(|one| one.equals(value)),
+            Self::Exists => !value.is_null(),
+            Self::Missing => value.is_null(),
+            Self::Matches(pattern) => {
+                let text = match value {
+                    Json::Text(text) => text.as_ref(),
+                    Json::Null | Json::Bool(_) | Json::Number(_) | Json::List(_) | Json::Object(_) => {
+                        return false;
+                    }
+                };
+                let end = (0..=text.len().min(SEARCHED)).rev().find(|end| text.is_char_boundary(*end));
+                pattern.is_match(&text[..end.unwrap_or(0)])
+            }
+            Self::Above(least) => number(value).is_some_and(|number| number > *least),
+            Self::Below(most) => number(value).is_some_and(|number| number < *most),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::OnceCell;
+
+    use super::*;
+    use crate::providers::field::Head;
+    use crate::providers::json::{Dialect, parse_json};
+    use crate::providers::path::Path;
+
+    fn holds(place: &str, test: Test, every: bool) -> bool {
+        let body = br#"{"n": 5, "t": "7", "s": "Failed: x", "null": null, "list": ["a", "a"], "mixed": ["a", "b"], "empty": []}"#;
+        let cell = OnceCell::new();
+        let root = parse_json(body, &cell, Dialect::Tolerant, None).expect("JSON").value;
+        let headers = [("x-status".to_owned(), "done".to_owned())];
+        let head = Head { status: 202, headers: &headers };
+        let place = match place.strip_prefix('$') {
+            Some(_) => Place::Path(Path::parse(place, 2).expect("a path")),
+            None => Place::Header(place.to_owned()),
+        };
+        let scope = Scope { root: &root, head, job_id: "1", outcome: None, nulls: &[] };
+        Condition { place, test, every }.holds(scope)
+    }
+
+    fn is(text: &str) -> Test {
+        Test::Equals(vec![Scalar::Text(text.to_owned())])
+    }
+
+    #[test]
+    fn a_condition_tests_any_value_or_every_one() {
+        let matches = |pattern: &str| Test::Matches(Regex::new(pattern).expect("a pattern"));
+        let table = [
+            ("$.n", is("5"), false, true),
+            ("$.n", Test::Equals(vec![Scalar::Number(5.into())]), false, true),
+            ("$.n", Test::Above(4.5), false, true),
+            ("$.n", Test::Above(5.0), false, false),
+            ("$.t", Test::Below(8.0), false, true),
+            ("$.s", Test::Below(8.0), false, false),
+            ("$.s", matches("^Fail"), false, true),
+            ("$.s", matches("^fail"), false, false),
+            ("$.null", Test::Exists, false, false),
+            ("$.null", Test::Missing, false, true),
+            ("$.none", Test::Missing, false, true),
+            ("$.n", Test::Missing, false, false),
+            ("$.list[*]", is("a"), true, true),
+            ("$.mixed[*]", is("a"), true, false),
+            ("$.mixed[*]", is("b"), false, true),
+            ("$.empty[*]", is("a"), true, false),
+            ("$.empty[*]", is("a"), false, false),
+            ("x-status", is("done"), false, true),
+            ("x-other", Test::Missing, false, true),
+            ("x-other", is("done"), false, false),
+        ];
+        for (n, (place, test, every, expected)) in table.into_iter().enumerate() {
+            assert_eq!(holds(place, test, every), expected, "{n}: {place}");
+        }
+    }
+}

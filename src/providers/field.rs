@@ -1,0 +1,177 @@
+//! The places from which a value is read: paths and headers, in the order in which they are tried.
+
+use super::path::Path;
+use super::value::{Json, Scalar};
+use crate::domain::JobStatus;
+
+/// The part of an answer besides its body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head<'a> {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// Headers; names in lower case.
+    pub(super) headers: &'a [(String, String)],
+}
+
+impl<'a> Head<'a> {
+    /// Returns the first header with this lower-case name.
+    pub(super) fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What is read, and for which job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope<'a> {
+    /// Root of the paths.
+    pub(super) root: &'a Json<'a>,
+    pub(super) head: Head<'a>,
+    pub(super) job_id: &'a str,
+    /// Meaning of the answer, if it is known.
+    pub(super) outcome: Option<Outcome>,
+    /// Values that mean null.
+    pub(super) nulls: &'a [Scalar],
+}
+
+/// What an answer means for the job, in more detail than its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Pending,
+    Processing,
+    /// Running, but waits for a person.
+    Waiting,
+    Completed,
+    /// Completed, but not as a whole.
+    Partial,
+    Failed,
+    /// Failed, because the provider's time limit has passed.
+    Expired,
+    Cancelled,
+}
+
+impl Outcome {
+    /// All outcomes with their words, in the order of `[status.map]`.
+    pub(super) const ALL: [(&str, Self); 8] = [
+        ("pending", Self::Pending),
+        ("processing", Self::Processing),
+        ("completed", Self::Completed),
+        ("failed", Self::Failed),
+        ("cancelled", Self::Cancelled),
+        ("expired", Self::Expired),
+        ("partial", Self::Partial),
+        ("waiting", Self::Waiting),
+    ];
+
+    /// Returns the outcome with a word.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == word).map(|(_, outcome)| *outcome)
+    }
+
+    /// Returns the word of the outcome.
+    pub(super) fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, outcome)| *outcome == self).map_or("", |(word, _)| word)
+    }
+
+    /// Returns the status of the job.
+    pub(super) fn status(self) -> JobStatus {
+        match self {
+            Self::Pending => JobStatus::Pending,
+            Self::Processing | Self::Waiting => JobStatus::Processing,
+            Self::Completed | Self::Partial => JobStatus::Completed,
+            Self::Failed | Self::Expired => JobStatus::Failed,
+            Self::Cancelled => JobStatus::Cancelled,
+        }
+    }
+
+    /// Returns whether this is a case of `other`: a partial completion is a completion.
+    fn is(self, other: Self) -> bool {
+        self == other || (self.status() == other.status() && !other.is_special())
+    }
+
+    fn is_special(self) -> bool {
+        matches!(self, Self::Waiting | Self::Partial | Self::Expired)
+    }
+
+    /// Returns the error code of the outcome, if the answer has none.
+    pub(super) fn code(self) -> Option<&'static str> {
+        matches!(self, Self::Partial | Self::Expired).then(|| self.word())
+    }
+}
+
+/// A place of a value.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Path(Path),
+    /// Header with this lower-case name.
+    Header(String),
+    /// The HTTP status.
+    Http,
+}
+
+impl Place {
+    /// Calls `read` for every value at this place, until it returns a result.
+    pub(super) fn find<T>(
+        &self,
+        scope: Scope<'_>,
+        mut read: impl FnMut(&Json<'_>) -> Option<T>,
+    ) -> Option<T> {
+        match self {
+            Self::Path(path) => path.nodes(scope.root, scope.job_id).into_iter().find_map(read),
+            Self::Header(name) => read(&Json::Text(scope.head.header(name)?.into())),
+            Self::Http => read(&Json::Number(scope.head.status.into())),
+        }
+    }
+}
+
+/// A place, and the outcomes for which it is read.
+#[derive(Clone, Debug)]
+pub(super) struct Alternative {
+    pub(super) place: Place,
+    /// Empty: every outcome.
+    pub(super) when: Vec<Outcome>,
+}
+
+impl Alternative {
+    /// Returns whether this alternative is read for the outcome.
+    pub(super) fn applies(&self, outcome: Option<Outcome>) -> bool {
+        self.when.is_empty()
+            || outcome.is_some_and(|outcome| self.when.iter().any(|wanted| outcome.is(*wanted)))
+    }
+}
+
+/// Alternative places of one value, in the order in which they are tried.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Field(pub(super) Vec<Alternative>);
+
+impl Field {
+    /// Returns whether the field is never read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the first value that `read` accepts. Values that mean null are skipped.
+    pub(super) fn find<T>(&self, scope: Scope<'_>, read: impl Fn(&Json<'_>) -> Option<T>) -> Option<T> {
+        let usable = |value: &Json<'_>| !scope.nulls.iter().any(|null| null.is(value));
+        let read = |value: &Json<'_>| usable(value).then(|| read(value)).flatten();
+        self.0.iter().filter(|one| one.applies(scope.outcome)).find_map(|one| one.place.find(scope, read))
+    }
+}
+
+/// Alternative paths of one value, in the order in which they are tried.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paths(pub(super) Vec<Path>);
+
+impl Paths {
+    /// Returns the first value that `read` accepts.
+    pub(super) fn find<'a, T>(
+        &self,
+        root: &'a Json<'a>,
+        job_id: &str,
+        read: impl Fn(&'a Json<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.0.iter().flat_map(|path| path.nodes(root, job_id)).find_map(read)
+    }
+}

@@ -1,0 +1,80 @@
+//! Rules: conditions on an answer, and what it then means.
+
+use super::condition::Condition;
+use super::extract::Extract;
+use super::field::{Outcome, Scope};
+
+/// What an answer means if the conditions hold.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) http: Vec<HttpRange>,
+    /// All of them hold.
+    pub(super) all: Vec<Condition>,
+    /// If there are any, at least one of them holds.
+    pub(super) any: Vec<Condition>,
+    pub(super) verdict: Verdict,
+    /// Error code, if the answer has none.
+    pub(super) code: Option<String>,
+    /// Error message, if the answer has none.
+    pub(super) explain: Option<String>,
+}
+
+/// What a rule decides.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    /// The answer is about the job. The fields are read as the rule says.
+    Job(Outcome, Box<Extract>),
+    /// The answer is about the poll.
+    Poll(PollVerdict),
+}
+
+/// What an answer says about the poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PollVerdict {
+    NotFound,
+    Unauthorized,
+    RateLimited,
+    Error,
+    /// A good answer without news.
+    NotYet,
+}
+
+/// HTTP statuses from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HttpRange {
+    first: u16,
+    last: u16,
+}
+
+impl HttpRange {
+    /// Parses `404` or `4xx`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let range = match text.strip_suffix("xx") {
+            Some(class) => {
+                let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class))?;
+                Self { first: class * 100, last: class * 100 + 99 }
+            }
+            None => {
+                let status = text.parse().ok()?;
+                Self { first: status, last: status }
+            }
+        };
+        (100..=599).contains(&range.first).then_some(range)
+    }
+
+    /// Returns whether the range contains a status.
+    pub(super) fn contains(self, status: u16) -> bool {
+        (self.first..=self.last).contains(&status)
+    }
+}
+
+impl Rule {
+    /// Returns whether the rule decides an answer. A rule about the job needs a readable body: a truncated one must not
+    /// end it.
+    pub(super) fn applies(&self, scope: Scope<'_>, is_readable: bool) -> bool {
+        (is_readable || matches!(self.verdict, Verdict::Poll(_)))
+            && (self.http.is_empty() || self.http.iter().any(|range| range.contains(scope.head.status)))
+            && self.all.iter().all(|condition| condition.holds(scope))
+            && (self.any.is_empty() || self.any.iter().any(|condition| condition.holds(scope)))
+    }
+}

@@ -35,6 +35,7 @@ mod lookup_limit;
 mod pool;
 mod ranges;
 mod resolver;
+mod target_cache;
 #[cfg(test)]
 mod tests;
 
@@ -70,6 +71,7 @@ use http::{HttpClient, HttpRequest};
 use lookup_limit::LookupLimiter;
 use pool::Pool;
 use resolver::{AddressPolicy, Guard, LookupCache, LookupPhase};
+use target_cache::TargetCache;
 
 /// Maximum time for which a registration waits for DNS.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,6 +85,7 @@ pub struct Egress {
     resolver: Resolver,
     clock: Clock,
     lookup_cache: LookupCache,
+    targets: TargetCache,
     lookup_limiter: LookupLimiter,
     /// Client for users' https addresses.
     secure: HttpClient,
@@ -243,6 +246,7 @@ impl Egress {
             tls: Arc::new(bare),
             verifier,
             lookup_cache: LookupCache::default(),
+            targets: TargetCache::default(),
             lookup_limiter: LookupLimiter::new(settings.limits.lookups),
             settings,
             resolver,
@@ -253,7 +257,12 @@ impl Egress {
     /// Parses a user's URL without resolving its name, for a URL that [`Egress::check`] has accepted. The error
     /// has every reason.
     pub fn parse(&self, url: &str) -> Result<Target, AddressError> {
-        self.settings.parse(url)
+        if let Some(target) = self.targets.get(url) {
+            return Ok(target);
+        }
+        let target = self.settings.parse(url)?;
+        self.targets.put(url, &target);
+        Ok(target)
     }
 
     /// Checks a URL at a registration of `app` and resolves its name. A name that does not resolve yet is accepted if

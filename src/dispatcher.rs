@@ -504,7 +504,7 @@ impl Dispatcher {
             event_type: delivery.event_type,
             manual: delivery.manual,
             before: delivery.attempts,
-            attempt: result.attempt,
+            attempt: result.attempt.into(),
             after: next,
             saved: delivery
                 .destination

@@ -56,6 +56,7 @@
 mod background_run;
 mod breaker;
 mod fair_queue;
+mod id_set;
 mod identities;
 mod origin;
 mod pacing;

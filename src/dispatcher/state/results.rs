@@ -165,11 +165,11 @@ impl DispatchState {
 
     /// Changes the standing of a queue in its origin.
     fn set_quick(&mut self, name: &Arc<str>, is_quick: bool) {
-        self.quick.set(name, is_quick);
         let Some(queue) = self.queues.get_mut(name).filter(|queue| queue.is_quick != is_quick) else {
             return;
         };
         queue.is_quick = is_quick;
+        self.quick.set(name, is_quick);
         let (in_flight, loaded) = (queue.in_flight.len(), queue.reserved());
         let on_page = queue.page.as_ref().map_or(0, |page| page.limit);
         self.pages.1.release(!is_quick, on_page);

@@ -114,6 +114,8 @@ struct DestinationQueue {
     urgent: usize,
     /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
     awaiting_reply: IdSet<DeliveryId>,
+    /// Deliveries whose exchange has ended and whose record is being written. They are loaded, and use no place either.
+    awaiting_record: IdSet<DeliveryId>,
     /// Size of the bodies of its loaded deliveries.
     bytes: usize,
     /// Whether its last attempt was a quick success.
@@ -158,7 +160,7 @@ impl DestinationQueue {
 
     /// Returns what it uses of the limits of all queues.
     fn used(&self) -> Used {
-        let loaded = self.loaded() + self.awaiting_reply.len();
+        let loaded = self.loaded() + self.awaiting_reply.len() + self.awaiting_record.len();
         Used { loaded, bytes: self.bytes, in_flight: self.in_flight.len() }
     }
 
@@ -199,6 +201,7 @@ impl DestinationQueue {
     fn is_idle(&self) -> bool {
         self.loaded() == 0
             && self.awaiting_reply.is_empty()
+            && self.awaiting_record.is_empty()
             && self.page.is_none()
             && !self.has_more
             && self.sendable.is_none()

@@ -211,6 +211,27 @@ impl DispatchState {
         true
     }
 
+    /// Frees the places of a delivery whose exchange has ended, before its record is written: with a receiver that
+    /// answers within milliseconds, the commit of the record would otherwise use a part of the time of each place. If
+    /// many records are being written already, the delivery keeps its places until its own is. So a crash repeats at
+    /// most half as many attempts again as there are places.
+    pub(in crate::dispatcher) fn end_exchange(&mut self, delivery: &PendingDelivery) {
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let Some(queue) = self.queues.get_mut(&name) else { return };
+        let places = self.origins.get(&queue.origin).map_or(0, |origin| origin.places(self.per_origin_max));
+        if queue.awaiting_record.len() >= places / 2
+            || !queue.in_flight.contains(&delivery.id)
+            || !self.shares.await_record(delivery.app, self.in_flight_max / 2, queue.is_quick)
+        {
+            return;
+        }
+        queue.in_flight.remove(&delivery.id);
+        queue.awaiting_record.insert(delivery.id);
+        self.free_places(&name, delivery);
+        // `finish` marks it as loadable, soon.
+        self.mark_sendable(&name);
+    }
+
     /// Frees the places that a delivery in flight uses in its origin and its channel.
     fn free_places(&mut self, name: &Arc<str>, delivery: &PendingDelivery) {
         let queue = self.queue(name);
@@ -256,6 +277,7 @@ impl DispatchState {
         let origin = Arc::clone(&queue.origin);
         queue.in_flight.remove(&delivery.id);
         let is_late = queue.awaiting_reply.remove(&delivery.id);
+        let has_no_place = queue.awaiting_record.remove(&delivery.id);
         let is_quick = queue.is_quick;
         queue.bytes -= delivery.body.len();
         if delivery.is_first_attempt() && !is_late {
@@ -263,6 +285,8 @@ impl DispatchState {
         }
         if is_late {
             self.shares.end_late(delivery.app);
+        } else if has_no_place {
+            self.shares.end_record(delivery.app);
         } else {
             self.shares.end(delivery.app, is_quick);
             self.free_places(&name, delivery);

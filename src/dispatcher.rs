@@ -48,6 +48,11 @@
 //! that ends without a stop therefore does not send the message again at its next start. Only in the first seconds
 //! after the transmission, a crash causes a second copy at once. At a stop, the attempt is recorded as unclear.
 //!
+//! **An exchange that has ended holds no place.** Its record is committed with others, which takes a while. Meanwhile the
+//! next delivery gets the place, so that a receiver is kept at its concurrency limit. The delivery itself stays loaded
+//! until its record is written. At most half as many records as there are places are written so; then the places are
+//! kept until the commit. A crash therefore repeats a limited number of attempts.
+//!
 //! **A test** of a destination is no delivery ([`test_send`]).
 //!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
@@ -57,6 +62,7 @@
 mod background_run;
 mod breaker;
 mod fair_queue;
+mod id_set;
 mod identities;
 mod origin;
 mod pacing;
@@ -495,7 +501,7 @@ impl Dispatcher {
         result.attempt.at = at;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         let ended_at = self.clock.now();
-        let changes = self.state().settle(delivery, &result, (at, ended_at));
+        let changes = self.settle(delivery, &result, (at, ended_at));
         log_changes(delivery, changes, &result);
         let next = next_attempt(&self.policy, delivery.id, kind, &result.outcome, ended_at);
         let next = match changes.outage {
@@ -521,7 +527,7 @@ impl Dispatcher {
             event_type: delivery.event_type,
             manual: delivery.manual,
             before: delivery.attempts,
-            attempt: result.attempt,
+            attempt: result.attempt.into(),
             after: next,
             saved: delivery
                 .destination
@@ -530,6 +536,25 @@ impl Dispatcher {
                 .map(|saved| (saved.no, delivery.destination.queue.clone())),
         };
         Some((record, outcome))
+    }
+
+    /// Updates the state after an exchange. If it has freed a place for another delivery, that one need not wait until
+    /// the record of this one is written.
+    fn settle(
+        &self,
+        delivery: &PendingDelivery,
+        result: &AttemptResult,
+        times: (Timestamp, Timestamp),
+    ) -> Changes {
+        let mut state = self.state();
+        let changes = state.settle(delivery, result, times);
+        if result.outcome != Outcome::NotMade {
+            state.end_exchange(delivery);
+            if state.can_send() {
+                self.wake.notify_one();
+            }
+        }
+        changes
     }
 
     /// Sends a delivery. Returns `None` if a stop dropped the attempt before the message was transmitted.

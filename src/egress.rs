@@ -36,6 +36,7 @@ mod pool;
 mod ranges;
 mod redirect;
 mod resolver;
+mod target_cache;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +74,7 @@ use http::{HttpClient, HttpRequest};
 use lookup_limit::LookupLimiter;
 use pool::Pool;
 use resolver::{AddressPolicy, Guard, LookupCache, LookupPhase};
+use target_cache::TargetCache;
 
 /// Maximum time for which a registration waits for DNS.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,6 +88,7 @@ pub struct Egress {
     resolver: Resolver,
     clock: Clock,
     lookup_cache: LookupCache,
+    targets: TargetCache,
     lookup_limiter: LookupLimiter,
     /// Client for users' https addresses.
     secure: HttpClient,
@@ -272,6 +275,7 @@ impl Egress {
             tls: Arc::new(bare),
             verifier,
             lookup_cache: LookupCache::default(),
+            targets: TargetCache::default(),
             lookup_limiter: LookupLimiter::new(settings.limits.lookups),
             settings,
             resolver,
@@ -282,7 +286,12 @@ impl Egress {
     /// Parses a user's URL without resolving its name, for a URL that [`Egress::check`] has accepted. The error
     /// has every reason.
     pub fn parse(&self, url: &str) -> Result<Target, AddressError> {
-        self.settings.parse(url)
+        if let Some(target) = self.targets.get(url) {
+            return Ok(target);
+        }
+        let target = self.settings.parse(url)?;
+        self.targets.put(url, &target);
+        Ok(target)
     }
 
     /// Checks a URL at a registration of `app` and resolves its name. A name that does not resolve yet is accepted if

@@ -166,6 +166,8 @@ pub(super) struct Share {
     pub(super) in_flight: usize,
     /// Number of deliveries that wait for a late reply.
     pub(super) awaiting_reply: usize,
+    /// Number of deliveries whose exchange has ended, and whose record is being written.
+    pub(super) awaiting_record: usize,
     /// Number of probes, in flight or loaded.
     pub(super) probes: usize,
     /// The part of it that queues use that are not quick.
@@ -293,6 +295,25 @@ impl AppShares {
     pub(super) fn end_late(&mut self, app: AppNo) {
         for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
             share.awaiting_reply -= 1;
+        }
+    }
+
+    /// Counts a delivery in flight as one whose record is being written, if the app may have one more of them. `most`
+    /// is the common maximum. Returns whether it is counted so.
+    pub(super) fn await_record(&mut self, app: AppNo, most: usize, is_quick: bool) -> bool {
+        if self.total.awaiting_record >= most || !self.may_take(app, |share| share.awaiting_record, most) {
+            return false;
+        }
+        self.end(app, is_quick);
+        self.apps.entry(app).or_default().awaiting_record += 1;
+        self.total.awaiting_record += 1;
+        true
+    }
+
+    /// Records that the record of a delivery is written.
+    pub(super) fn end_record(&mut self, app: AppNo) {
+        for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
+            share.awaiting_record -= 1;
         }
     }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::background_run::BackgroundRun;
 use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue, KindTurns, Used, app_of};
+use super::id_set::IdSet;
 use super::origin::{Origin, Places, QuickQueues, Standing, Ticket, Turn, host_of, origin_of, probes_max};
 use super::pacing::Pacer;
 use super::probe_waits::ProbeWaits;
@@ -40,6 +41,9 @@ pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 /// again by a search of the store ([`forgotten`]).
 pub(super) const QUEUES_MAX: usize = 100_000;
 
+/// Number of waiting deliveries of a queue that are examined before another page is read. Each step examines them.
+const CHECKED_MAX: usize = 16;
+
 /// The loaded deliveries: taken from the store, and waiting or in flight.
 #[derive(Debug, Default)]
 pub(super) struct DispatchState {
@@ -52,7 +56,7 @@ pub(super) struct DispatchState {
     /// Number of queues that have more in the store.
     with_more: usize,
     origins: HashMap<Arc<str>, Origin>,
-    loaded: HashSet<DeliveryId>,
+    loaded: IdSet<DeliveryId>,
     /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There may be a hundred
     /// thousand queues, and far fewer of these. [`Self::skip`] removes the others.
     occupied: HashSet<Arc<str>>,
@@ -76,7 +80,7 @@ pub(super) struct DispatchState {
     /// Queues and origins that are held back, each with the time of its next probe, or of its next message.
     holds: Timers,
     /// Deliveries in flight that are probes.
-    probes: HashSet<DeliveryId>,
+    probes: IdSet<DeliveryId>,
     /// Queues and origins of each app that are due for a probe while too many others are probed.
     probe_waits: HashMap<AppNo, ProbeWaits>,
     pub(super) pacer: Pacer,
@@ -84,7 +88,7 @@ pub(super) struct DispatchState {
     quick: QuickQueues,
     /// Deliveries for which a manual retry was requested while they were loaded. The store is read again
     /// after they are unloaded.
-    retry_requested: HashSet<DeliveryId>,
+    retry_requested: IdSet<DeliveryId>,
     /// Detects that the clock was set back.
     pub(super) clock: SetBackDetector,
     /// Pauses of origins after a fault of our own, and pages that could not be read, for the log.
@@ -105,14 +109,16 @@ struct DestinationQueue {
     /// Name of its origin.
     origin: Arc<str>,
     waiting: VecDeque<Box<PendingDelivery>>,
-    in_flight: HashSet<DeliveryId>,
+    in_flight: IdSet<DeliveryId>,
     /// Watches and destinations with a first attempt in flight. The first attempt of a later event of the watch follows
     /// it, so that they arrive in their order. Retries neither wait nor are waited for.
-    first_attempts: HashSet<(WatchId, DestinationId)>,
+    first_attempts: IdSet<(WatchId, DestinationId)>,
     /// Number of its deliveries in `Origin::urgent`.
     urgent: usize,
     /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
-    awaiting_reply: HashSet<DeliveryId>,
+    awaiting_reply: IdSet<DeliveryId>,
+    /// Deliveries whose exchange has ended and whose record is being written. They are loaded, and use no place either.
+    awaiting_record: IdSet<DeliveryId>,
     /// Size of the bodies of its loaded deliveries.
     bytes: usize,
     /// Whether its last attempt was a quick success.
@@ -157,7 +163,7 @@ impl DestinationQueue {
 
     /// Returns what it uses of the limits of all queues.
     fn used(&self) -> Used {
-        let loaded = self.loaded() + self.awaiting_reply.len();
+        let loaded = self.loaded() + self.awaiting_reply.len() + self.awaiting_record.len();
         Used { loaded, bytes: self.bytes, in_flight: self.in_flight.len() }
     }
 
@@ -178,11 +184,12 @@ impl DestinationQueue {
         delivery.is_first_attempt() && self.first_attempts.contains(&delivery.order_key())
     }
 
-    /// Returns whether so many deliveries can be sent as soon as there are places.
+    /// Returns whether so many deliveries wait, and the next of them can be sent as soon as there are places.
     fn has_enough(&self, count: usize) -> bool {
-        if self.first_attempts.is_empty() {
+        if self.first_attempts.is_empty() || self.waiting.len() < count {
             return self.waiting.len() >= count;
         }
+        let count = count.min(CHECKED_MAX);
         self.waiting.iter().filter(|one| !self.must_wait(one)).take(count).count() == count
     }
 
@@ -197,6 +204,7 @@ impl DestinationQueue {
     fn is_idle(&self) -> bool {
         self.loaded() == 0
             && self.awaiting_reply.is_empty()
+            && self.awaiting_record.is_empty()
             && self.page.is_none()
             && !self.has_more
             && self.sendable.is_none()
@@ -623,6 +631,10 @@ impl DispatchState {
     fn remove_if_idle(&mut self, name: &Arc<str>) {
         if let Some(queue) = self.queues.get(name).filter(|queue| queue.is_idle()) {
             let origin = Arc::clone(&queue.origin);
+            if queue.is_quick {
+                // It may have been remembered long ago.
+                self.quick.set(name, true);
+            }
             self.queues.remove(name);
             self.occupied.remove(name);
             self.forget_if_idle(&origin);

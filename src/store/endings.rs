@@ -28,8 +28,8 @@ use super::groups;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
 use super::watch_events::{
-    ExpiryPosition, JobChange, WatchToNotify, Watches, chunk_size, first_positions, read_turns,
-    read_turns_after, read_watches,
+    ExpiryPosition, HAS_LATER_APP, JobChange, WatchToNotify, Watches, chunk_size, first_positions,
+    read_turns, read_turns_after, read_watches,
 };
 use crate::domain::{
     CancelScope, EndingKind, EventType, JobError, JobName, JobNo, Observation, SkipScope, Timestamp,
@@ -186,15 +186,22 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
 fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches], most: usize) -> Result<Vec<Watches>> {
     let rows = commands.iter().map(|command| params![command.job, command.generation]);
     let mut watches = read_watches(tx, OF_ENDING_IN_ORDER, most, rows)?;
-    let many = |(_, watches): &(&&NotifyWatches, &Watches)| watches.has_more;
-    let jobs = commands.iter().zip(&watches).filter(many);
-    let jobs: Vec<_> = jobs.map(|(command, _)| (command.job, command.generation.into())).collect();
-    if jobs.is_empty() {
+    // The chunk begins with the first app. One app alone has no turns.
+    let first_app = |n: usize| Some((n, watches[n].chunk.first().filter(|_| watches[n].has_more)?.app));
+    let many: Vec<_> = (0..watches.len()).filter_map(first_app).collect();
+    let others =
+        tx.fetch(HAS_LATER_APP, many.iter().map(|(n, app)| params![commands[*n].job, app]), |row| {
+            row.int(0)
+        })?;
+    let many = many.iter().zip(others).filter(|(_, others)| !others.is_empty()).map(|((n, _), _)| *n);
+    let many: Vec<usize> = many.collect();
+    if many.is_empty() {
         return Ok(watches);
     }
+    let jobs: Vec<_> = many.iter().map(|n| (commands[*n].job, commands[*n].generation.into())).collect();
     let turns = read_turns(tx, OF_ENDING, most, &jobs)?;
-    for (watches, turns) in watches.iter_mut().filter(|watches| watches.has_more).zip(turns) {
-        watches.chunk = turns.chunk;
+    for (n, turns) in many.into_iter().zip(turns) {
+        watches[n].chunk = turns.chunk;
     }
     Ok(watches)
 }

@@ -281,13 +281,14 @@ fn no_command_reads_all_watches_of_a_job() {
         let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at, name, reference\n     from watches";
         format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
     };
-    let table: [(String, &[&str]); 11] = [
+    let table: [(String, &[&str]); 12] = [
         (
             jobs::TERMS.to_owned(),
             &["watches_of_job", "watches_poll_interval", "watches_expected_at", "watches_progress"],
         ),
         (chunk(endings::OF_ENDING_IN_ORDER), &["watches_of_job"]),
         (watch_events::APPS_OF_JOB.to_owned(), &["watches_of_job"]),
+        (watch_events::HAS_LATER_APP.to_owned(), &["watches_of_job"]),
         (watch_events::of_app(endings::OF_ENDING), &["watches_of_job"]),
         (watch_events::of_app(endings::OF_EXPIRY), &["watches_of_job"]),
         (watch_events::of_app_after(), &["watches_of_job"]),

@@ -172,6 +172,10 @@ pub(super) const APPS_OF_JOB: &str = "with recursive turns (app) as (
      from turns where turns.app is not null)
    select app from turns where app is not null";
 
+/// Returns a row if an app after `$2` has watches of job `$1` that have not ended.
+pub(super) const HAS_LATER_APP: &str =
+    "select 1 from watches where job = $1 and status = 'watching' and app > $2 limit 1";
+
 /// The watches of app `$3` and job `$1`, at most `$4`, that meet a condition on `$2`.
 pub(super) fn of_app(which: &str) -> String {
     format!(

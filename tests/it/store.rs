@@ -241,7 +241,7 @@ impl StoreFixture {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
         let (app, delivery, event_type, manual) = (self.app, send.id, send.event_type, send.manual);
-        let (attempt, saved) = (attempt(), None);
+        let (attempt, saved) = (attempt().into(), None);
         let record = RecordAttempt { app, delivery, event_type, manual, before, attempt, after, saved };
         self.store.record_attempt(record).await.expect("recorded");
     }

@@ -34,7 +34,7 @@ pub struct ObjectReader<'a, 'e> {
 
 /// Returns the JSON pointer to a field.
 pub fn pointer(base: &str, name: &str) -> String {
-    if name.contains(['~', '/']) {
+    if name.bytes().any(|byte| matches!(byte, b'~' | b'/')) {
         return format!("{base}/{}", name.replace('~', "~0").replace('/', "~1"));
     }
     [base, "/", name].concat()
@@ -354,15 +354,34 @@ pub fn first(raw: &RawValue, most: usize) -> Option<Vec<&RawValue>> {
 
 /// Returns the pointer to the first name that an object has twice, in a value at the pointer `at` or below.
 pub fn duplicate(raw: &RawValue, at: &str) -> Option<String> {
-    if let Some(fields) = json_fields(raw.get(), usize::MAX) {
-        let mut names = HashSet::with_capacity(fields.len());
-        return fields.iter().find_map(|(name, value)| {
-            let at = pointer(at, name);
-            if names.insert(name.as_str()) { duplicate(value, &at) } else { Some(at) }
-        });
+    duplicate_in(raw).map(|below| format!("{at}{below}"))
+}
+
+/// Number of fields up to which names are compared without a set.
+const COMPARED_MAX: usize = 8;
+
+/// Returns the same pointer, from the value on. Pointers are made only for what is found.
+fn duplicate_in(raw: &RawValue) -> Option<String> {
+    match raw.get().as_bytes().first() {
+        Some(b'{') => {
+            let fields = json_fields(raw.get(), usize::MAX)?;
+            let mut names = HashSet::new();
+            fields.iter().enumerate().find_map(|(n, (name, value))| {
+                let is_known = if fields.len() > COMPARED_MAX {
+                    !names.insert(name.as_str())
+                } else {
+                    fields[..n].iter().any(|(known, _)| known == name)
+                };
+                let below = if is_known { String::new() } else { duplicate_in(value)? };
+                Some(pointer("", name) + &below)
+            })
+        }
+        Some(b'[') => {
+            let list = first(raw, usize::MAX)?;
+            list.into_iter().enumerate().find_map(|(n, value)| Some(format!("/{n}{}", duplicate_in(value)?)))
+        }
+        _ => None,
     }
-    let list = first(raw, usize::MAX).unwrap_or_default();
-    list.into_iter().enumerate().find_map(|(n, value)| duplicate(value, &format!("{at}/{n}")))
 }
 
 /// Returns the nesting of a valid JSON text.
@@ -402,6 +421,7 @@ mod tests {
             (r#"{"a": 1, "a": 1}"#, Some("/m/a")),
             (r#"{"a": [0, {"b/c": 1, "b\u002fc": 2}]}"#, Some("/m/a/1/b~1c")),
             (r#"[[{"a": {}, "A": {}, "a": 1}]]"#, Some("/m/0/0/a")),
+            (r#"{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":{"a":1},"c":1}"#, Some("/m/c")),
             ("7", None),
         ] {
             let raw = RawValue::from_string(json.to_owned()).expect("JSON");

@@ -51,7 +51,8 @@ impl DispatchState {
             let retries_first = is_probe && queue.retries_first;
             queue.retries_first ^= is_probe;
             let is_new_probe = is_probe && !std::mem::replace(&mut queue.is_probing, is_probe);
-            let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).copied();
+            let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).chain(&queue.awaiting_record);
+            let sent = sent.copied();
             let loaded = queue.waiting.iter().map(|delivery| delivery.id).chain(sent);
             let urgent = self.origins.get(&origin).into_iter().flat_map(|origin| &origin.urgent);
             let urgent = urgent.filter(|delivery| *delivery.destination.queue == *name);

@@ -163,11 +163,11 @@ impl DispatchState {
 
     /// Changes the standing of a queue in its origin.
     fn set_quick(&mut self, name: &Arc<str>, is_quick: bool) {
-        self.quick.set(name, is_quick);
         let Some(queue) = self.queues.get_mut(name).filter(|queue| queue.is_quick != is_quick) else {
             return;
         };
         queue.is_quick = is_quick;
+        self.quick.set(name, is_quick);
         let (in_flight, loaded) = (queue.in_flight.len(), queue.reserved());
         let on_page = queue.page.as_ref().map_or(0, |page| page.limit);
         self.pages.1.release(!is_quick, on_page);
@@ -207,6 +207,27 @@ impl DispatchState {
         self.mark_loadable(&name);
         self.mark_sendable(&name);
         true
+    }
+
+    /// Frees the places of a delivery whose exchange has ended, before its record is written: with a receiver that
+    /// answers within milliseconds, the commit of the record would otherwise use a part of the time of each place. If
+    /// many records are being written already, the delivery keeps its places until its own is. So a crash repeats at
+    /// most half as many attempts again as there are places.
+    pub(in crate::dispatcher) fn end_exchange(&mut self, delivery: &PendingDelivery) {
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let Some(queue) = self.queues.get_mut(&name) else { return };
+        let places = self.origins.get(&queue.origin).map_or(0, |origin| origin.places(self.per_origin_max));
+        if queue.awaiting_record.len() >= places / 2
+            || !queue.in_flight.contains(&delivery.id)
+            || !self.shares.await_record(delivery.app, self.in_flight_max / 2, queue.is_quick)
+        {
+            return;
+        }
+        queue.in_flight.remove(&delivery.id);
+        queue.awaiting_record.insert(delivery.id);
+        self.free_places(&name, delivery);
+        // `finish` marks it as loadable, soon.
+        self.mark_sendable(&name);
     }
 
     /// Frees the places that a delivery in flight uses in its origin and its channel.
@@ -254,6 +275,7 @@ impl DispatchState {
         let origin = Arc::clone(&queue.origin);
         queue.in_flight.remove(&delivery.id);
         let is_late = queue.awaiting_reply.remove(&delivery.id);
+        let has_no_place = queue.awaiting_record.remove(&delivery.id);
         let is_quick = queue.is_quick;
         queue.bytes -= delivery.body.len();
         if delivery.is_first_attempt() && !is_late {
@@ -261,6 +283,8 @@ impl DispatchState {
         }
         if is_late {
             self.shares.end_late(delivery.app);
+        } else if has_no_place {
+            self.shares.end_record(delivery.app);
         } else {
             self.shares.end(delivery.app, is_quick);
             self.free_places(&name, delivery);

@@ -2,6 +2,7 @@
 
 mod half_share;
 mod many_queues;
+mod records;
 
 use std::time::Duration;
 

@@ -52,7 +52,9 @@ impl DispatchState {
         let (name, target) = (delivery.queue.as_str(), delivery.target.as_deref());
         let queue = self.queues.get(name);
         let is_sent = |queue: &DestinationQueue| {
-            queue.in_flight.contains(&delivery.id) || queue.awaiting_reply.contains(&delivery.id)
+            [&queue.in_flight, &queue.awaiting_reply, &queue.awaiting_record]
+                .into_iter()
+                .any(|sent| sent.contains(&delivery.id))
         };
         if queue.is_some_and(is_sent) {
             return None;

@@ -1,5 +1,6 @@
 //! Recording attempts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::batch::Batch;
@@ -26,8 +27,8 @@ pub struct RecordAttempt {
     pub manual: bool,
     /// Number of earlier attempts.
     pub before: u32,
-    /// The attempt.
-    pub attempt: Attempt,
+    /// The attempt. Shared, because the record may have to be written again.
+    pub attempt: Arc<Attempt>,
     /// Next step of the delivery.
     pub after: NextStep,
     /// Row number of the destination, if it is a saved one, and the name of its queue.
@@ -101,7 +102,7 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
         ),
         applied.iter().zip(&headers).map(|(command, (request, response))| {
             let RecordAttempt { delivery, before, attempt, .. } = command;
-            let Attempt { at, duration_ms, status_code, error, response_body, .. } = attempt;
+            let Attempt { at, duration_ms, status_code, error, response_body, .. } = &**attempt;
             params![delivery, before, at, duration_ms, *status_code, error, request, response, response_body]
         }),
     )?;
@@ -109,7 +110,7 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
         let (no, queue) = command.saved.as_ref()?;
         let is_success = command.after == NextStep::Succeeded;
         let is_of_watch = command.event_type.is_of_watch();
-        let (is_exhausted, attempt) = (is_exhausted(command), &command.attempt);
+        let (is_exhausted, attempt) = (is_exhausted(command), &*command.attempt);
         Some(SavedResult { no: *no, queue, attempt, is_success, is_exhausted, is_of_watch })
     });
     destinations::record_results(batch, &results.collect::<Vec<_>>())?;
@@ -159,7 +160,7 @@ fn update_deliveries<'a>(
         commands,
         |command, [app, id, before]| {
             let NextStep::Retry { step, due_at, waited } = command.after else { return None };
-            let Attempt { at, duration_ms, .. } = command.attempt;
+            let Attempt { at, duration_ms, .. } = *command.attempt;
             let ended_at = at.plus(Duration::from_millis(duration_ms.into()));
             Some([step.into(), due_at.into(), millis(waited).into(), ended_at.into(), app, id, before])
         },

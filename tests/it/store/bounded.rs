@@ -355,7 +355,7 @@ async fn a_success_after_an_overdue_delivery_is_a_recovery() {
         event_type: sent.event_type,
         manual: false,
         before: 0,
-        attempt: ringback::domain::Attempt { at: at(2_100), ..attempt() },
+        attempt: ringback::domain::Attempt { at: at(2_100), ..attempt() }.into(),
         after: NextStep::Succeeded,
         saved: Some((no, sent.destination.queue.clone())),
     };

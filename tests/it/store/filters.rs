@@ -239,7 +239,7 @@ async fn a_watch_shows_the_newest_delivery_to_each_destination() {
     }
     fixture.end(watch.job_no, 0).await;
     let [first, second] = &take_deliveries(&fixture.store)[..] else { panic!("two deliveries") };
-    let attempt = Attempt { error: Some("timeout: no answer".to_owned()), ..super::attempt() };
+    let attempt = Attempt { error: Some("timeout: no answer".to_owned()), ..super::attempt() }.into();
     let after = NextStep::Retry { step: 1, due_at: at(100), waited: Duration::ZERO };
     let (app, delivery, before) = (fixture.app, first.id, 0);
     let event_type = first.event_type;

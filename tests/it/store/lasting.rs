@@ -180,7 +180,7 @@ async fn a_watch_with_many_rows_is_deleted_in_parts() {
         let retry = RetryDelivery { app, delivery, now: at(80) };
         fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
         let after = NextStep::Unchanged;
-        let (attempt, saved) = (attempt(), None);
+        let (attempt, saved) = (attempt().into(), None);
         let record = RecordAttempt { app, delivery, event_type, manual: true, before, attempt, after, saved };
         fixture.store.record_attempt(record).await.expect("recorded");
     }
@@ -330,7 +330,7 @@ async fn a_repeated_write_changes_nothing() {
         event_type: send.event_type,
         manual: false,
         before: 0,
-        attempt: attempt(),
+        attempt: attempt().into(),
         after,
         saved: None,
     };

@@ -111,7 +111,7 @@ async fn an_attempt_written_twice_is_recorded_once() {
         event_type: send.event_type,
         manual: false,
         before: 0,
-        attempt: attempt(),
+        attempt: attempt().into(),
         after,
         saved: None,
     };

@@ -58,13 +58,13 @@ async fn a_definition_with_mistakes_disables_its_provider_only() {
     let broken = NOT_YET.replace("id = \"muvi\"", "id = \"acme\"").replace("$.jobId", "jobId");
     fs::write(folder.path().join("broken.toml"), broken).unwrap();
     let t = Harness::with(&[("RINGBACK_PROVIDERS__PATH", &folder.path().display().to_string())]).await;
-    let list = t.get("/v1/providers").await.expect(200).json();
+    let list = t.get("/v1/providers").await.expect(200);
     let acme = list["data"].as_array().unwrap().iter().find(|one| one["id"] == "acme").unwrap().clone();
     assert_eq!((&acme["health"]["status"], &acme["configured"]), (&json!("invalid"), &json!(false)));
     let error = acme["errors"][0].as_str().unwrap();
     assert!(error.contains("broken.toml:24:10: extract.job_id: `jobId` is not a path"), "{error}");
     let body = json!({ "jobId": "job_1", "provider": "acme", "notify": [] });
-    let refused = t.post("/v1/watches", &body).await.expect(422).json();
+    let refused = t.post("/v1/watches", &body).await.expect(422);
     assert!(refused.to_string().contains("the definition of `acme` has mistakes"), "{refused}");
     t.provider.completed("job_1");
     t.watch("job_1").await;
@@ -85,7 +85,7 @@ async fn a_good_answer_without_news_is_polled_again_by_the_schedule() {
     t.pass(seconds(60)).await;
     let shown = t.shown(&watch).await;
     assert_eq!((&shown["status"], &shown["job"]["lastError"]), (&json!("watching"), &json!(null)), "{shown}");
-    let list = t.get("/v1/providers").await.expect(200).json();
+    let list = t.get("/v1/providers").await.expect(200);
     assert_eq!(list["data"][0]["health"]["status"], "ok", "{list}");
     // As for any answer about a running job.
     assert_eq!(since_start(&t.provider.polls("job_1"))[..3], [5, 20, 45]);

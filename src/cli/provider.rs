@@ -49,11 +49,11 @@ pub struct List {
 
 /// Validate definitions and run their examples
 ///
-/// Prints every mistake as FILE:LINE:COLUMN, in the order of the file; the exit code is then 1. An example without `expect`
+/// Prints every mistake as FILE:LINE:COLUMN, in the order of the file; the exit code is then 1. An example without expect
 /// is a mistake that shows what the answer means, ready to be pasted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
+Example:
   ringback provider check providers/acme.toml
   ringback provider check providers/
 
@@ -69,7 +69,7 @@ pub struct Check {
 /// Reads the body of the answer from the standard input. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
+Example:
   ringback provider try acme.toml --job-id j1 < answer.json
   echo '{}' | ringback provider try muvi --http 404 --header retry-after:5")]
 pub struct Try {

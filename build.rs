@@ -1,4 +1,4 @@
-//! Lists the files that are part of the program: the built-in provider definitions (`src/providers/*.toml`) and the
+//! Lists the files that are part of the program: the built-in provider definitions (`src/providers/definitions/*.toml`) and the
 //! migrations of each database (`migrations/*/*.sql`).
 //!
 //! A new provider or a new migration is therefore one new file. Each list is a constant expression of type
@@ -12,7 +12,7 @@ use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
-    list("src/providers", "toml", "providers.rs")?;
+    list("src/providers/definitions", "toml", "providers.rs")?;
     list("migrations/sqlite", "sql", "migrations_sqlite.rs")?;
     list("migrations/postgres", "sql", "migrations_postgres.rs")
 }

@@ -614,16 +614,26 @@ fn provider(
     Ok(Provider { definition, credential: own.api_key, base_url, policy, limits })
 }
 
+/// Number of variables that a warning lists.
+const VARIABLES_SHOWN: usize = 5;
+
 /// Warns if no provider can be polled: a watch would be accepted and never end.
 fn warn_without_credentials(providers: &[Provider]) {
     if providers.iter().any(|p| p.credential.is_some() || !p.definition.needs_credential()) {
         return;
     }
-    let variables: Vec<String> = providers.iter().map(|p| credential_variable(&p.definition.id)).collect();
+    // The first provider, and then in alphabetical order: a line with all of them would be too long to read.
+    let mut variables: Vec<String> =
+        providers.iter().map(|p| credential_variable(&p.definition.id)).collect();
+    variables.sort_by_key(|variable| *variable != credential_variable("muvi"));
+    let count = variables.len();
+    variables.truncate(VARIABLES_SHOWN);
     let variables = variables.join(", ");
     tracing::warn!(
         variables,
-        "no provider has an API key, so no job can be polled: set one of these variables"
+        count,
+        "no provider has an API key, so no job can be polled: set a variable such as one of these; `ringback provider \
+         list` shows all providers"
     );
 }
 

@@ -34,7 +34,7 @@ pub use definition::Definition;
 pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
 
-/// Every `src/providers/*.toml`: (file name, text). The build script lists the folder.
+/// Every `src/providers/definitions/*.toml`: (file name, text). The build script lists the folder.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/providers.rs"));
 
 /// Largest size of a definition file in bytes. A larger file is a wrong path: it is fifty times the longest

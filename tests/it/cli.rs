@@ -691,7 +691,7 @@ async fn provider_list_shows_the_configured_providers() {
 
 #[tokio::test]
 async fn provider_check_runs_the_examples_and_lists_errors() {
-    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/muvi.toml");
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/definitions/muvi.toml");
     let ran = run(&[], &["provider", "check", good]).await.expect(0);
     assert!(ran.out.contains("defines `muvi`") && ran.out.contains("examples"), "{ran:#?}");
     let folder = tempfile::tempdir().unwrap();
@@ -721,7 +721,7 @@ async fn provider_check_runs_the_examples_and_lists_errors() {
 
 #[tokio::test]
 async fn provider_show_request_masks_the_credential() {
-    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/muvi.toml");
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/definitions/muvi.toml");
     let ran = run(&[("MUVI_API_KEY", "hush")], &["provider", "show-request", good, "job_1"]).await.expect(0);
     assert!(ran.out.starts_with("GET https://api.muvi.video/v1/jobs/job_1\n"), "{ran:#?}");
     assert!(ran.out.contains("authorization: Bearer ***") && !ran.out.contains("hush"), "{ran:#?}");

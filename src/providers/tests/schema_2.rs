@@ -549,7 +549,7 @@ fn a_request_has_a_method_a_body_and_any_kind_of_credential() {
 
 #[test]
 fn a_host_from_a_client_must_be_allowed() {
-    let definition = compiled(
+    let mut definition = compiled(
         r#"
 [params.job_id]
 pattern = "[a-z0-9]+"
@@ -563,12 +563,28 @@ url = "https://{host}/jobs/{job_id}"
 redirect = "same-origin"
 "#,
     );
+    // Below a wildcard, it may be the host of another customer.
+    let given = Map::from_iter([("host".to_owned(), json!("eu.two.example"))]);
+    let errors = definition.params(&given).unwrap_err();
+    assert!(errors[0].1.to_string().contains("providers.two.hosts"), "{errors:?}");
+    assert!(definition.request("j1", r#"{"host":"eu.two.example"}"#, None, Some("key")).is_err());
+    definition.set_operator_hosts("eu.two.example, other.example", false).unwrap();
+    assert!(definition.clone().set_operator_hosts("a b", false).is_err());
     let sent = request(&definition, &json!({"host": "eu.two.example"}), Some("key"));
     assert_eq!(
         (sent.url.as_str(), sent.is_from_client, sent.max_redirects),
         ("https://eu.two.example/jobs/j1", true, 3)
     );
-    for host in ["evil.example", "two.example", "127.0.0.1", "eu.two.example.evil.example", "-", "."] {
+    for host in [
+        "evil.example",
+        "two.example",
+        "us.two.example",
+        "other.example",
+        "127.0.0.1",
+        "eu.two.example.evil.example",
+        "-",
+        ".",
+    ] {
         let given: Map<String, Value> = Map::from_iter([("host".to_owned(), json!(host))]);
         let errors = definition.params(&given).unwrap_err();
         assert_eq!(errors[0].0, "host", "{host}");
@@ -582,7 +598,7 @@ redirect = "same-origin"
 
 #[test]
 fn a_job_can_be_its_url() {
-    let definition = compiled(
+    let mut definition = compiled(
         r#"
 [auth]
 type = "bearer"
@@ -598,6 +614,8 @@ job_id = "$.id"
 "#,
     );
     let id = "https://queue.two.example/a/b/requests/j1/status?logs=1";
+    assert!(definition.check_job_id(id).is_err());
+    definition.set_operator_hosts("queue.two.example", false).unwrap();
     assert_eq!(definition.check_job_id(id), Ok(()));
     let sent = definition.request(id, "{}", None, Some("key")).unwrap();
     assert_eq!((sent.url.as_str(), sent.is_from_client), (id, true));

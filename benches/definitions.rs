@@ -41,7 +41,8 @@ fn main() {
     for body in hostile() {
         let before = reset_peak();
         let took = median(1, || time(1, || interpret(&body)));
-        worst_mib = worst_mib.max(peak_kib().saturating_sub(before) as f64 / 1024.0);
+        let mib = u32::try_from(peak_kib().saturating_sub(before) / 1024).unwrap_or(u32::MAX);
+        worst_mib = worst_mib.max(f64::from(mib));
         worst_ms = worst_ms.max(took.as_secs_f64() * 1e3);
     }
     let result = json!({

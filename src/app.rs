@@ -186,7 +186,8 @@ impl App {
             provider_states: Box::new(move || {
                 let mut states = provider_states.providers();
                 states.extend(invalid.iter().map(|one| ProviderState::invalid(&one.id, &one.mistakes)));
-                states.sort_by(|one, other| one.id.cmp(&other.id));
+                // The providers that can be polled come first.
+                states.sort_by(|one, other| (!one.configured, &one.id).cmp(&(!other.configured, &other.id)));
                 states
             }),
             delivery_waits: delivery_waits(&dispatcher),
@@ -505,10 +506,12 @@ fn load(config: &Config) -> Result<(ConfiguredProviders, Templates), Vec<String>
 
 /// Returns every error in the files that the configuration names.
 pub fn configuration_errors(config: &Config) -> Vec<String> {
-    match load(config) {
-        Ok((loaded, _)) => loaded.invalid.into_iter().flat_map(|one| one.mistakes).collect(),
+    let mut errors = match configured_providers(config) {
+        Ok(loaded) => loaded.invalid.into_iter().flat_map(|one| one.mistakes).collect(),
         Err(errors) => errors,
-    }
+    };
+    errors.extend(load_templates(config.templates_path.as_deref()).err().unwrap_or_default());
+    errors
 }
 
 /// Returns every error in the destinations of the configuration file, as a start finds them, except whether their apps
@@ -550,7 +553,11 @@ fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<Stri
             })),
         }
     }
-    if errors.is_empty() { Ok(ConfiguredProviders { definitions, providers, invalid }) } else { Err(errors) }
+    if errors.is_empty() {
+        return Ok(ConfiguredProviders { definitions, providers, invalid });
+    }
+    errors.extend(invalid.into_iter().flat_map(|one| one.mistakes));
+    Err(errors)
 }
 
 /// Logs the providers that are disabled.

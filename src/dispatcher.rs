@@ -161,7 +161,9 @@ impl Dispatcher {
         let last = self.store.last_attempts(self.clock.now()).await?;
         {
             let mut state = self.state();
-            last.iter().for_each(|last| state.pacer.restore(&last.queue, last.at, last.spacing));
+            for last in &last {
+                state.pacer.restore(&last.queue, last.at, last.spacing);
+            }
         }
         self.search().await
     }

@@ -13,7 +13,7 @@ use super::terminal::{Column, FieldList, Terminal};
 use crate::app::{self, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::Flags;
-use crate::domain::{JobStatus, format_duration, format_rate};
+use crate::domain::{JobStatus, format_duration, format_rate, nearest};
 use crate::egress::Received;
 use crate::providers::{Answer, Definition, Interpretation, PollFailure, definition_files};
 
@@ -49,7 +49,7 @@ pub struct List {
 
 /// Validate definitions and run their examples
 ///
-/// Prints every mistake as FILE:LINE:COLUMN, in the order of the file; the exit code is then 1. An example without expect
+/// Prints every mistake as <FILE:LINE:COLUMN>, in the order of the file; the exit code is then 1. An example without expect
 /// is a mistake that shows what the answer means, ready to be pasted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -284,8 +284,10 @@ fn definition(name: &str, config: Option<PathBuf>) -> Result<Arc<Definition>, Fa
 
 fn find<'a>(providers: &'a [app::Provider], name: &str) -> Result<&'a app::Provider, Failure> {
     providers.iter().find(|provider| provider.definition.id == name).ok_or_else(|| {
-        let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id.as_str()).collect();
-        Failure::Usage(format!("there is no provider `{name}`; the providers are {}", known.join(", ")))
+        let known = providers.iter().map(|provider| provider.definition.id.as_str());
+        let nearest = nearest(name, known).map(|(_, nearest)| format!("the nearest is `{nearest}`; "));
+        let nearest = nearest.unwrap_or_default();
+        Failure::Usage(format!("there is no provider `{name}`; {nearest}`ringback provider list` shows all"))
     })
 }
 

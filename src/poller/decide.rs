@@ -78,12 +78,10 @@ pub(super) fn decide(
         return decision;
     }
     let is_closed = matches!(meaning, Interpretation::Failed { failure: PollFailure::Closed, .. });
-    if is_closed && !schedule.rare().was_closed {
-        schedule.rare().was_closed = true;
+    if is_closed && !std::mem::replace(&mut schedule.rare().was_closed, true) {
         // A poll that may have arrived counts for the minimum interval.
         schedule.record_start(started);
-        let message = meaning.message().unwrap_or_default();
-        decision.on_not_made(schedule, message);
+        decision.on_not_made(schedule, meaning.message().unwrap_or_default());
         return decision;
     }
     if let Some(rare) = schedule.rare.as_mut().filter(|_| !is_closed) {
@@ -581,13 +579,12 @@ mod tests {
         let (mut polls, mut given_up_at) = (0, None);
         for second in 1..=90 {
             for action in scheduler.take_due(at(second)) {
-                match action {
-                    Action::Poll(_) => {
-                        polls += 1;
-                        end(&mut scheduler, 1, failed(PollFailure::Closed, None), second);
-                    }
-                    Action::GiveUp(..) => given_up_at = Some(second),
-                }
+                let Action::Poll(_) = action else {
+                    given_up_at = Some(second);
+                    continue;
+                };
+                polls += 1;
+                end(&mut scheduler, 1, failed(PollFailure::Closed, None), second);
             }
         }
         assert!((5..=20).contains(&polls), "{polls}");

@@ -141,7 +141,7 @@ impl Auth {
             (None, None) => line_fields(credential),
         };
         let listed = || names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        if names.iter().any(|name| fields.get(*name).is_none_or(|value| value.is_empty())) {
+        if names.iter().any(|name| fields.get(*name).is_none_or(std::string::String::is_empty)) {
             return Err(format!(
                 "must be a JSON object, or lines `field=value`, with the fields {}",
                 listed()

@@ -23,7 +23,7 @@ use super::json::Dialect;
 use super::rule::Rule;
 use crate::domain::{EndingKind, JobStatus};
 pub use reader::Mistake;
-use reader::{Node, Report, TableReader};
+use reader::{Mistaken, Node, Report, TableReader};
 use request::{Params, RequestParts};
 
 /// Newest version of the definition language.
@@ -73,7 +73,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
     let has_job_url = request_table.as_ref().is_some_and(|table| table.has("job_url"));
     let params_table = file.get("params").and_then(|node| node.table());
     let params = request::params(params_table.as_ref(), has_job_url, report);
-    let auth = file.require("auth").and_then(|node| node.table()).and_then(request::auth);
+    let auth = file.require("auth").and_then(|node| node.table()).ok_or(Mistaken).and_then(request::auth);
     let parts = request_table.as_ref().map(|table| request::request(table, auth, &params));
     let parts = parts.unwrap_or(RequestParts { form: None, job_url: None, max_body: 1024 * 1024 });
     if let (Some(form), Some(table)) = (&parts.form, &request_table) {
@@ -114,12 +114,11 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
 fn read_schema(file: &TableReader<'_>) {
     let Some(node) = file.require("schema") else { return };
     let Some(schema) = node.integer() else { return };
-    match u32::try_from(schema).ok().filter(|schema| (1..=SCHEMA).contains(schema)) {
-        Some(schema) => file.report.schema.set(schema),
-        None => {
-            node.wrong(format!("{schema} is unknown; this version supports schema 1 and {SCHEMA}"));
-            file.report.schema.set(SCHEMA);
-        }
+    if let Some(schema) = u32::try_from(schema).ok().filter(|schema| (1..=SCHEMA).contains(schema)) {
+        file.report.schema.set(schema);
+    } else {
+        node.wrong(format!("{schema} is unknown; this version supports schema 1 and {SCHEMA}"));
+        file.report.schema.set(SCHEMA);
     }
 }
 
@@ -173,15 +172,14 @@ fn read_meaning(
         .as_ref()
         .map(|node| meaning::rules(node, extract.as_ref().unwrap_or(&fallback)))
         .unwrap_or_default();
-    let status = match file.get("status").and_then(|node| node.table()) {
-        Some(table) => meaning::status(table, &rules),
-        None => {
-            match &rules_node {
-                Some(node) => meaning::check_outcomes(node, std::iter::empty(), &rules),
-                None => drop(file.require("status")),
-            }
-            None
+    let status = if let Some(table) = file.get("status").and_then(|node| node.table()) {
+        Some(meaning::status(table, &rules))
+    } else {
+        match &rules_node {
+            Some(node) => meaning::check_outcomes(node, std::iter::empty(), &rules),
+            None => drop(file.require("status")),
         }
+        None
     };
     let errors = table("errors").map(meaning::errors).unwrap_or_default();
     let not_found = match not_found_table {

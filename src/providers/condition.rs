@@ -45,8 +45,8 @@ impl Condition {
             some = true;
             (self.test.passes(value) != self.every).then_some(())
         };
-        let decided = self.place.find(scope, decides).is_some();
-        if self.every { some && !decided } else { decided }
+        let is_decided = self.place.find(scope, decides).is_some();
+        if self.every { some && !is_decided } else { is_decided }
     }
 }
 

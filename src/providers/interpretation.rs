@@ -325,7 +325,7 @@ impl Meaning {
         let none = || "the response matches no rule, and the definition has no [status]".to_owned();
         let status = self.status.as_ref().ok_or_else(none)?;
         // Another job's answer must not be read at all.
-        self.check_job(&self.extract, job)?;
+        check_job(&self.extract, job)?;
         let read = if status.is_text { text } else { status_text };
         let raw = status.field.find(job, read).ok_or("the response has no status")?;
         let word = status.fold.apply(&raw);
@@ -338,19 +338,19 @@ impl Meaning {
         read.report(scope, job, Some(raw), known.is_none())
     }
 
-    /// Checks that an answer is about the requested job.
-    fn check_job(&self, extract: &Extract, job: Scope<'_>) -> Result<(), String> {
-        let Some(field) = &extract.job_id else { return Ok(()) };
-        match field.find(job, label) {
-            Some(id) if id == job.job_id => Ok(()),
-            // Without the other id: a proxy that mixes up responses must not show one user the job of another.
-            Some(_) => Err("the response is about another job".to_owned()),
-            None => Err("the response does not name the job".to_owned()),
-        }
-    }
-
     fn request_id(&self, scope: Scope<'_>) -> Option<String> {
         self.request_id.find(scope, label).map(|id| clip(&id, MAX_WORD))
+    }
+}
+
+/// Checks that an answer is about the requested job.
+fn check_job(extract: &Extract, job: Scope<'_>) -> Result<(), String> {
+    let Some(field) = &extract.job_id else { return Ok(()) };
+    match field.find(job, label) {
+        Some(id) if id == job.job_id => Ok(()),
+        // Without the other id: a proxy that mixes up responses must not show one user the job of another.
+        Some(_) => Err("the response is about another job".to_owned()),
+        None => Err("the response does not name the job".to_owned()),
     }
 }
 
@@ -379,7 +379,7 @@ impl JobReader<'_> {
         raw: Option<String>,
         unknown_status: bool,
     ) -> Result<Interpretation, String> {
-        self.meaning.check_job(self.extract, job)?;
+        check_job(self.extract, job)?;
         let Extract { progress, created_at, completed_at, nulls, .. } = self.extract;
         let job = Scope { outcome: Some(self.outcome), nulls, ..job };
         let (output, outputs) = self.extract.outputs(job);

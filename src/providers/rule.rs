@@ -49,15 +49,12 @@ pub(super) struct HttpRange {
 impl HttpRange {
     /// Parses `404` or `4xx`.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let range = match text.strip_suffix("xx") {
-            Some(class) => {
-                let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class))?;
-                Self { first: class * 100, last: class * 100 + 99 }
-            }
-            None => {
-                let status = text.parse().ok()?;
-                Self { first: status, last: status }
-            }
+        let range = if let Some(class) = text.strip_suffix("xx") {
+            let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class))?;
+            Self { first: class * 100, last: class * 100 + 99 }
+        } else {
+            let status = text.parse().ok()?;
+            Self { first: status, last: status }
         };
         (100..=599).contains(&range.first).then_some(range)
     }

@@ -259,7 +259,7 @@ impl ReadStore {
             CHECK_MAX.as_secs()
         );
         // An error is an answer as well; the writer detects a lost connection by itself.
-        let _ = answer.await;
+        let () = answer.await;
         self.shared.silent.store(false, Ordering::Release);
         tracing::info!("the database answers again");
     }

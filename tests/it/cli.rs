@@ -751,7 +751,7 @@ async fn provider_poll_polls_once_and_shows_the_result() {
             .await
             .expect(2)
             .err
-            .contains("the providers are muvi")
+            .contains("the nearest is `muvi`")
     );
     assert!(run(&env, &["provider", "poll", "muvi", "../x"]).await.expect(2).err.starts_with("JOB_ID: "));
     let wrong = run(&env, &["provider", "poll", "muvi", "job_1", "--param", "a=b"]).await.expect(2);

@@ -69,6 +69,7 @@ async fn a_definition_with_mistakes_disables_its_provider_only() {
     t.provider.completed("job_1");
     t.watch("job_1").await;
     t.pass(seconds(10)).await;
+    t.receiver.next().await;
     t.finish().await;
 }
 

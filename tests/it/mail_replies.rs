@@ -305,6 +305,7 @@ crate::postgres::on_postgres_too! {
     a_connection_that_is_lost_in_the_message_is_retried_soon,
     late_replies_hold_no_place_of_other_deliveries,
     a_stop_records_a_mail_without_a_reply_as_unclear,
+    a_stop_waits_for_the_reply_to_a_transmitted_mail,
     a_stop_does_not_wait_for_a_mail_that_is_not_transmitted,
     a_crash_repeats_no_mail_that_waits_for_its_reply,
     a_crash_repeats_neither_a_manual_retry_nor_a_last_attempt,

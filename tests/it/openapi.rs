@@ -375,7 +375,7 @@ async fn what_can_be_watched_is_shown_with_its_health_and_its_budget() {
         ("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", "2"),
     ])
     .await;
-    let list = t.get("/v1/providers").await.expect(200);
+    let list = t.get("/v1/providers?limit=100").await.expect(200);
     let by_id: BTreeMap<&str, &Value> =
         list["data"].as_array().unwrap().iter().map(|one| (one["id"].as_str().unwrap(), one)).collect();
     let replicate = by_id["replicate"];

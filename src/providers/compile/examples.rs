@@ -71,6 +71,7 @@ fn texts(table: &TableReader<'_>) -> Vec<(String, String)> {
     table.entries().into_iter().filter_map(text).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 fn expect(table: TableReader<'_>) -> Option<Expect> {
     let kind = table.require("answer").and_then(|node| {
         let kind = node.word(&ANSWERS)?;

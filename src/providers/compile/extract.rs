@@ -6,9 +6,10 @@ use crate::providers::extract::{Extract, Outputs, Progress, ProgressForm, Time, 
 use crate::providers::field::Field;
 use crate::providers::value::Scalar;
 
-/// Units of a progress.
-const UNITS: [(&str, fn(Field) -> ProgressForm); 2] =
-    [("percent", ProgressForm::Percent), ("fraction", ProgressForm::Fraction)];
+/// A unit of a progress, by its word.
+type Unit = (&'static str, fn(Field) -> ProgressForm);
+
+const UNITS: [Unit; 2] = [("percent", ProgressForm::Percent), ("fraction", ProgressForm::Fraction)];
 
 /// Reads `[extract]`.
 pub(super) fn extract(table: TableReader<'_>) -> Extract {
@@ -17,6 +18,7 @@ pub(super) fn extract(table: TableReader<'_>) -> Extract {
 }
 
 /// Reads the keys of a table, and keeps the other fields as they are.
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract {
     if let Some(node) = table.get("job_id") {
         extract.job_id = job_id(&node);
@@ -74,8 +76,7 @@ fn progress(node: &Node<'_>) -> Option<Progress> {
     let unit = table.get("unit").and_then(|unit| unit.word(&UNITS));
     let ratio = table.get("ratio");
     let is_valid = match (&ratio, table.has("path") || table.has("header"), table.has("unit")) {
-        (None, true, true) => true,
-        (Some(_), false, false) => true,
+        (None, true, true) | (Some(_), false, false) => true,
         _ => {
             table.wrong("set either `path` and `unit`, or `ratio` alone");
             false

@@ -48,6 +48,7 @@ pub(super) struct Response {
 }
 
 /// Reads `[response]`. It is read before all other paths.
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 pub(super) fn response(table: TableReader<'_>) -> Response {
     let body = table.get_new("body").and_then(|node| node.word(&BodyKind::ALL)).unwrap_or_default();
     table.report.ignores_body.set(body == BodyKind::None);
@@ -89,9 +90,10 @@ pub(super) fn rules(node: &Node<'_>, extract: &Extract) -> Vec<Rule> {
     list.iter().filter_map(|node| rule(node.table()?, extract)).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
     let http_node = table.get("http");
-    let http = http_node.as_ref().map(|node| node.one_or_many()).unwrap_or_default();
+    let http = http_node.as_ref().map(super::reader::Node::one_or_many).unwrap_or_default();
     let http: Vec<HttpRange> = http.iter().filter_map(http_range).collect();
     let all = table.get("all").map(|node| conditions(&node)).unwrap_or_default();
     let any = table.get("any").map(|node| conditions(&node)).unwrap_or_default();
@@ -149,7 +151,8 @@ fn http_range(node: &Node<'_>) -> Option<HttpRange> {
 }
 
 /// Reads `[status]`.
-pub(super) fn status(table: TableReader<'_>, rules: &[Rule]) -> Option<StatusWords> {
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
+pub(super) fn status(table: TableReader<'_>, rules: &[Rule]) -> StatusWords {
     let is_text = table.report.schema.get() < 2;
     let field = table.require("path").map(|node| status_field(&node)).unwrap_or_default();
     let is_http = field.0.iter().any(|one| matches!(one.place, Place::Http));
@@ -182,14 +185,7 @@ pub(super) fn status(table: TableReader<'_>, rules: &[Rule]) -> Option<StatusWor
         explain.extend(node.some_text().map(|sentence| (folded, sentence.to_owned())));
     }
     table.finish();
-    Some(StatusWords {
-        field,
-        is_text,
-        fold,
-        unknown: unknown.unwrap_or(Outcome::Processing),
-        words,
-        explain,
-    })
+    StatusWords { field, is_text, fold, unknown: unknown.unwrap_or(Outcome::Processing), words, explain }
 }
 
 /// Reads the place of the status; `"http"` stands for the HTTP status.
@@ -250,8 +246,9 @@ fn map(table: &TableReader<'_>, fold: Fold, is_http: bool) -> HashMap<String, Ou
 
 /// Checks that a job can run, complete and fail.
 pub(super) fn check_outcomes(node: &Node<'_>, words: impl Iterator<Item = Outcome>, rules: &[Rule]) {
-    let wrong = |sentence: &str| node.wrong(sentence);
-    missing_outcomes(words, rules, node.report.schema.get() >= 2).iter().for_each(|sentence| wrong(sentence));
+    for sentence in missing_outcomes(words, rules, node.report.schema.get() >= 2) {
+        node.wrong(sentence);
+    }
 }
 
 /// Returns a sentence for each status that no word and no rule means.
@@ -280,6 +277,7 @@ pub(super) fn missing_outcomes(
 }
 
 /// Reads `[errors]`.
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 pub(super) fn errors(table: TableReader<'_>) -> Errors {
     let when = table.get("when").and_then(|node| {
         let table = node.table()?;

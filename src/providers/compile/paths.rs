@@ -145,7 +145,7 @@ fn condition(node: &Node<'_>) -> Option<Condition> {
         if let Some(node) = table.get(name) {
             match node.boolean() {
                 Some(false) => {
-                    node.wrong("must be true; `exists` and `missing` are the opposites of each other")
+                    node.wrong("must be true; `exists` and `missing` are the opposites of each other");
                 }
                 Some(true) => tests.push(test),
                 None => {}

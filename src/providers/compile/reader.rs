@@ -32,6 +32,10 @@ impl Display for Mistake {
     }
 }
 
+/// A part of a file cannot be used, because of a mistake that is reported.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::providers) struct Mistaken;
+
 /// The mistakes of a file, with their places, and what the readers of its parts need to know.
 pub(in crate::providers) struct Report<'a> {
     text: &'a str,
@@ -251,7 +255,12 @@ impl<'a> Node<'a> {
             DeValue::Integer(number) => {
                 i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
             }
-            _ => None,
+            DeValue::String(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => None,
         };
         self.expect(number, "a whole number")
     }

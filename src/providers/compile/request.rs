@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::paths::header_name;
-use super::reader::{Node, Report, TableReader};
+use super::reader::{Mistaken, Node, Report, TableReader};
 use crate::domain::parse_duration;
 use crate::providers::auth::{Auth, AuthForm, HostPattern};
 use crate::providers::body::{BodyTemplate, JsonTemplate};
@@ -105,7 +105,11 @@ pub(super) fn params(table: Option<&TableReader<'_>>, has_job_url: bool, report:
 }
 
 /// Reads `[request]`. `auth` is `[auth]`.
-pub(super) fn request(table: &TableReader<'_>, auth: Option<Option<Auth>>, params: &Params) -> RequestParts {
+pub(super) fn request(
+    table: &TableReader<'_>,
+    auth: Result<Option<Auth>, Mistaken>,
+    params: &Params,
+) -> RequestParts {
     let job_url_table = table.get_new("job_url").and_then(|node| node.table());
     let job_url = job_url_table.and_then(job_url);
     let url_node = table.get("url");
@@ -149,12 +153,12 @@ pub(super) fn request(table: &TableReader<'_>, auth: Option<Option<Auth>>, param
     let max_body = table.get("max_body").and_then(|node| node.ok(parse_size(node.text()?)));
     let redirects = [("never", false), ("same-origin", true)];
     let follows_redirects = table.get_new("redirect").and_then(|node| node.word(&redirects)).unwrap_or(false);
-    if let (Some(Some(auth)), Some(target)) = (&auth, &target) {
+    if let (Ok(Some(auth)), Some(target)) = (&auth, &target) {
         check_auth(auth, target, job_url.as_ref(), body.as_ref(), table);
     }
     let (max_body, timeout) = (max_body.unwrap_or(1024 * 1024), timeout.unwrap_or(Duration::from_secs(20)));
     let accept = accept.unwrap_or_else(|| "application/json".to_owned());
-    let form = target.zip(auth).zip(method).map(|((target, auth), method)| RequestForm {
+    let form = target.zip(auth.ok()).zip(method).map(|((target, auth), method)| RequestForm {
         method,
         target,
         query: query.into_iter().collect(),
@@ -345,6 +349,7 @@ fn json_template(node: &Node<'_>, depth: usize) -> Option<JsonTemplate> {
 }
 
 /// Reads `[request.job_url]`.
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 fn job_url(table: TableReader<'_>) -> Option<JobUrl> {
     let hosts = table.require("hosts").map(|node| hosts(&node)).unwrap_or_default();
     let path = table.require("path").and_then(|node| {
@@ -375,8 +380,9 @@ fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
     list.iter().filter_map(host).collect()
 }
 
-/// Reads `[auth]`. The result is `None` if it has a mistake, and `Some(None)` if the provider needs no credential.
-pub(super) fn auth(table: TableReader<'_>) -> Option<Option<Auth>> {
+/// Reads `[auth]`. The result is `None` if the provider needs no credential.
+#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
+pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
     let before = table.report.count();
     let kind = table.require("type").and_then(|node| auth_type(&node));
     let keys: &[&str] = match kind {
@@ -400,9 +406,10 @@ pub(super) fn auth(table: TableReader<'_>) -> Option<Option<Auth>> {
     let report = table.report;
     table.finish();
     if kind == Some("none") {
-        return (report.count() == before).then_some(None);
+        return if report.count() == before { Ok(None) } else { Err(Mistaken) };
     }
-    Some(Some(Auth { form: form?, send_to: send_to?, operator_hosts: Vec::new(), is_rebased: false }))
+    let (form, send_to) = form.zip(send_to).ok_or(Mistaken)?;
+    Ok(Some(Auth { form, send_to, operator_hosts: Vec::new(), is_rebased: false }))
 }
 
 fn auth_type<'a>(node: &Node<'a>) -> Option<&'a str> {

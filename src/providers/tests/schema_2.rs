@@ -349,6 +349,7 @@ fn everything_of_schema_2_is_refused_in_schema_1() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the table of mistakes is long")]
 fn every_mistake_of_schema_2_is_named() {
     for (tables, sentence) in [
         ("[[rule]]\nstatus = \"failed\"", "rule: has no condition"),

@@ -70,7 +70,7 @@ fn all_places_are_counted_once_if_the_kind_of_their_queue_changes() {
     assert_eq!((count, f.stored.len()), (40, 0));
     let total = &f.state.shares.total;
     assert_eq!((total.loaded, total.bytes, total.in_flight, total.awaiting_record), (0, 0, 0, 0));
-    assert!(total.other == Default::default());
+    assert!(total.other == super::super::super::fair_queue::Used::default());
     assert!(f.state.queues.is_empty() && f.state.origins.is_empty(), "nothing is remembered");
 }
 

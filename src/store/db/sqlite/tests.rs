@@ -195,7 +195,7 @@ fn a_fifo_beside_the_database_is_refused() {
         assert_eq!(error, format!("{} is not a file; delete or rename it", fifo.display()));
         std::fs::remove_file(&fifo).expect("removed");
     }
-    mknodat(CWD, &folder.path().join("y.db"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+    mknodat(CWD, folder.path().join("y.db"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
     for special in [folder.path().join("y.db"), "/dev/null".into(), "/dev/zero".into()] {
         let error = WriterConnection::open(&special).expect_err("no file").to_string();
         assert!(error.contains("is not a file; name another one"), "{error}");

@@ -14,7 +14,7 @@ use super::labels::{check_name, check_reference};
 use crate::clock::Moment;
 use crate::domain::{
     AppNo, EventList, EventSet, EventType, GroupRequest, JobName, NewWatch, Payload, ProviderHealth,
-    ProviderState, Terms, Timestamp, Watch, WatchId, credential_variable,
+    ProviderState, Terms, Timestamp, Watch, WatchId, credential_variable, shown,
 };
 use crate::providers::{Definition, ParamError};
 use crate::store::RegisterRefusal;
@@ -172,7 +172,9 @@ pub(super) fn find_provider<'a>(api: &'a Api, name: &str) -> Result<&'a Arc<Defi
         let detail = if (api.provider_states)().iter().any(is_invalid) {
             format!("the definition of `{name}` has mistakes, which GET /v1/providers lists; the operator must correct them")
         } else {
-            not_one_of(name, api.providers.keys().map(String::as_str)).1
+            let known: Vec<&str> = api.providers.keys().map(String::as_str).collect();
+            let (name, near) = (shown(name), object_reader::suggestion(name, &known));
+            format!("the server knows no provider `{name}`{near}; GET /v1/providers lists all")
         };
         (FieldErrorCode::UnknownProvider, detail)
     })

@@ -395,12 +395,8 @@ fn log_report(schedule: &JobSchedule, report: &JobReport, unknown_logged: &mut B
     let JobName { provider, job_id: job, .. } = &schedule.name;
     let job_status = report.observation.raw_status.as_deref();
     let provider_request = report.request_id.as_deref();
-    let status = job_status.unwrap_or_default();
-    let is_new = report.unknown_status
-        && unknown_logged.len() < UNKNOWN_LOGGED_MAX
-        && !unknown_logged.contains(status);
-    if is_new {
-        unknown_logged.insert(status.to_owned());
+    let has_room = report.unknown_status && unknown_logged.len() < UNKNOWN_LOGGED_MAX;
+    if has_room && unknown_logged.insert(job_status.unwrap_or_default().to_owned()) {
         tracing::warn!(
             provider,
             job,
@@ -587,8 +583,10 @@ mod tests {
                 end(&mut scheduler, 1, failed(PollFailure::Closed, None), second);
             }
         }
-        assert!((5..=20).contains(&polls), "{polls}");
-        assert!(given_up_at.is_some_and(|second| second <= 85), "{given_up_at:?}");
+        assert!(
+            (5..=20).contains(&polls) && given_up_at.is_some_and(|at| at <= 85),
+            "{polls} {given_up_at:?}"
+        );
     }
 
     #[test]

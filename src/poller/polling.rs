@@ -62,7 +62,8 @@ impl Poller {
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
         let scheduler = Mutex::new(Scheduler::new(queues, now));
-        let metrics = |p: &Provider| store.metrics().provider(&p.definition.id);
+        let is_configured = |p: &Provider| p.credential.is_some() || !p.definition.needs_credential();
+        let metrics = |p: &Provider| store.metrics().provider(&p.definition.id, is_configured(p));
         let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);

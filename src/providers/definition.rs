@@ -264,6 +264,11 @@ impl Definition {
         }
     }
 
+    /// Returns the names of the parameters of a registration.
+    pub fn param_names(&self) -> impl Iterator<Item = &str> {
+        self.params.keys().map(String::as_str)
+    }
+
     /// Returns the provider's status words, as they are matched, and their meanings.
     pub fn status_words(&self) -> impl Iterator<Item = (&str, JobStatus)> {
         let words = self.meaning.status.iter().flat_map(|status| &status.words);

@@ -288,8 +288,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics of a provider, once, and returns their handles.
-    pub fn provider(&self, id: &str) -> ProviderMetrics {
+    /// Registers the metrics of a provider, once, and returns their handles. Those of a provider without an API key are
+    /// not exported: most definitions are not used, and each has a hundred series.
+    pub fn provider(&self, id: &str, is_configured: bool) -> ProviderMetrics {
+        if !is_configured {
+            return ProviderMetrics::new(&Registry::default());
+        }
         let registry = self.registry.labeled("provider", id);
         let delay = registry.histogram(
             "ringback_detection_delay_seconds",

@@ -81,7 +81,7 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "extra": 1 }), "/extra", "unknown_field", "no such field"),
         (json!({ "JobID": "x" }), "/JobID", "unknown_field", "no such field"),
         (json!({ "a/b~c": 1 }), "/a~1b~0c", "unknown_field", "no such field"),
-        (json!({ "provider": "nobody" }), "/provider", "unknown_provider", "use one of: muvi"),
+        (json!({ "provider": "nobody" }), "/provider", "unknown_provider", "GET /v1/providers"),
         (json!({ "provider": 1 }), "/provider", "invalid_type", "string"),
         (
             json!({ "provider": "replicate" }),

@@ -728,6 +728,17 @@ async fn provider_show_request_masks_the_credential() {
 }
 
 #[tokio::test]
+async fn provider_try_shows_what_an_answer_means() {
+    let body = r#"{"jobId": "job_1", "status": "failed", "error": {"code": "E1", "message": "no"}}"#;
+    let mut command = program(&[], &["provider", "try", "muvi", "--job-id", "job_1"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(body.as_bytes()).await.unwrap();
+    let ran = ended(child).await.expect(0);
+    let example = r#"answer = "seen", status = "failed", raw_status = "failed", error_code = "E1""#;
+    assert!(ran.out.contains(example), "{ran:#?}");
+}
+
+#[tokio::test]
 async fn provider_poll_polls_once_and_shows_the_result() {
     let h = Harness::start().await;
     let base = h.provider.url();

@@ -221,7 +221,12 @@ async fn a_database_that_refuses_writes_is_why_deliveries_wait() {
         let page = t.get("/v1/deliveries").await.expect(200);
         page["data"].as_array().unwrap().iter().map(|one| one["waiting"]["reason"].clone()).collect()
     };
-    let refused = async { while !reasons().await.contains(&json!("no_writes")) {} };
+    // The store tries again each second.
+    let refused = async {
+        while !reasons().await.contains(&json!("no_writes")) {
+            t.clock.advance(seconds(1));
+        }
+    };
     guarded("the reason", refused).await;
     other.execute_batch("drop trigger full_disk; drop table full_disk").unwrap();
     t.work_off().await;

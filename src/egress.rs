@@ -402,7 +402,12 @@ impl Egress {
         let client = if fetch.is_guarded { &self.guarded } else { &self.trusted };
         let mut duration = Duration::ZERO;
         loop {
-            let (url, headers) = (fetch.url.clone(), fetch.headers.clone());
+            let url = fetch.url.clone();
+            // Only a redirect needs them again.
+            let headers = match fetch.max_redirects {
+                0 => std::mem::take(&mut fetch.headers),
+                _ => fetch.headers.clone(),
+            };
             if fetch.is_guarded {
                 // The HTTP client calls the resolver for names only, so an address in the URL is checked here.
                 self.parse(url.as_str()).map_err(|error| SendError::Refused(error.to_string()))?;

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_host_below_a_wildcard_gets_the_credential_only_if_the_operator_lists_it() {
+    fn a_chosen_host_gets_the_credential_only_if_it_is_listed() {
         let url = |text: &str| Url::parse(text).unwrap();
         let pattern = |text: &str| HostPattern::parse(text).unwrap();
         let mut auth = auth(AuthForm::Basic);

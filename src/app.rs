@@ -496,7 +496,7 @@ struct ConfiguredProviders {
 
 /// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.
 fn load(config: &Config) -> Result<(ConfiguredProviders, Templates), Vec<String>> {
-    match (configured_providers(config), load_templates(config.templates_path.as_deref())) {
+    match (configured_providers(config), configured_templates(config)) {
         (Ok(providers), Ok(templates)) => Ok((providers, templates)),
         (providers, templates) => {
             Err([providers.err(), templates.err()].into_iter().flatten().flatten().collect())
@@ -510,8 +510,13 @@ pub fn configuration_errors(config: &Config) -> Vec<String> {
         Ok(loaded) => loaded.invalid.into_iter().flat_map(|one| one.mistakes).collect(),
         Err(errors) => errors,
     };
-    errors.extend(load_templates(config.templates_path.as_deref()).err().unwrap_or_default());
+    errors.extend(configured_templates(config).err().unwrap_or_default());
     errors
+}
+
+fn configured_templates(config: &Config) -> Result<Templates, Vec<String>> {
+    let located = |errors: Vec<String>| errors.into_iter().map(|error| config.located(error)).collect();
+    load_templates(config.templates_path.as_deref()).map_err(located)
 }
 
 /// Returns every error in the destinations of the configuration file, as a start finds them, except whether their apps
@@ -537,7 +542,8 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
 /// error.
 fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<String>> {
     let loaded = load_providers(config.providers_path.as_deref());
-    let (mut definitions, invalid, mut errors) = (loaded.valid, loaded.invalid, loaded.errors);
+    let (mut definitions, invalid) = (loaded.valid, loaded.invalid);
+    let mut errors: Vec<_> = loaded.errors.into_iter().map(|error| config.located(error)).collect();
     let invalid_ids = invalid.iter().map(|one| one.id.as_str());
     let known: Vec<&str> = definitions.keys().map(String::as_str).chain(invalid_ids).collect();
     let unknown = config.check_providers(&known, errors.is_empty());

@@ -11,6 +11,9 @@ use super::source::{ConfigError, Source};
 use crate::channels::SettingValues;
 use crate::domain::{DispatchPolicy, Masked, Rate, similar};
 
+/// Settings with a folder of files.
+const FOLDERS: &[&str] = &["templates.path", "providers.path"];
+
 /// Settings of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -202,6 +205,16 @@ impl Config {
             ConfigError { source, message: format!("{wrong}; {near}") }
         };
         unknown.map(error).collect()
+    }
+
+    /// Returns an error in a folder that a setting names, `templates.path: …`, with the place of the setting. Other
+    /// errors stay as they are: they begin with the name of a file.
+    pub fn located(&self, error: String) -> String {
+        let of_folder = error.split_once(": ").filter(|(key, _)| FOLDERS.contains(key));
+        match of_folder.map(|(key, message)| (key, self.source(key), message)) {
+            None | Some((_, Source::Default, _)) => error,
+            Some((key, source, message)) => ConfigError::about(key, source, message.to_owned()).to_string(),
+        }
     }
 
     /// Returns the source of the value of `key`.

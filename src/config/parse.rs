@@ -15,8 +15,8 @@ use url::Url;
 use super::{Database, EncryptionKey, LogFormat, Masked};
 use crate::channels::SettingCheck;
 use crate::domain::{
-    CUT_PASSWORD, PostgresUrl, format_duration, has_cut_password, nearest, parse_duration, parse_host_name,
-    url_error,
+    CUT_PASSWORD, PostgresUrl, format_duration, has_cut_password, nearest, parse_any_duration,
+    parse_duration, parse_host_name, url_error,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -30,6 +30,8 @@ const RETRIES_MAX: usize = 50;
 const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Maximum number of entries of `egress.allow`, which is searched for every connection.
 const ALLOW_MAX: usize = 256;
+/// Maximum number of wrong entries of a list that an error names.
+const ENTRIES_SHOWN: usize = 8;
 /// Log levels, from nothing to everything.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 /// Maximum number of encryption keys. A rotation needs two.
@@ -42,8 +44,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(super) fn duration(text: &str, max: Duration) -> Result<Duration, String> {
-    let too_long = || format!("`{text}` is too long; the maximum is {}", format_duration(max));
-    parse_duration(text).and_then(|span| if span > max { Err(too_long()) } else { Ok(span) })
+    if parse_any_duration(text)? > max {
+        return Err(format!("`{text}` is too long; the maximum is {}", format_duration(max)));
+    }
+    parse_duration(text)
 }
 
 /// Parses a poll interval.
@@ -53,7 +57,26 @@ pub(super) fn poll_interval(text: &str) -> Result<Duration, String> {
 
 pub(super) fn schedule(entries: &[String]) -> Result<Vec<Duration>, String> {
     at_most(entries.len(), RETRIES_MAX, "entries")?;
-    entries.iter().map(|entry| duration(entry, WAIT_MAX)).collect()
+    entries_of(entries, |entry| duration(entry, WAIT_MAX))
+}
+
+/// Parses each entry of a list. The error has a sentence about each wrong one, up to [`ENTRIES_SHOWN`].
+fn entries_of<T>(entries: &[String], parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let (mut values, mut wrong) = (Vec::with_capacity(entries.len()), Vec::new());
+    for entry in entries {
+        match parse(entry) {
+            Ok(value) => values.push(value),
+            Err(error) => wrong.push(error),
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(values);
+    }
+    if let Some(hidden) = wrong.len().checked_sub(ENTRIES_SHOWN).filter(|hidden| *hidden > 0) {
+        wrong.truncate(ENTRIES_SHOWN);
+        wrong.push(format!("{hidden} further entries are wrong"));
+    }
+    Err(wrong.join("; "))
 }
 
 fn at_most(count: usize, max: usize, what: &str) -> Result<(), String> {
@@ -315,7 +338,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
 
 pub(super) fn allow(entries: &[String]) -> Result<Vec<String>, String> {
     at_most(entries.len(), ALLOW_MAX, "entries")?;
-    entries.iter().map(|entry| allowed(entry)).collect()
+    entries_of(entries, allowed)
 }
 
 fn allowed(entry: &str) -> Result<String, String> {
@@ -463,6 +486,18 @@ mod tests {
     }
 
     #[test]
+    fn the_error_of_a_list_names_each_wrong_entry() {
+        let error = allow(&list(&["10.0.0.0/8", "a b", "localhost", "c d"])).unwrap_err();
+        assert!(error.contains("`a b` is neither") && error.contains("; `c d` is neither"), "{error}");
+        assert!(!error.contains("localhost"), "{error}");
+        let error = schedule(&list(&["5", "5s", "x"])).unwrap_err();
+        assert!(error.starts_with("`5` is not a duration") && error.contains("; `x` is not a"), "{error}");
+        let error = schedule(&vec!["x".to_owned(); 20]).unwrap_err();
+        assert!(error.matches("`x` is not").count() == 8, "{error}");
+        assert!(error.ends_with("; 12 further entries are wrong"), "{error}");
+    }
+
+    #[test]
     fn errors_about_keys_and_secrets_do_not_repeat_them() {
         assert!(api_key("0123456789 abcde").is_ok());
         for text in [
@@ -490,7 +525,10 @@ mod tests {
         assert!(duration("2d", DAY).is_err());
         assert_eq!(schedule(&[]), Ok(vec![]));
         assert!(schedule(&vec!["5s".to_owned(); RETRIES_MAX + 1]).is_err());
-        assert!(schedule(&list(&["31d"])).is_err());
+        for too_long in ["31d", "31000000000000000000d"] {
+            let error = schedule(&list(&["5s", too_long])).unwrap_err();
+            assert_eq!(error, format!("`{too_long}` is too long; the maximum is 30d"));
+        }
     }
 
     #[test]

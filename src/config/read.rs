@@ -100,9 +100,13 @@ impl Reader {
         // the line, which can hold a secret.
         self.providers_path_is_known &= errors.is_empty();
         for error in errors {
-            let message = error.message().to_owned();
-            self.errors
-                .push(ConfigError { source: source(error.span().map_or(0, |span| span.start)), message });
+            let span = error.span().unwrap_or_default();
+            // The name of a key is no secret.
+            let message = match (error.message(), file.text.get(span.clone())) {
+                ("duplicate key", Some(key)) => format!("the key `{key}` occurs twice; remove one"),
+                (message, _) => message.to_owned(),
+            };
+            self.errors.push(ConfigError { source: source(span.start), message });
         }
     }
 
@@ -291,10 +295,7 @@ impl Reader {
         });
         let key = name.map_or_else(|| setting.key.to_owned(), |name| setting.key_for(name));
         if let Err(message) = stored {
-            // The name of a variable or a flag already names the setting.
-            let message =
-                if matches!(source, Source::File { .. }) { format!("`{key}`: {message}") } else { message };
-            self.errors.push(ConfigError { source, message });
+            self.errors.push(ConfigError::about(&key, source, message));
             self.providers_path_is_known &= setting.key != "providers.path";
             return;
         }
@@ -337,6 +338,13 @@ impl Reader {
 
     /// Checks what depends on several values.
     fn check(&mut self) {
+        let Config { listen, metrics_listen, .. } = self.config;
+        // Port 0 is another free port for each listener.
+        if metrics_listen == Some(listen) && listen.port() != 0 {
+            let source = self.config.source("metrics_listen");
+            let message = format!("{listen} is also the address of `listen`; choose another port");
+            self.errors.push(ConfigError::about("metrics_listen", source, message));
+        }
         for spec in &channels::TABLE {
             let report = (spec.check_settings)(&self.config.channels);
             for (key, value) in report.derived {
@@ -490,6 +498,22 @@ mod tests {
         ringback.toml:11: `foo` is not a setting; docs/CONFIGURATION.md lists all
         ringback.toml:13: `providers.muvi.rat` is not a setting; the nearest is `providers.muvi.rate`
         "#);
+    }
+
+    #[test]
+    fn a_key_that_occurs_twice_is_named() {
+        let errors =
+            from_file("log = 'info'\n[egress]\nallow = ['a']\nallow = ['b']\n").expect_err("an error");
+        assert_eq!(errors, ["ringback.toml:4: the key `allow` occurs twice; remove one"]);
+    }
+
+    #[test]
+    fn two_listeners_cannot_have_one_address() {
+        let text = "listen = '127.0.0.1:9000'\nmetrics_listen = '127.0.0.1:9000'\n";
+        let errors = from_file(text).expect_err("an error");
+        let wrong = "127.0.0.1:9000 is also the address of `listen`; choose another port";
+        assert_eq!(errors, [format!("ringback.toml:2: `metrics_listen`: {wrong}")]);
+        assert!(from_file(&text.replace("9000", "0")).is_ok());
     }
 
     #[test]

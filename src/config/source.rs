@@ -60,6 +60,15 @@ pub struct ConfigError {
     pub message: String,
 }
 
+impl ConfigError {
+    /// Returns an error about the value of `key`. A variable or a flag already names the setting.
+    pub fn about(key: &str, source: Source, message: String) -> Self {
+        let is_named = matches!(source, Source::Variable(_) | Source::VariableFile { .. } | Source::Flag(_));
+        let message = if is_named { message } else { format!("`{key}`: {message}") };
+        Self { source, message }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.source, self.message)

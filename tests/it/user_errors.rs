@@ -95,7 +95,7 @@ async fn config_exits_with_1_and_lists_every_error() {
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
     ringback.toml:2: there is no provider `nope`; `ringback provider list` shows all
     ringback.toml:4: [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
-    templates.path: the folder not-there cannot be read: No such file or directory (os error 2)
+    RINGBACK_TEMPLATES__PATH: the folder not-there cannot be read: No such file or directory (os error 2)
     ");
 
     // A provider of an unknown folder is no error, but one that other errors would have hidden.
@@ -116,8 +116,15 @@ async fn config_exits_with_1_and_lists_every_error() {
     insta::assert_snapshot!(errors, @r"
     RINGBACK_LISTEN: `x` is not an address with a port; write it as 127.0.0.1:8080
     RINGBACK_PROVIDERS__MUVY__API_KEY: no definition that could be read is about a provider `muvy`; the nearest is `muvi`
-    providers.path: the folder not-there cannot be read: No such file or directory (os error 2)
-    templates.path: the folder not-there cannot be read: No such file or directory (os error 2)
+    RINGBACK_PROVIDERS__PATH: the folder not-there cannot be read: No such file or directory (os error 2)
+    RINGBACK_TEMPLATES__PATH: the folder not-there cannot be read: No such file or directory (os error 2)
+    ");
+
+    let text = "[providers]\npath = 'not-there'\n[templates]\npath = 'not-there'\n".to_owned();
+    let errors = lines(run_with(text, &[]).await.expect(1));
+    insta::assert_snapshot!(errors, @r"
+    ringback.toml:2: `providers.path`: the folder not-there cannot be read: No such file or directory (os error 2)
+    ringback.toml:4: `templates.path`: the folder not-there cannot be read: No such file or directory (os error 2)
     ");
 
     let text = "lisen = 'x'\n[providers.muvi]\nrate = 'x'\nbase_url = 'http://a.example'\nmin_interval = '2h'\n\

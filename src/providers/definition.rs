@@ -232,6 +232,19 @@ pub(super) struct Seen {
     pub(super) request_id: Option<String>,
 }
 
+/// A parameter of a registration.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The regular expression that the whole value must match.
+    pub pattern: Option<&'a str>,
+    /// The permitted values; empty if there is no list.
+    pub values: &'a [String],
+    /// The value without one in the registration; without it, the parameter is required.
+    pub default: Option<&'a str>,
+}
+
 impl Definition {
     /// Returns whether requests require a key.
     pub fn needs_credential(&self) -> bool {
@@ -269,6 +282,16 @@ impl Definition {
         self.params.keys().map(String::as_str)
     }
 
+    /// Returns what a registration can say in each parameter.
+    pub fn parameters(&self) -> impl Iterator<Item = Parameter<'_>> {
+        self.params.iter().map(|(name, param)| Parameter {
+            name,
+            pattern: param.pattern(),
+            values: param.values(),
+            default: param.default().map(String::as_str),
+        })
+    }
+
     /// Returns the provider's status words, as they are matched, and their meanings.
     pub fn status_words(&self) -> impl Iterator<Item = (&str, JobStatus)> {
         let words = self.meaning.status.iter().flat_map(|status| &status.words);
@@ -278,6 +301,16 @@ impl Definition {
     /// Returns the id of the job in the first example.
     pub fn first_example(&self) -> Option<&str> {
         self.examples.first().map(|example| example.job_id.as_str())
+    }
+
+    /// Returns the parameters in the first example.
+    pub fn first_params(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.examples.first().map(|example| example.params.clone()).unwrap_or_default()
+    }
+
+    /// Returns the sentence about a status that names a cause.
+    pub fn explanation(&self, word: &str) -> Option<&str> {
+        self.meaning.status.as_ref()?.explain.get(word).map(String::as_str)
     }
 
     /// Returns the number of examples.

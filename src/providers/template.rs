@@ -219,6 +219,16 @@ pub(super) struct Param {
 }
 
 impl Param {
+    /// Returns the regular expression of its values, as the file has it.
+    pub(super) fn pattern(&self) -> Option<&str> {
+        self.table.pattern.as_deref()
+    }
+
+    /// Returns the permitted values; none if the file does not list them.
+    pub(super) fn values(&self) -> &[String] {
+        self.table.r#enum.as_deref().unwrap_or_default()
+    }
+
     /// Creates a parameter from its declaration. The error is a sentence.
     pub(super) fn new(table: ParamTable) -> Result<Self, String> {
         if table.r#enum.as_ref().is_some_and(Vec::is_empty) {

@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use ringback::domain::{format_duration, format_rate};
-use ringback::providers::{Definition, load_providers};
 use serde_json::json;
 
 use crate::fakes::Reply;
@@ -93,47 +91,4 @@ async fn a_good_answer_without_news_is_polled_again_by_the_schedule() {
     // As for any answer about a running job.
     assert_eq!(since_start(&t.provider.polls("job_1"))[..3], [5, 20, 45]);
     t.finish().await;
-}
-
-/// Returns the page about the embedded definitions: a table, and a section for each.
-fn page_of_all() -> String {
-    let all = load_providers(None).valid;
-    let mut page = format!(
-        "# Job APIs\n\nThese {} job APIs are built in. The page is made from their definitions in `src/providers/definitions/`, whose \
-         heads name the sources of each fact, and what could not be verified. [PROVIDERS.md](PROVIDERS.md) explains how to add one.\n",
-        all.len()
-    );
-    for definition in all.values() {
-        let Definition { id, name, docs, webhooks, notes, poll, limits, .. } = definition.as_ref();
-        page += &format!("\n## {name}\n\n`provider`: `{id}`, [documentation]({docs})\n\n");
-        let names: Vec<String> = definition.param_names().map(|name| format!("`{name}`")).collect();
-        if !names.is_empty() {
-            page += &format!("- Parameters: {}.\n", names.join(", "));
-        }
-        let mut words: Vec<String> =
-            definition.status_words().map(|(word, status)| format!("`{word}` ({status})")).collect();
-        words.sort();
-        if !words.is_empty() {
-            page += &format!("- Statuses: {}.\n", words.join(", "));
-        }
-        let (first, deadline) = (format_duration(poll.first), format_duration(poll.deadline));
-        let rate = limits.rate.spacing.map_or("off".to_owned(), format_rate);
-        page +=
-            &format!("- First poll after {first}, at most {rate}; a watch lives {deadline} by default.\n");
-        for sentence in webhooks.iter().chain(notes) {
-            page += &format!("- {sentence}\n");
-        }
-    }
-    page
-}
-
-// Once: no database is used.
-#[test]
-#[expect(clippy::disallowed_methods, reason = "the developer's request to write the file, as insta has one")]
-fn the_page_about_the_job_apis_is_current() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/JOB_APIS.md");
-    if std::env::var_os("UPDATE_EXAMPLES").is_some() {
-        fs::write(file, page_of_all()).unwrap();
-    }
-    assert_eq!(fs::read_to_string(file).unwrap(), page_of_all(), "run this test with UPDATE_EXAMPLES=1");
 }

@@ -19,6 +19,7 @@ mod path;
 mod repair;
 mod request;
 mod rule;
+mod skeleton;
 mod template;
 mod value;
 
@@ -30,9 +31,10 @@ use std::sync::{Arc, LazyLock};
 use crate::domain::file_text;
 use crate::named_file;
 pub use compile::Mistake;
-pub use definition::Definition;
+pub use definition::{Definition, Parameter};
 pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
+pub use skeleton::{Skeleton, SkeletonAuth, SkeletonInput, skeleton};
 
 /// Every `src/providers/definitions/*.toml`: (file name, text). The build script lists the folder.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/providers.rs"));

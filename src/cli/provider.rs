@@ -5,17 +5,22 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::arguments::{by_name, configuration, parameter};
 use super::output::{Failure, print_line, print_note, text};
-use super::terminal::{Column, FieldList, Terminal};
+use super::terminal::{FieldList, Terminal};
 use crate::app::{self, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::Flags;
-use crate::domain::{JobStatus, format_duration, format_rate, nearest};
+use crate::domain::nearest;
 use crate::egress::Received;
 use crate::providers::{Answer, Definition, Interpretation, PollFailure, definition_files};
+use list::List;
+use new::New;
+
+mod list;
+mod new;
 
 /// Largest answer that is read from the standard input, in bytes.
 const ANSWER_MAX: u64 = 16 * 1024 * 1024;
@@ -24,27 +29,11 @@ const ANSWER_MAX: u64 = 16 * 1024 * 1024;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Provider {
     List(List),
+    New(New),
     Check(Check),
     Try(Try),
     ShowRequest(ShowRequest),
     Poll(Poll),
-}
-
-/// List the providers of this configuration
-///
-/// Reads the settings and the keys of this shell, as ringback serve would if it was started here. GET /v1/providers
-/// shows those of a running server.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Example:
-  RINGBACK_PROVIDERS__PATH=./providers ringback provider list")]
-pub struct List {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Configuration file [default: ringback.toml if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Validate definitions and run their examples
@@ -145,84 +134,14 @@ impl Provider {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         match self {
-            Self::List(list) => list.run(),
+            Self::List(list) => list.run().await,
+            Self::New(new) => new.run(),
             Self::Check(check) => check.run(),
             Self::Try(answer) => answer.run(),
             Self::ShowRequest(request) => request.run(),
             Self::Poll(poll) => poll.run().await,
         }
     }
-}
-
-impl List {
-    fn run(self) -> Result<(), Failure> {
-        let config = configuration(&Flags { config: self.config, ..Flags::default() })?;
-        let known = app::providers(&config)?;
-        let known: Vec<Value> = known.iter().map(about).collect();
-        let terminal = Terminal::of_stdout();
-        if self.json {
-            return Ok(terminal.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
-        }
-        let columns = [
-            Column::new("ID"),
-            Column::new("KEY"),
-            Column::new("STATUSES").soft().optional(2),
-            Column::new("RATE"),
-            Column::new("CONCURRENCY").optional(3),
-            Column::new("POLL INTERVAL").optional(1),
-            Column::new("BASE URL").soft(),
-        ];
-        let rows = known.iter().map(|one| {
-            let statuses: Vec<_> =
-                one["statuses"].as_object().into_iter().flat_map(Map::keys).cloned().collect();
-            [
-                text(one, "/id"),
-                text(one, "/credential"),
-                statuses.join(" "),
-                text(one, "/limits/rate"),
-                text(one, "/limits/concurrency"),
-                [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–"),
-                text(one, "/baseUrl"),
-            ]
-        });
-        print_line(terminal.table(&columns, rows, true))?;
-        print_note(
-            "\nThese are the settings of this shell. GET /v1/providers shows those of a running server.",
-        );
-        Ok(())
-    }
-}
-
-/// Returns a provider with its effective settings as JSON.
-fn about(provider: &app::Provider) -> Value {
-    let definition = &provider.definition;
-    let credential = match (&provider.credential, definition.needs_credential()) {
-        (_, false) => "not needed",
-        (Some(_), true) => "set",
-        (None, true) => "missing",
-    };
-    let base_url = provider.base_url.as_ref().map_or_else(|| definition.base_url(), ToString::to_string);
-    let statuses: BTreeMap<&str, JobStatus> = definition.status_words().collect();
-    let (bounds, limits) = (&provider.policy, &provider.limits);
-    json!({
-        "id": definition.id,
-        "name": definition.name,
-        "docs": definition.docs,
-        "baseUrl": base_url.trim_end_matches('/'),
-        "credential": credential,
-        "statuses": statuses,
-        "poll": {
-            "first": format_duration(bounds.first),
-            "minInterval": format_duration(bounds.min_interval),
-            "maxInterval": format_duration(bounds.max_interval),
-            "deadline": format_duration(bounds.deadline),
-        },
-        "limits": {
-            "rate": limits.rate.spacing.map_or_else(|| "off".to_owned(), format_rate),
-            "burst": limits.burst,
-            "concurrency": limits.concurrency,
-        },
-    })
 }
 
 impl Check {
@@ -261,6 +180,16 @@ impl Check {
     }
 }
 
+/// Reads an answer from the standard input.
+fn read_stdin() -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    std::io::stdin()
+        .take(ANSWER_MAX)
+        .read_to_end(&mut body)
+        .map_err(|error| Failure::Failed(format!("the standard input cannot be read: {error}")))?;
+    Ok(body)
+}
+
 /// Parses `name:value`.
 fn answer_header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("write it as NAME:VALUE")?;
@@ -296,11 +225,7 @@ impl Try {
         let definition = definition(&self.name, self.config)?;
         let job_id = self.job_id.or_else(|| definition.first_example().map(str::to_owned));
         let job_id = job_id.ok_or_else(|| Failure::Usage("--job-id is required".to_owned()))?;
-        let mut body = Vec::new();
-        std::io::stdin()
-            .take(ANSWER_MAX)
-            .read_to_end(&mut body)
-            .map_err(|error| Failure::Failed(format!("the standard input cannot be read: {error}")))?;
+        let body = read_stdin()?;
         let answer = Answer { status: self.http, headers: &self.header, body: &body };
         let meaning = definition.interpret(&job_id, answer);
         let mut report = report(&meaning);

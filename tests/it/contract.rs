@@ -38,6 +38,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("apps create", "apps_and_keys_are_created_listed_and_revoked"),
     ("apps list", "apps_and_keys_are_created_listed_and_revoked"),
     ("provider list", "provider_list_shows_the_configured_providers"),
+    ("provider new", "provider_new_makes_a_definition_from_answers"),
     ("provider check", "provider_check_runs_the_examples_and_lists_errors"),
     ("provider try", "provider_try_shows_what_an_answer_means"),
     ("provider show-request", "provider_show_request_masks_the_credential"),

@@ -1,0 +1,67 @@
+//! `ringback provider new`: makes a first definition from answers of an API.
+
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
+
+use super::read_stdin;
+use crate::cli::output::{Failure, print_line, print_note};
+use crate::providers::{SkeletonAuth, SkeletonInput, skeleton};
+
+/// Make a first definition from answers of an API
+///
+/// Reads the bodies of one or more answers about one job from the standard input, and prints a definition. Guesses that
+/// no answer confirms have a comment that begins with #, a space and a question mark. The answers become examples: remove
+/// what is private.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  cat running.json done.json failed.json | ringback provider new acme \\
+    --url https://api.acme.example/v1/jobs/j_1 > acme.toml
+  ringback provider check acme.toml")]
+pub struct New {
+    /// Id of the provider: a-z, 0-9 and -
+    name: String,
+    /// URL at which the job is polled.
+    #[arg(long, value_name = "URL", help = "URL at which the job is polled, with its id or with {job_id}")]
+    url: String,
+    /// Id of the job, if the URL does not show which part it is
+    #[arg(long, value_name = "ID")]
+    job_id: Option<String>,
+    /// How the key is sent: bearer, basic, none, header:NAME or query:NAME
+    #[arg(long, value_name = "KIND", value_parser = auth)]
+    auth: Option<SkeletonAuth>,
+}
+
+impl New {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let text = String::from_utf8(read_stdin()?)
+            .map_err(|_| Failure::Failed("the standard input is not UTF-8".to_owned()))?;
+        let text = text.trim_start_matches('\u{feff}');
+        let answers: Result<Vec<&RawValue>, _> = Deserializer::from_str(text).into_iter().collect();
+        let answers = answers.map_err(|error| {
+            Failure::Failed(format!("the standard input is not JSON ({error}); give the body of an answer"))
+        })?;
+        let answers = answers.into_iter().map(RawValue::get).collect();
+        let Self { name, url, job_id, auth } = &self;
+        let input = SkeletonInput { id: name, url, job_id: job_id.as_deref(), auth: auth.clone(), answers };
+        let made = skeleton(&input).map_err(Failure::Usage)?;
+        print_line(made.text.trim_end())?;
+        let questions = made.questions.iter().map(|question| format!("- {question}\n"));
+        print_note(format_args!("To decide:\n{}", questions.collect::<String>()));
+        Ok(())
+    }
+}
+
+/// Parses the kind of a credential.
+fn auth(text: &str) -> Result<SkeletonAuth, String> {
+    let named = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+    let parsed = match text.split_once(':') {
+        None if text == "none" => Some(SkeletonAuth::None),
+        None if text == "bearer" => Some(SkeletonAuth::Bearer),
+        None if text == "basic" => Some(SkeletonAuth::Basic),
+        Some(("header", name)) => named(name).map(SkeletonAuth::Header),
+        Some(("query", name)) => named(name).map(SkeletonAuth::Query),
+        None | Some(_) => None,
+    };
+    parsed.ok_or_else(|| "write bearer, basic, none, header:NAME or query:NAME".to_owned())
+}

@@ -1,0 +1,161 @@
+use super::*;
+use crate::providers::compile::compile;
+use crate::providers::definition::Expect;
+use crate::providers::load_providers;
+
+fn input<'a>(url: &'a str, answers: &[&'a str]) -> SkeletonInput<'a> {
+    SkeletonInput { id: "acme-video", url, job_id: None, auth: None, answers: answers.to_vec() }
+}
+
+const RUNNING: &str =
+    r#"{"data": {"task_id": "t_81", "state": "RENDERING", "progress": 0.4, "created": 1771426800000}}"#;
+const DONE: &str = r#"{"data": {"task_id": "t_81", "state": "SUCCEEDED", "files": [{"href": "https://cdn.example/it's.mp4"}]}}"#;
+
+#[test]
+fn a_skeleton_has_what_the_answers_show_and_asks_for_the_rest() {
+    let made =
+        skeleton(&input("https://api.acme.example/v1/tasks/t_81?fields=all&api_key=hush", &[RUNNING, DONE]))
+            .expect("a skeleton");
+    insta::assert_snapshot!(made.text, @r#"
+    # Sources: the URL of each page from which a fact below comes, and the date on which it was read.
+    schema = 2
+    id = "acme-video"
+    name = "Acme Video"
+    # ? What is the URL of the page that documents the status of a job?
+    docs = "https://example.com/docs"
+
+    [params.job_id]
+    # ? Which characters can the id of a job have? The pattern was made from one id.
+    pattern = "[A-Za-z0-9_-]+"
+
+    [auth]
+    type = "query"
+    query = { "api_key" = "{key}" }
+    send_to = ["api.acme.example"]
+
+    [request]
+    url = "https://api.acme.example/v1/tasks/{job_id}"
+    query = { "fields" = "all" }
+
+    [status]
+    path = "$.data.state"
+
+    [status.map]
+    # ? Which statuses are missing? Only those of the answers are known; the others are guesses.
+    processing = ["RENDERING"]
+    completed = ["SUCCEEDED"]
+    failed = ["FAILED"]   # ? in no answer
+
+    [extract]
+    job_id = "$.data.task_id"
+    progress = { path = "$.data.progress", unit = "fraction" }
+    outputs = { each = "$.data.files[*]", url = { path = "$.href", when = ["completed"] } }
+    created_at = { path = "$.data.created", format = "epoch_ms" }
+
+    # The answers that are not about a job: without a key, for an unknown id, over the rate limit.
+    [errors]
+    # ? Where is the message of an error answer?
+    message = "$.message"
+
+    [limits]
+    # ? Which rate of requests does the API permit?
+    rate = "1/s"
+
+    [[example]]
+    job_id = "t_81"
+    body = '{"data": {"task_id": "t_81", "state": "RENDERING", "progress": 0.4, "created": 1771426800000}}'
+
+    [[example]]
+    job_id = "t_81"
+    body = '''
+    {"data": {"task_id": "t_81", "state": "SUCCEEDED", "files": [{"href": "https://cdn.example/it's.mp4"}]}}'''
+    "#);
+    insta::assert_snapshot!(made.questions.join("\n"), @r#"
+    What is the URL of the page that documents the status of a job?
+    Which characters can the id of a job have? The pattern was made from one id.
+    Which statuses are missing? Only those of the answers are known; the others are guesses.
+    Where is the message of an error answer?
+    Which rate of requests does the API permit?
+    "#);
+}
+
+/// Answers of the author, and the meaning of each, make a definition without a mistake.
+#[test]
+fn a_skeleton_with_all_answers_needs_only_the_meanings() {
+    let answers = [
+        r#"{"id": "8f14e45f-ceea-467e", "status": "queued"}"#,
+        r#"{"id": "8f14e45f-ceea-467e", "status": "done", "result_url": "https://cdn.example/1", "finished_at": "2026-02-18T15:00:00Z"}"#,
+        r#"{"id": "8f14e45f-ceea-467e", "status": "failed", "error": {"code": "nsfw", "message": "Refused"}}"#,
+    ];
+    let url = "https://api.acme.example/v2/jobs/8f14e45f-ceea-467e/status";
+    let mut text = skeleton(&input(url, &answers)).expect("a skeleton").text;
+    for _ in answers {
+        let (_, mistakes) = compile(&text);
+        let asks = mistakes.first().map(ToString::to_string).unwrap_or_default();
+        let (_, expect) = asks.split_once("understood as: ").unwrap_or_else(|| panic!("{mistakes:?}"));
+        // The first example without a meaning.
+        let examples: Vec<_> = text.match_indices("[[example]]").map(|(at, _)| at).collect();
+        let ends = examples[1..].iter().copied().chain([text.len()]);
+        let end =
+            examples.iter().zip(ends).find(|(at, end)| !text[**at..*end].contains("expect")).expect("one").1;
+        text.insert_str(end, &format!("{expect}\n"));
+    }
+    let (definition, mistakes) = compile(&text);
+    assert!(mistakes.is_empty() && definition.is_some(), "{mistakes:?}\n{text}");
+    for part in ["output = \"https://cdn.example/1\"", "error_code = \"nsfw\"", "error_message = \"Refused\""]
+    {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn an_argument_that_cannot_be_meant_is_refused_with_the_remedy() {
+    let of = |url, answers: &[&'static str]| skeleton(&input(url, answers)).expect_err("refused");
+    let cases = [
+        of("http://api.acme.example/jobs/a1", &["{}"]),
+        of("api.acme.example/jobs/a1", &["{}"]),
+        of("https://api.acme.example/jobs/status", &["{}"]),
+        of("https://api.acme.example/jobs/a1", &["<html>"]),
+        of("https://api.acme.example/jobs/a1", &[]),
+    ];
+    insta::assert_snapshot!(cases.join("\n"), @r#"
+    --url: must begin with https://; for a server of your own, providers.NAME.base_url replaces scheme, host and port later
+    --url: relative URL without a base; write it as https://api.example.com/v1/jobs/job_1
+    --url: no part of the path or the query is the id of the job; write {job_id} in its place
+    answer 1 is not JSON (expected value at line 1 column 1); give the body of an answer as it was received
+    the standard input has no answer; give the body of at least one
+    "#);
+}
+
+/// The answers of every embedded definition about one job.
+#[test]
+fn a_skeleton_is_a_definition_whatever_the_answers_are() {
+    let (mut same, mut all) = (0, 0);
+    for definition in load_providers(None).valid.values() {
+        let seen: Vec<_> = definition
+            .examples
+            .iter()
+            .filter(|example| matches!(example.expect, Some(Expect::Seen(_))))
+            .filter(|example| serde_json::from_str::<Value>(&example.body).is_ok_and(|body| body.is_object()))
+            .collect();
+        let Some(first) = seen.first() else { continue };
+        let answers: Vec<&str> = seen.iter().map(|example| example.body.as_str()).collect();
+        let made = SkeletonInput {
+            job_id: Some(&first.job_id),
+            ..input("https://api.acme.example/v1/jobs/{job_id}", &answers)
+        };
+        let made = skeleton(&made).unwrap_or_else(|error| panic!("{}: {error}", definition.id));
+        let (compiled, mistakes) = compile(&made.text);
+        assert!(compiled.is_some(), "{}: {mistakes:?}\n{}", definition.id, made.text);
+        // The status map of a text is right if each word that both have means the same.
+        let compiled = compiled.expect("a definition");
+        let meant: std::collections::HashMap<_, _> = definition.status_words().collect();
+        for (word, status) in compiled.status_words() {
+            if let Some(truth) = meant.get(word).or_else(|| meant.get(word.to_lowercase().as_str())) {
+                all += 1;
+                same += usize::from(*truth == status);
+            }
+        }
+    }
+    assert!(all > 150 && same * 100 >= all * 95, "{same} of {all} statuses mean the same");
+}

@@ -18,6 +18,7 @@ mod json;
 mod path;
 mod repair;
 mod request;
+mod result;
 mod rule;
 mod template;
 mod value;
@@ -31,8 +32,10 @@ use crate::domain::file_text;
 use crate::named_file;
 pub use compile::Mistake;
 pub use definition::Definition;
+pub use extract::OutputsExpire;
 pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
+pub use result::NextResult;
 
 /// Every `src/providers/definitions/*.toml`: (file name, text). The build script lists the folder.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/providers.rs"));

@@ -71,6 +71,7 @@ mod postgres;
 mod postgres_tls;
 mod progress;
 mod proxy;
+mod results;
 mod retry;
 mod server;
 mod signals;

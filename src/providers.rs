@@ -33,9 +33,8 @@ use crate::named_file;
 pub use compile::Mistake;
 pub use definition::Definition;
 pub use extract::OutputsExpire;
-pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
+pub use interpretation::{Answer, Interpretation, JobReport, NextResult, PollFailure};
 pub use request::{ParamError, Request};
-pub use result::NextResult;
 
 /// Every `src/providers/definitions/*.toml`: (file name, text). The build script lists the folder.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/providers.rs"));

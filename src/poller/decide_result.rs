@@ -9,7 +9,7 @@ use super::decide::{Decision, RETRY_AFTER_MAX, log_health};
 use super::pending_result::{PendingResult, RETRY_DELAYS, without_result};
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
-use crate::domain::{JobNo, Observation, ProviderHealth, Timestamp};
+use crate::domain::{JobName, JobNo, Observation, ProviderHealth, Timestamp};
 use crate::providers::{Interpretation, PollFailure};
 use crate::store::{EndJob, RefreshEnding};
 
@@ -86,7 +86,7 @@ pub(super) fn decide_result(
     }
     pending.last_error = Some(message);
     if pending.next_at >= pending.give_up_at {
-        decision.end_without_result(*pending);
+        decision.end_without_result(*pending, &schedule.name);
     } else {
         schedule.rare().pending_result = Some(pending);
     }
@@ -99,7 +99,7 @@ pub(super) fn give_up_result(scheduler: &mut Scheduler, job: JobNo, now: Timesta
     let pending = schedule.rare.as_mut()?.pending_result.take()?;
     let mut decision = Decision::new(job, pending.generation, now);
     if is_awaited(schedule, &pending) {
-        decision.end_without_result(*pending);
+        decision.end_without_result(*pending, &schedule.name);
     }
     Some(decision)
 }
@@ -119,13 +119,20 @@ impl Decision {
         }
     }
 
-    fn end_without_result(&mut self, pending: PendingResult) {
+    fn end_without_result(&mut self, pending: PendingResult, name: &JobName) {
         let PendingResult { report, raw, is_refresh, last_error, .. } = pending;
         if is_refresh {
             return self.refresh_with(None);
         }
         let why = last_error
             .unwrap_or_else(|| "the limits of the provider permitted no request in time".to_owned());
+        let JobName { provider, job_id: job, .. } = name;
+        tracing::warn!(
+            provider,
+            job,
+            error = why,
+            "the job completed, and its result could not be requested"
+        );
         self.end(without_result(report.observation, &why), raw);
     }
 

@@ -378,12 +378,8 @@ impl PollTask {
             is_json: about(Definition::is_json),
             started: self.started.min(now),
         };
-        let (id, job) = (name.provider.as_str(), name.job_id.as_str());
-        if let Some(error) = response.meaning.message() {
-            tracing::info!(provider = id, job, error, "the result of a completed job could not be requested");
-        } else {
-            tracing::debug!(provider = id, job, "the result of a completed job was requested");
-        }
+        let (id, job, error) = (name.provider.as_str(), name.job_id.as_str(), response.meaning.message());
+        tracing::debug!(provider = id, job, error, "the result of a completed job was requested");
         let span = trace.map(|trace| {
             trace
                 .span("result", SpanKind::Client, self.started, took)

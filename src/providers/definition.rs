@@ -15,7 +15,6 @@ use super::extract::{Extract, OutputsExpire};
 use super::field::{Field, Outcome, Paths};
 use super::json::Dialect;
 use super::path::Path;
-use super::result::ResultForm;
 use super::rule::Rule;
 use super::template::{Param, Template, UrlTemplate};
 use super::value::Scalar;
@@ -121,6 +120,24 @@ pub(super) struct Meaning {
     pub(super) otherwise: Option<Outcome>,
     /// Requests that follow a completed job, in their order.
     pub(super) results: Vec<ResultForm>,
+}
+
+/// A follow-up request.
+#[derive(Clone, Debug)]
+pub(super) struct ResultForm {
+    /// Its target is [`Target::Answer`] if the answer to the poll has the URL.
+    pub(super) request: RequestForm,
+    pub(super) uses_credential: bool,
+    /// Whether a `base_url` replaces the host: it is that of the polls.
+    pub(super) is_rebased: bool,
+    /// Place of the URL in the answer to the poll.
+    pub(super) url: Field,
+    /// Hosts that such a URL can have.
+    pub(super) hosts: Vec<HostPattern>,
+    /// Values from the answer to the poll, by their names in templates.
+    pub(super) values: Vec<(String, Field)>,
+    /// How to read the answer.
+    pub(super) meaning: Meaning,
 }
 
 /// What the body of an answer is.

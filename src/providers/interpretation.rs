@@ -21,12 +21,12 @@
 //! definition, and not faster.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
-use super::definition::{BodyKind, Definition, Meaning, NotFound};
+use super::definition::{BodyKind, Definition, Meaning, NotFound, ResultForm, Target};
 use super::extract::{Extract, MAX_TEXT, OutputsExpire};
 use super::field::{Head, Outcome, Scope};
 use super::json::{Dialect, Parsed, parse_json};
-use super::result::NextResult;
 use super::rule::{PollVerdict, Rule, Verdict};
 use super::value::{Json, clip, cut, label, status_text, text};
 use crate::domain::{JobError, JobStatus, Observation, PollOutcome, Timestamp, to_utf8};
@@ -159,6 +159,25 @@ impl JobReport {
         let is_about_outputs = has_outputs || !self.results.is_empty();
         self.outputs_expire =
             self.outputs_expire.filter(|_| is_about_outputs && seen.status.ending().is_some());
+    }
+}
+
+/// A result that is to be requested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextResult {
+    /// Number of the result in the definition, from 0.
+    pub(super) index: usize,
+    /// URL that the answer to the poll names.
+    pub(super) url: Option<String>,
+    /// Values that the answer to the poll contains.
+    pub(super) values: BTreeMap<String, String>,
+}
+
+impl NextResult {
+    /// Returns the number of bytes of its texts.
+    pub fn text_size(&self) -> usize {
+        let values: usize = self.values.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.url.as_ref().map_or(0, String::len) + values
     }
 }
 
@@ -371,6 +390,20 @@ impl Meaning {
         let error = (code, explained.cloned());
         let read = JobReader { meaning: self, extract: &self.extract, outcome, error };
         read.report(scope, job, Some(raw), known.is_none())
+    }
+
+    /// Returns the results that follow an answer about a completed job.
+    fn next_results(&self, job: Scope<'_>) -> Vec<NextResult> {
+        let next = |(index, form): (usize, &ResultForm)| {
+            let url = form.url.find(job, text);
+            if url.is_none() && matches!(form.request.target, Target::Answer) {
+                return None;
+            }
+            let value = |(name, field): &(String, Field)| Some((name.clone(), field.find(job, label)?));
+            let values = form.values.iter().map(value).collect::<Option<_>>()?;
+            Some(NextResult { index, url, values })
+        };
+        self.results.iter().enumerate().filter_map(next).collect()
     }
 
     fn request_id(&self, scope: Scope<'_>) -> Option<String> {

@@ -11,70 +11,15 @@
 //!
 //! When the requests are made, and what their failures mean for the job, is the subject of the poller.
 
-use std::collections::BTreeMap;
-
 use url::{Host, Url};
 
 use super::auth::HostPattern;
-use super::definition::{Definition, Meaning, RequestForm, Target};
-use super::field::{Field, Scope};
-use super::interpretation::{Answer, Interpretation, JobReport};
+use super::definition::{Definition, Meaning, ResultForm};
+use super::interpretation::{Answer, Interpretation, JobReport, NextResult};
 use super::request::{MAX_URL, Request, Sources};
-use super::value::{label, text};
 use crate::domain::{JobError, Observation};
 
-/// A follow-up request.
-#[derive(Clone, Debug)]
-pub(super) struct ResultForm {
-    /// Its target is [`Target::Answer`] if the answer to the poll has the URL.
-    pub(super) request: RequestForm,
-    pub(super) uses_credential: bool,
-    /// Whether a `base_url` replaces the host: it is that of the polls.
-    pub(super) is_rebased: bool,
-    /// Place of the URL in the answer to the poll.
-    pub(super) url: Field,
-    /// Hosts that such a URL can have.
-    pub(super) hosts: Vec<HostPattern>,
-    /// Values from the answer to the poll, by their names in templates.
-    pub(super) values: Vec<(String, Field)>,
-    /// How to read the answer.
-    pub(super) meaning: Meaning,
-}
-
-/// A result that is to be requested.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NextResult {
-    /// Number of the result in the definition, from 0.
-    pub(super) index: usize,
-    /// URL that the answer to the poll names.
-    pub(super) url: Option<String>,
-    /// Values that the answer to the poll contains.
-    pub(super) values: BTreeMap<String, String>,
-}
-
-impl NextResult {
-    /// Returns the number of bytes of its texts.
-    pub fn text_size(&self) -> usize {
-        let values: usize = self.values.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.url.as_ref().map_or(0, String::len) + values
-    }
-}
-
 impl Meaning {
-    /// Returns the results that follow an answer about a completed job.
-    pub(super) fn next_results(&self, job: Scope<'_>) -> Vec<NextResult> {
-        let next = |(index, form): (usize, &ResultForm)| {
-            let url = form.url.find(job, text);
-            if url.is_none() && matches!(form.request.target, Target::Answer) {
-                return None;
-            }
-            let value = |(name, field): &(String, Field)| Some((name.clone(), field.find(job, label)?));
-            let values = form.values.iter().map(value).collect::<Option<_>>()?;
-            Some(NextResult { index, url, values })
-        };
-        self.results.iter().enumerate().filter_map(next).collect()
-    }
-
     /// Returns what a job is after the answer to the first of its results, or why that result could not be read.
     pub(super) fn interpret_result(
         &self,
@@ -110,8 +55,9 @@ impl Meaning {
 /// Returns the fields of the result, and those of the poll that the result does not have.
 fn merged(before: &Observation, found: Observation) -> Observation {
     let before = before.clone();
-    // A code of the result is not combined with a message of the poll.
-    let error: Option<JobError> = found.error.or(before.error);
+    // A code of the result is not combined with a message of the poll, and a failure is not explained by a partial success.
+    let kept = before.error.filter(|_| found.status == before.status);
+    let error: Option<JobError> = found.error.or(kept);
     Observation {
         status: found.status,
         raw_status: found.raw_status.or(before.raw_status),

@@ -255,7 +255,7 @@ async fn a_url_that_an_answer_names_is_followed_within_limits() {
         ("job_4", "https://me@api.muvi.example/r", "contains a user name"),
         ("job_5", "/v1/jobs/result_job_5", "is not an absolute URL"),
         ("job_6", "https://10.0.0.1/r", "is not an https URL with a host name"),
-        ("job_7", "https://api.muvi.example/r", "private"),
+        ("job_7", "https://api.muvi.example/r", "refused: "),
     ] {
         completed(job, url);
         t.watch(job).await;

@@ -1,10 +1,13 @@
 //! Tests of the decisions about polls.
 
+use tokio::sync::Semaphore;
+
 use super::*;
 use crate::domain::{
     AppNo, AppsApart, JobSnapshot, Known, Limits, Observation, PollPolicy, PollerMessage, Rate, Terms,
 };
 use crate::poller::scheduler::{Action, FinishedPoll};
+use crate::providers::{Answer, Definition};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -363,4 +366,98 @@ fn a_repeated_final_poll_waits_for_retry_after_up_to_an_hour() {
     };
     assert_eq!(polls(&[120]).0[..2], [0, 120]);
     assert_eq!(polls(&[1_800, 1_700, 1_000]), (vec![0, 1_800, 3_500], 3_600));
+}
+
+/// Returns the answer to a poll of a completed job with a result.
+fn completed(job: i64, memory: Option<OwnedSemaphorePermit>) -> PollResponse {
+    let text = r#"
+        schema = 2
+        id = "muvi"
+        name = "Muvi"
+        docs = "https://muvi.example/docs"
+        [params.job_id]
+        pattern = "[a-z0-9_]+"
+        [auth]
+        type = "none"
+        [request]
+        url = "https://api.muvi.example/jobs/{job_id}"
+        [status]
+        path = "$.s"
+        [status.map]
+        processing = ["run"]
+        completed = ["ok"]
+        failed = ["bad"]
+        [extract]
+        job_id = "none"
+        output = "$.url"
+        [[result]]
+        url = "https://api.muvi.example/jobs/{job_id}/result"
+        extract = { output = "$.url" }
+        [[example]]
+        job_id = "job_1"
+        body = '{"s": "run"}'
+        expect = { answer = "seen", status = "processing", raw_status = "run" }
+        [[example]]
+        job_id = "job_1"
+        body = '{"s": "bad"}'
+        expect = { answer = "seen", status = "failed", raw_status = "bad" }
+        [[example]]
+        job_id = "job_1"
+        body = '{"s": "ok"}'
+        results = [{ body = '{"url": "x"}' }]
+        expect = { answer = "seen", status = "completed", raw_status = "ok", output = "x" }
+    "#;
+    let definition = Definition::parse(text).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let body = br#"{"s": "ok", "url": "y"}"#;
+    let meaning = definition.interpret(&format!("job_{job}"), Answer { status: 200, headers: &[], body });
+    PollResponse {
+        meaning,
+        http_status: Some(200),
+        retry_after: None,
+        no_answer: None,
+        raw: Some(Bytes::from_static(body)),
+        memory,
+    }
+}
+
+#[test]
+fn without_memory_a_completed_job_ends_without_its_result() {
+    let mut scheduler = scheduler(1);
+    assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
+    let decision = decide(&mut scheduler, JobNo(1), completed(1, None), at(5), at(5));
+    let ended = decision.ended.expect("the end of the job");
+    let error = ended.seen.error.expect("an error");
+    assert_eq!((ended.kind, error.code.as_deref()), (EndingKind::Completed, Some("result_unavailable")));
+    assert_eq!(ended.seen.output.as_deref(), Some("y"));
+}
+
+#[test]
+fn a_clock_that_is_set_back_delays_no_pending_result() {
+    let mut scheduler = scheduler(1);
+    let memory = Arc::new(Semaphore::new(1));
+    let permit = Arc::clone(&memory).try_acquire_owned().ok();
+    assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
+    let decision = decide(&mut scheduler, JobNo(1), completed(1, permit), at(5), at(5));
+    assert!(decision.ended.is_none());
+    let poll = FinishedPoll {
+        job: JobNo(1),
+        generation: 0,
+        ended: false,
+        repeats_request: false,
+        not_before: None,
+        backoff_until: None,
+    };
+    scheduler.finish_poll(poll, at(5));
+    // The next request is due at once, and neither a requested poll nor the expiry at 20 replaces it.
+    assert_eq!(scheduler.next_due(at(5)), Some(at(5)));
+    scheduler.follow_clock(at(5));
+    scheduler.follow_clock(Timestamp::from_millis(at(5).millis() - 3_600_000));
+    let now = Timestamp::from_millis(at(5).millis() - 3_600_000);
+    assert_eq!(scheduler.take_due(now), [Action::Poll(JobNo(1))]);
+    let found = scheduler.jobs.get(&JobNo(1)).expect("the job");
+    let give_up_at = found.pending_result().expect("a pending result").give_up_at;
+    assert_eq!(give_up_at, now.plus(WAIT_MAX));
+    assert_eq!(memory.available_permits(), 0);
+    drop(scheduler);
+    assert_eq!(memory.available_permits(), 1, "the memory is free again");
 }

@@ -9,10 +9,11 @@ use super::paths::field;
 use super::reader::{Node, TableReader};
 use super::request::{self, Params};
 use crate::providers::auth::{Auth, HostPattern};
-use crate::providers::definition::{BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, Target};
+use crate::providers::definition::{
+    BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
+};
 use crate::providers::extract::Extract;
 use crate::providers::field::{Field, Outcome, Paths};
-use crate::providers::result::ResultForm;
 use crate::providers::rule::{PollVerdict, Rule, Verdict};
 use crate::providers::template::{Template, UrlTemplate};
 

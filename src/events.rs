@@ -84,6 +84,9 @@ struct EventData<'a> {
     created_at: Option<Timestamp>,
     #[schema(required)]
     completed_at: Option<Timestamp>,
+    /// Time from which the outputs cannot be read any more; null if it is not known.
+    #[schema(required)]
+    output_expires_at: Option<Timestamp>,
     /// The client's object, as it was given.
     #[schema(value_type = Object)]
     metadata: &'a RawValue,
@@ -125,6 +128,7 @@ impl<'a> EventBody<'a> {
             error: own.map(|(_, error)| error).or(seen.error.as_ref()),
             created_at: seen.created_at,
             completed_at: seen.completed_at,
+            output_expires_at: seen.outputs_expire_at,
             // Checked to be JSON when the watch was registered.
             metadata: serde_json::from_str(labels.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL),
         };

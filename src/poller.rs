@@ -13,7 +13,9 @@
 
 mod budget;
 mod decide;
+mod decide_result;
 mod not_found;
+mod pending_result;
 mod polling;
 mod provider;
 mod schedule;

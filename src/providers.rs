@@ -18,6 +18,7 @@ mod json;
 mod path;
 mod repair;
 mod request;
+mod result;
 mod rule;
 mod skeleton;
 mod template;
@@ -32,7 +33,8 @@ use crate::domain::file_text;
 use crate::named_file;
 pub use compile::Mistake;
 pub use definition::{Definition, Parameter};
-pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
+pub use extract::OutputsExpire;
+pub use interpretation::{Answer, Interpretation, JobReport, NextResult, PollFailure};
 pub use request::{ParamError, Request};
 pub use skeleton::{Skeleton, SkeletonAuth, SkeletonInput, skeleton};
 

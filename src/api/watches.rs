@@ -145,6 +145,9 @@ struct Job<'a> {
     created_at: Option<Timestamp>,
     #[schema(required)]
     completed_at: Option<Timestamp>,
+    /// Time from which the outputs cannot be read any more; null if it is not known.
+    #[schema(required)]
+    output_expires_at: Option<Timestamp>,
     #[schema(required)]
     last_polled_at: Option<Timestamp>,
     /// Time at which the next poll happens, if the provider recovers by then; null while the job is being polled.
@@ -187,6 +190,7 @@ impl<'a> WatchView<'a> {
                 error: seen.error.as_ref(),
                 created_at: seen.created_at,
                 completed_at: seen.completed_at,
+                output_expires_at: seen.outputs_expire_at,
                 last_polled_at: polls.last_polled_at,
                 next_poll_at: polls.next_poll_at.filter(|_| watch.status == WatchStatus::Watching),
                 polls: count,

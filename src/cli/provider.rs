@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::config::Flags;
 use crate::domain::nearest;
 use crate::egress::Received;
-use crate::providers::{Answer, Definition, Interpretation, PollFailure, definition_files};
+use crate::named_file;
+use crate::providers::{Answer, Definition, Interpretation, JobReport, PollFailure, definition_files};
 use list::List;
 use new::New;
 
@@ -60,7 +61,8 @@ pub struct Check {
 #[command(after_help = "\
 Example:
   ringback provider try acme.toml --job-id j1 < answer.json
-  echo '{}' | ringback provider try muvi --http 404 --header retry-after:5")]
+  echo '{}' | ringback provider try muvi --http 404 --header retry-after:5
+  ringback provider try fal --result 422:error.json < status.json")]
 pub struct Try {
     /// Name of the provider, or file of a definition
     #[arg(value_name = "NAME|FILE")]
@@ -74,6 +76,9 @@ pub struct Try {
     /// Id of the requested job [default: that of the first example]
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
+    /// File with the answer to a [[result]] of the definition, after its HTTP status if that is not 200; can be repeated
+    #[arg(long, value_name = "[STATUS:]FILE", value_parser = result_answer)]
+    result: Vec<(u16, PathBuf)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -84,7 +89,7 @@ pub struct Try {
 
 /// Show the request for a job, without the credential
 ///
-/// No request is made.
+/// The requests for its results follow, if the definition has any. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -227,9 +232,28 @@ impl Try {
         let job_id = job_id.ok_or_else(|| Failure::Usage("--job-id is required".to_owned()))?;
         let body = read_stdin()?;
         let answer = Answer { status: self.http, headers: &self.header, body: &body };
-        let meaning = definition.interpret(&job_id, answer);
+        let mut meaning = definition.interpret(&job_id, answer);
+        let mut http_status = self.http;
+        for (status, file) in &self.result {
+            let Some(before) = awaiting(&meaning) else {
+                let file = file.display();
+                return Err(Failure::Usage(format!(
+                    "--result {file}: the answers before it lead to no result"
+                )));
+            };
+            let body = named_file::read(file, ANSWER_MAX)
+                .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+            let answer = Answer { status: *status, headers: &[], body: &body };
+            (meaning, http_status) = (definition.interpret_result(&job_id, before, answer), *status);
+        }
+        if let Some(report) = awaiting(&meaning) {
+            let count = report.results.len();
+            print_note(&format!(
+                "The job has completed, and {count} of its results would be requested; --result gives an answer to each.\n"
+            ));
+        }
         let mut report = report(&meaning);
-        report["httpStatus"] = json!(self.http);
+        report["httpStatus"] = json!(http_status);
         let terminal = Terminal::of_stdout();
         if self.json {
             terminal.json(&report.to_string())?;
@@ -246,7 +270,32 @@ impl ShowRequest {
         let definition = definition(&self.name, self.config)?;
         let params = params(&definition, &self.job_id, &self.param)?;
         let shown = definition.shown_request(&self.job_id, &params, None).map_err(Failure::Failed)?;
-        Ok(print_line(shown)?)
+        print_line(shown)?;
+        let results = definition.shown_results(&self.job_id, &params, None).map_err(Failure::Failed)?;
+        for (number, shown) in (1..).zip(results) {
+            print_line(format_args!("\nAfter its completion, [[result]] {number}:\n{shown}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Parses `file` or `404:file`.
+fn result_answer(text: &str) -> Result<(u16, PathBuf), String> {
+    let status = text.split_once(':').and_then(|(status, file)| Some((status.parse().ok()?, file)));
+    let (status, file) = status.unwrap_or((200, text));
+    if (100..=599).contains(&status) && !file.is_empty() {
+        Ok((status, PathBuf::from(file)))
+    } else {
+        Err("write it as FILE or STATUS:FILE".to_owned())
+    }
+}
+
+/// Returns the job whose results are to be requested, if an answer means one.
+fn awaiting(meaning: &Interpretation) -> Option<&JobReport> {
+    if let Interpretation::Ok(report) = meaning {
+        Some(report).filter(|report| !report.results.is_empty()).map(|report| &**report)
+    } else {
+        None
     }
 }
 
@@ -278,10 +327,22 @@ impl Poll {
         let received = egress.fetch(app::Provider::fetch(request)).await;
         let received = received
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
-        let Received { status, headers, body, .. } = &received;
-        let mut answer = definition.interpret(&self.job_id, Answer { status: *status, headers, body });
+        let mut received = received;
+        let mut answer = definition.interpret(&self.job_id, answer(&received));
+        while let Some(before) = awaiting(&answer)
+            && let Some(next) = before.results.first()
+        {
+            let job = (self.job_id.as_str(), params.as_str());
+            let request = definition.result_request(next, job, base_url, key).map_err(Failure::Failed)?;
+            received = egress.fetch(app::Provider::fetch(request)).await.map_err(|why| {
+                Failure::Failed(format!(
+                    "the job has completed, but its result could not be requested: {why}"
+                ))
+            })?;
+            answer = definition.interpret_result(&self.job_id, before, self::answer(&received));
+        }
         if let Interpretation::Ok(report) = &mut answer {
-            report.observation.discard_implausible_times(Clock::System.now());
+            report.settle(Clock::System.now());
         }
         let mut report = report(&answer);
         report["httpStatus"] = json!(received.status);
@@ -304,6 +365,11 @@ impl Poll {
     }
 }
 
+fn answer(received: &Received) -> Answer<'_> {
+    let Received { status, headers, body, .. } = received;
+    Answer { status: *status, headers, body }
+}
+
 /// Returns the meaning of a response as JSON.
 fn report(meaning: &Interpretation) -> Value {
     let mut report = match meaning {
@@ -311,6 +377,7 @@ fn report(meaning: &Interpretation) -> Value {
             let mut job = json!(seen.observation);
             job["unknownStatus"] = json!(seen.unknown_status);
             job["requestId"] = json!(seen.request_id);
+            job["outputsExpire"] = json!(seen.outputs_expire.map(|expire| expire.to_string()));
             job
         }
         Interpretation::NotYet => json!({ "message": "a good answer, but without news about the job" }),
@@ -352,6 +419,7 @@ fn card(report: &Value, url: Option<&str>, terminal: Terminal) -> FieldList {
     card.line("error message", text(report, "/error/message"));
     card.time("created", report, "/createdAt");
     card.time("completed", report, "/completedAt");
+    card.line("outputs expire", text(report, "/outputsExpire"));
     card.line("request id", text(report, "/requestId"));
     card
 }

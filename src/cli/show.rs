@@ -152,6 +152,7 @@ fn result(card: &mut FieldList, value: &Value, job: &str) {
     if outputs > 1 {
         card.line("outputs", format!("{outputs}; --json shows all"));
     }
+    card.time("outputs expire", value, &at("outputExpiresAt"));
     card.line("error", join(texts(value, [&at("error/code"), &at("error/message")]), ": "));
 }
 

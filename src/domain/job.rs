@@ -157,6 +157,8 @@ pub struct Observation {
     pub created_at: Option<Timestamp>,
     /// Time of the end, by the provider's clock.
     pub completed_at: Option<Timestamp>,
+    /// Time from which the outputs cannot be read any more.
+    pub outputs_expire_at: Option<Timestamp>,
 }
 
 /// Bytes of the name of an output's field, and of its null.

@@ -102,9 +102,10 @@ pub fn observe(known: &Known, apart: &AppsApart, seen: &Observation, now: Timest
 /// Returns a hash of everything except the progress. It never leaves the process, so the hasher may change.
 fn fingerprint(seen: &Observation) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let Observation { status, raw_status, progress: _, output, outputs, error, created_at, completed_at } =
-        seen;
-    (status, raw_status, output, outputs, error, created_at, completed_at).hash(&mut hasher);
+    let Observation { status, raw_status, progress: _, output, outputs, error, .. } = seen;
+    let Observation { created_at, completed_at, outputs_expire_at, .. } = seen;
+    (status, raw_status, output, outputs, error).hash(&mut hasher);
+    (created_at, completed_at, outputs_expire_at).hash(&mut hasher);
     hasher.finish().max(1)
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::decide::{Decision, decide, give_up};
+use super::decide_result::{ResultRequest, decide_result, give_up_result};
+use super::pending_result::{MEMORY_KIB, PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
@@ -15,7 +17,7 @@ use crate::domain::{
     ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
-use crate::providers::Interpretation;
+use crate::providers::{Definition, Interpretation, NextResult};
 use crate::store::{
     ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, Store, StoreError, WRITE_RETRY_PAUSE,
     write_until_accepted,
@@ -47,6 +49,8 @@ pub struct Poller {
     scheduler: Mutex<Scheduler>,
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
+    /// Memory of pending results, in KiB.
+    result_memory: Arc<Semaphore>,
     alive: mpsc::Sender<()>,
 }
 
@@ -67,7 +71,9 @@ impl Poller {
         let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
-        (Arc::new(Self { store, egress, clock, providers, scheduler, give_ups, alive }), ended)
+        let result_memory = Arc::new(Semaphore::new(MEMORY_KIB));
+        let poller = Self { store, egress, clock, providers, scheduler, give_ups, result_memory, alive };
+        (Arc::new(poller), ended)
     }
 
     /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it
@@ -188,6 +194,14 @@ impl Poller {
                         drop((permit, alive));
                     });
                 }
+                Action::EndWithoutResult(job) => {
+                    let decision = give_up_result(&mut self.scheduler(), job, now);
+                    tokio::spawn(async move {
+                        poller.end_without_result(decision).await;
+                        poller.wake();
+                        drop(alive);
+                    });
+                }
             }
         }
         next
@@ -239,6 +253,18 @@ impl Poller {
         while self.write(|| self.store.expire_watches(expire.clone())).await == Some(true) {}
     }
 
+    /// Writes the end of a job without its results.
+    async fn end_without_result(&self, decision: Option<Decision>) {
+        let Some(mut decision) = decision else { return };
+        let (job, generation) = (decision.job, decision.generation);
+        let has_ended = self.write_decision(&mut decision).await;
+        let now = self.clock.now();
+        let mut scheduler = self.scheduler();
+        scheduler.follow_clock(now);
+        self.merge_messages(&mut scheduler, now);
+        scheduler.end_wait(job, generation, has_ended, AFTER_BUG, now);
+    }
+
     /// Ends the remaining watches of an ended job, a chunk at a time.
     async fn notify_watches(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
         while self.store.notify_watches(NotifyWatches { job, generation }).await? {}
@@ -282,17 +308,26 @@ impl PollTask {
         });
         let Some((queue, name, trace)) = found else { return };
         let Some((metrics, provider)) = poller.providers.get(queue) else { return };
+        if let Some(pending) = self.take_pending() {
+            return self.request_result(provider, &name, trace, pending).await;
+        }
         let stopwatch = poller.clock.stopwatch();
-        let response = provider.poll(&poller.egress, &poller.clock, &name).await;
+        let mut response = provider.poll(&poller.egress, &poller.clock, &name).await;
         let (now, took) = (poller.clock.now(), stopwatch.elapsed());
+        if let Interpretation::Ok(report) = &response.meaning
+            && !report.results.is_empty()
+        {
+            let memory = Arc::clone(&poller.result_memory);
+            let kib = memory_kib(report, response.raw.as_ref());
+            response.memory = memory.try_acquire_many_owned(kib).ok();
+        }
         metrics.polled(response.meaning.outcome(), took);
         if matches!(&response.meaning, Interpretation::Ok(report) if report.unknown_status) {
             metrics.unknown_status();
         }
         let span =
             trace.map(|trace| self.span(trace, took, (&name, provider.definition.method()), &response));
-        let span_id = span.as_ref().map(Span::id);
-        poller.store.tracer().record(|| span);
+        poller.store.tracer().record(|| span.clone());
         let mut decision = {
             let mut scheduler = poller.scheduler();
             scheduler.follow_clock(now);
@@ -310,6 +345,70 @@ impl PollTask {
                 "a poll failed; further ones are not logged until one succeeds: if all fail, check base_url"
             );
         }
+        self.carry_out(decision, &name, trace.zip(span), now).await;
+    }
+
+    /// Returns the results of the job that are pending.
+    fn take_pending(&self) -> Option<Box<PendingResult>> {
+        let mut scheduler = self.poller.scheduler();
+        let schedule = scheduler.jobs.get_mut(&self.job)?;
+        let generation = schedule.generation;
+        let pending = schedule.rare.as_mut()?.pending_result.take();
+        pending.filter(|pending| pending.generation == generation)
+    }
+
+    /// Requests the next result of the job, writes what follows from it, and schedules the next step.
+    async fn request_result(
+        &mut self,
+        provider: &Provider,
+        name: &JobName,
+        trace: Option<Context>,
+        pending: Box<PendingResult>,
+    ) {
+        let poller = Arc::clone(&self.poller);
+        let stopwatch = poller.clock.stopwatch();
+        let response = provider.result(&poller.egress, &poller.clock, name, &pending.report).await;
+        let (now, took) = (poller.clock.now(), stopwatch.elapsed());
+        let definition = &provider.definition;
+        let about = |read: fn(&Definition, &NextResult) -> bool| {
+            pending.next().is_some_and(|next| read(definition, next))
+        };
+        let request = ResultRequest {
+            has_credential: about(Definition::sends_credential),
+            is_json: about(Definition::is_json),
+            started: self.started.min(now),
+        };
+        let (id, job, error) = (name.provider.as_str(), name.job_id.as_str(), response.meaning.message());
+        tracing::debug!(provider = id, job, error, "the result of a completed job was requested");
+        let span = trace.map(|trace| {
+            trace
+                .span("result", SpanKind::Client, self.started, took)
+                .about(name.job_id.as_bytes())
+                .with("ringback.provider", name.provider.clone())
+                .with("ringback.job.id", name.job_id.clone())
+                .with("ringback.outcome", response.meaning.outcome().as_str())
+                .with_some("http.response.status_code", response.http_status.map(i64::from))
+                .failed(response.meaning.message())
+        });
+        poller.store.tracer().record(|| span.clone());
+        let decision = {
+            let mut scheduler = poller.scheduler();
+            scheduler.follow_clock(now);
+            poller.merge_messages(&mut scheduler, now);
+            decide_result(&mut scheduler, self.job, pending, response, request, now)
+        };
+        self.carry_out(decision, name, trace.zip(span), now).await;
+    }
+
+    /// Performs the writes of a decision, and schedules the next poll. The span of the end belongs to that of the answer.
+    async fn carry_out(
+        &mut self,
+        mut decision: Decision,
+        name: &JobName,
+        traced: Option<(Context, Span)>,
+        now: Timestamp,
+    ) {
+        let poller = Arc::clone(&self.poller);
         let stopwatch = poller.clock.stopwatch();
         let kind = decision.ending();
         let ended = poller.write_decision(&mut decision).await;
@@ -318,7 +417,8 @@ impl PollTask {
             tracing::info!(provider, job, ending, "the job has ended");
         }
         poller.store.tracer().record(|| {
-            let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(span_id?);
+            let (trace, above) = traced?;
+            let span = trace.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(above.id());
             Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))
         });
         let Decision { generation, repeats_request, not_before, backoff_until, .. } = decision;

@@ -45,6 +45,9 @@
 //! - If the breaker is open or the credential is paused, the period of 60 s begins when the final poll becomes due,
 //!   or at the start of the process if that was later.
 //!
+//! **Results.** A completed job whose results are requested (`pending_result`) is scheduled like one that is polled, but no
+//! watch of it expires.
+//!
 //! **A clock that is set back** must not delay every poll by the size of the jump. Schedules and budgets move
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). So does the age of a
 //! job, on which its intervals depend. The expiry of a watch does not move: it is a time that its client was given.
@@ -60,6 +63,7 @@ use std::time::Duration;
 pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use self::recent_polls::RecentPolls;
+use super::pending_result::PendingResult;
 use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
@@ -218,6 +222,10 @@ impl Scheduler {
                     self.insert(&facts, now);
                 }
                 let Some(found) = self.jobs.get_mut(&facts.no) else { return };
+                // The job has completed, and the request for its result is scheduled.
+                if found.pending_result().is_some() {
+                    return;
+                }
                 if found.in_flight {
                     found.poll_again = true;
                     return;
@@ -270,7 +278,8 @@ impl Scheduler {
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {
-        let Some(found) = self.jobs.get(&job).filter(|found| !found.in_flight) else { return };
+        let is_free = |found: &&Box<JobSchedule>| !found.in_flight && found.pending_result().is_none();
+        let Some(found) = self.jobs.get(&job).filter(is_free) else { return };
         let policy = &self.queues[found.queue()].policy;
         let terms = found.terms.as_ref();
         let wanted = match found.polled_at {
@@ -346,6 +355,19 @@ impl Scheduler {
             adjust(&mut self.watching, found.watching, 0);
             (found.watching, found.terms) = (0, None);
         }
+        let is_awaited = |pending: &PendingResult| {
+            found.generation == generation && (found.watching > 0 || pending.is_refresh)
+        };
+        if let Some(next_at) =
+            found.pending_result().filter(|pending| is_awaited(pending)).map(|one| one.next_at)
+        {
+            self.schedule_poll(job, next_at.max(now));
+            self.schedule_expiry(job);
+            return;
+        }
+        if let Some(rare) = &mut found.rare {
+            rare.pending_result = None;
+        }
         if found.watching == 0 {
             if requested {
                 self.schedule_poll(job, soonest.max(now));
@@ -372,6 +394,30 @@ impl Scheduler {
         let poll_at = if requested { poll_at.min(soonest) } else { poll_at };
         self.schedule_poll(job, poll_at.max(now));
         self.schedule_expiry(job);
+    }
+
+    /// Ends the wait for results of a job that was to end without them. `has_ended` says whether this is committed;
+    /// otherwise the job is polled again after `pause`.
+    pub(super) fn end_wait(
+        &mut self,
+        job: JobNo,
+        generation: i64,
+        has_ended: bool,
+        pause: Duration,
+        now: Timestamp,
+    ) {
+        self.next_step_at = Some(now);
+        let is_same = |found: &&mut Box<JobSchedule>| found.generation == generation && !found.in_flight;
+        let Some(found) = self.jobs.get_mut(&job).filter(is_same) else { return };
+        if has_ended || found.watching == 0 {
+            adjust(&mut self.watching, found.watching, 0);
+            (found.watching, found.terms) = (0, None);
+            self.remove(job, now);
+        } else {
+            let poll_at = found.poll_at.min(now.plus(pause));
+            self.schedule_poll(job, poll_at);
+            self.schedule_expiry(job);
+        }
     }
 
     /// Clears the backoffs of a provider's jobs, after the provider has recovered. These jobs are due as soon

@@ -58,9 +58,14 @@ impl Auth {
     /// Does the same for a host that a client has chosen. Below a wildcard, it may be the host of another customer of the
     /// provider, who would get the credential. So `send_to` must have it without a wildcard, or the operator lists it.
     pub(super) fn trusts_chosen(&self, url: &Url) -> bool {
+        self.is_rebased || self.trusts_named(url)
+    }
+
+    /// Does the same for a URL that an answer of the provider names, which no `base_url` replaces.
+    pub(super) fn trusts_named(&self, url: &Url) -> bool {
         let is_exact = || self.send_to.iter().any(|pattern| !pattern.is_wildcard && pattern.contains(url));
         let is_listed = || self.operator_hosts.iter().any(|pattern| pattern.contains(url));
-        self.is_rebased || (self.trusts(url) && (is_exact() || is_listed()))
+        self.trusts(url) && (is_exact() || is_listed())
     }
 
     /// Returns the names of the fields of the credential; empty if it is one value.
@@ -238,6 +243,13 @@ impl HostPattern {
         }
         let name = url.host_str().ok_or_else(wrong)?.to_owned();
         Ok(Self { name, is_wildcard, port: url.port_or_known_default().ok_or_else(wrong)? })
+    }
+
+    /// Returns a host that is allowed.
+    pub(super) fn example(&self) -> String {
+        let label = if self.is_wildcard { "x." } else { "" };
+        let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
+        format!("{label}{}{port}", self.name)
     }
 
     /// Returns whether every host of `other` is allowed.

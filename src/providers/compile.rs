@@ -11,13 +11,14 @@ mod paths;
 mod poll;
 mod reader;
 mod request;
+mod result;
 
 use std::collections::BTreeMap;
 
 use toml::de::DeTable;
 use url::Url;
 
-use super::definition::{Definition, Example, Expect, Meaning};
+use super::definition::{Definition, Example, Expect, Meaning, RequestForm};
 use super::extract::Extract;
 use super::json::Dialect;
 use super::rule::Rule;
@@ -76,18 +77,25 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
     let auth = file.require("auth").and_then(|node| node.table()).ok_or(Mistaken).and_then(request::auth);
     let parts = request_table.as_ref().map(|table| request::request(table, auth, &params));
     let parts = parts.unwrap_or(RequestParts { form: None, job_url: None, max_body: 1024 * 1024 });
+    let follows_redirects = parts.form.as_ref().is_some_and(|form| form.follows_redirects);
+    let before = report.count();
+    let job_url = parts.job_url.clone();
+    let meaning =
+        read_meaning(file, not_found_table.as_ref(), parts.job_url, parts.max_body, follows_redirects);
+    let grace = poll::duration(not_found_table.as_ref(), "grace", 60);
+    let meaning = read_results(file, meaning, parts.form.as_ref(), &params);
+    let meaning = meaning.filter(|_| report.count() == before);
     if let (Some(form), Some(table)) = (&parts.form, &request_table) {
-        request::check_names(form, parts.job_url.as_ref(), &params, report, table.at);
+        let results = meaning.iter().flat_map(|meaning| &meaning.results);
+        let others = results.flat_map(|result| request::names(&result.request)).collect();
+        // With a mistake in a result, it is not known what it uses.
+        if meaning.is_some() || !file.has("result") {
+            request::check_names(form, &others, job_url.as_ref(), &params, report, table.at);
+        }
     }
     if let Some(table) = request_table {
         table.finish();
     }
-    let follows_redirects = parts.form.as_ref().is_some_and(|form| form.follows_redirects);
-    let before = report.count();
-    let meaning =
-        read_meaning(file, not_found_table.as_ref(), parts.job_url, parts.max_body, follows_redirects);
-    let grace = poll::duration(not_found_table.as_ref(), "grace", 60);
-    let meaning = meaning.filter(|_| report.count() == before);
     let examples = read_examples(file, meaning.as_ref(), &params);
     let policy = poll::poll(poll_table.as_ref(), grace, report);
     let limits = poll::limits(limits_table.as_ref());
@@ -202,7 +210,27 @@ fn read_meaning(
         extract: extract?,
         errors,
         not_found,
+        otherwise: None,
+        results: Vec::new(),
     })
+}
+
+/// Reads the follow-up requests, and adds them to what an answer means.
+fn read_results(
+    file: &TableReader<'_>,
+    meaning: Option<Meaning>,
+    request: Option<&RequestForm>,
+    params: &Params,
+) -> Option<Meaning> {
+    let node = file.get_new("result");
+    let mut meaning = meaning?;
+    let Some(node) = node else { return Some(meaning) };
+    let auth = request.and_then(|form| form.auth.as_ref());
+    // A mistake in [auth] or [request] is reported there.
+    let has_auth = request.is_none_or(|form| form.auth.is_some());
+    let context = result::Context { auth, has_auth, request, params, meaning: &meaning };
+    meaning.results = result::results(&node, &context);
+    Some(meaning)
 }
 
 /// Reads the examples and runs them.

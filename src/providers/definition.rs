@@ -11,7 +11,7 @@ use regex::Regex;
 use super::auth::{Auth, HostPattern};
 use super::body::BodyTemplate;
 use super::decode::Decode;
-use super::extract::Extract;
+use super::extract::{Extract, OutputsExpire};
 use super::field::{Field, Outcome, Paths};
 use super::json::Dialect;
 use super::path::Path;
@@ -66,6 +66,8 @@ pub(super) enum Target {
     Url(UrlTemplate),
     /// The id of the job is the URL.
     JobUrl,
+    /// The URL is in an answer.
+    Answer,
 }
 
 /// Methods of a poll.
@@ -114,6 +116,28 @@ pub(super) struct Meaning {
     pub(super) extract: Extract,
     pub(super) errors: Errors,
     pub(super) not_found: NotFound,
+    /// Meaning of a good answer that no rule decides, if there is no status.
+    pub(super) otherwise: Option<Outcome>,
+    /// Requests that follow a completed job, in their order.
+    pub(super) results: Vec<ResultForm>,
+}
+
+/// A follow-up request.
+#[derive(Clone, Debug)]
+pub(super) struct ResultForm {
+    /// Its target is [`Target::Answer`] if the answer to the poll has the URL.
+    pub(super) request: RequestForm,
+    pub(super) uses_credential: bool,
+    /// Whether a `base_url` replaces the host: it is that of the polls.
+    pub(super) is_rebased: bool,
+    /// Place of the URL in the answer to the poll.
+    pub(super) url: Field,
+    /// Hosts that such a URL can have.
+    pub(super) hosts: Vec<HostPattern>,
+    /// Values from the answer to the poll, by their names in templates.
+    pub(super) values: Vec<(String, Field)>,
+    /// How to read the answer.
+    pub(super) meaning: Meaning,
 }
 
 /// What the body of an answer is.
@@ -126,12 +150,27 @@ pub(super) enum BodyKind {
     JsonOrEmpty,
     /// Not read.
     None,
+    /// A text, which is read as one JSON text.
+    Text,
 }
 
 impl BodyKind {
-    /// All kinds with their words.
+    /// The kinds of an answer to a poll, with their words.
     pub(super) const ALL: [(&str, Self); 3] =
         [("json", Self::Json), ("json_or_empty", Self::JsonOrEmpty), ("none", Self::None)];
+
+    /// The kinds of a result, with their words.
+    pub(super) const OF_RESULT: [(&str, Self); 4] = [
+        ("json", Self::Json),
+        ("json_or_empty", Self::JsonOrEmpty),
+        ("none", Self::None),
+        ("text", Self::Text),
+    ];
+
+    /// Returns whether the body is JSON.
+    pub(super) fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::JsonOrEmpty)
+    }
 }
 
 /// Meanings of the status words. The words are stored in folded spelling.
@@ -201,8 +240,18 @@ pub(super) struct Example {
     pub(super) http: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
+    /// Answers to the follow-up requests, in their order.
+    pub(super) results: Vec<ExampleAnswer>,
     /// `None` if the author asks for it.
     pub(super) expect: Option<Expect>,
+}
+
+/// An answer of an example.
+#[derive(Clone, Debug)]
+pub(super) struct ExampleAnswer {
+    pub(super) http: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: String,
 }
 
 /// Meaning of an example. `says` is a part of the message.
@@ -230,6 +279,7 @@ pub(super) struct Seen {
     pub(super) created_at: Option<Timestamp>,
     pub(super) completed_at: Option<Timestamp>,
     pub(super) request_id: Option<String>,
+    pub(super) outputs_expire: Option<OutputsExpire>,
 }
 
 /// A parameter of a registration.
@@ -273,7 +323,7 @@ impl Definition {
     pub fn base_url(&self) -> String {
         match &self.request.target {
             Target::Url(url) => url.origin(),
-            Target::JobUrl => "the URL of the job".to_owned(),
+            Target::JobUrl | Target::Answer => "the URL of the job".to_owned(),
         }
     }
 

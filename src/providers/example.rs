@@ -14,7 +14,7 @@ impl Meaning {
     pub(super) fn check_example(&self, example: &Example) -> Result<(), String> {
         let answer =
             Answer { status: example.http, headers: &example.headers, body: example.body.as_bytes() };
-        let meaning = self.interpret(&example.job_id, answer);
+        let meaning = self.with_results(example, self.interpret(&example.job_id, answer))?;
         let Some(expect) = &example.expect else {
             return Err(format!(
                 "`expect` is missing; the answer was understood as: {}",
@@ -47,6 +47,30 @@ impl Meaning {
     }
 }
 
+impl Meaning {
+    /// Returns the meaning after the follow-up requests of an example. The error says that they and the example do not fit.
+    fn with_results(&self, example: &Example, meaning: Interpretation) -> Result<Interpretation, String> {
+        let mut given = example.results.iter();
+        let mut meaning = meaning;
+        while let Interpretation::Ok(report) = &meaning
+            && let Some(next) = report.results.first()
+        {
+            let number = next.index + 1;
+            let missing = "add it to `results = [{ http = 200, body = '…' }]`";
+            let answer = given.next().ok_or_else(|| {
+                format!("the answer to the request of [[result]] {number} is missing; {missing}")
+            })?;
+            let answer =
+                Answer { status: answer.http, headers: &answer.headers, body: answer.body.as_bytes() };
+            meaning = self.interpret_result(&example.job_id, report, answer);
+        }
+        match given.len() {
+            0 => Ok(meaning),
+            more => Err(format!("`results` has {more} more answers than results are requested; remove them")),
+        }
+    }
+}
+
 impl Interpretation {
     /// Returns the meaning as a line of an example.
     pub fn as_expect(&self) -> String {
@@ -72,7 +96,7 @@ impl Interpretation {
 
 /// Returns the fields of a job that are not null, as keys and values of TOML.
 fn seen_fields(report: &JobReport) -> Vec<(&'static str, String)> {
-    let JobReport { observation: job, unknown_status, request_id } = report;
+    let JobReport { observation: job, unknown_status, request_id, outputs_expire, .. } = report;
     let text = |text: &String| json!(text).to_string();
     let time = |time: Timestamp| json!(time.to_string()).to_string();
     let error = job.error.as_ref();
@@ -88,6 +112,7 @@ fn seen_fields(report: &JobReport) -> Vec<(&'static str, String)> {
     add("created_at", job.created_at.map(time));
     add("completed_at", job.completed_at.map(time));
     add("request_id", request_id.as_ref().map(text));
+    add("outputs_expire", outputs_expire.map(|expire| json!(expire.to_string()).to_string()));
     fields
 }
 
@@ -123,8 +148,8 @@ fn compare(expected: &Seen, meaning: &Interpretation) -> Result<(), String> {
 }
 
 /// Returns the compared fields of a job, as name and text.
-fn fields(report: &JobReport) -> [(&'static str, String); 11] {
-    let JobReport { observation: job, unknown_status, request_id } = report;
+fn fields(report: &JobReport) -> [(&'static str, String); 12] {
+    let JobReport { observation: job, unknown_status, request_id, outputs_expire, .. } = report;
     let text = |text: Option<&str>| text.map_or_else(|| "none".to_owned(), |text| format!("`{text}`"));
     let time = |time: Option<Timestamp>| text(time.map(|time| time.to_string()).as_deref());
     let error = job.error.as_ref();
@@ -141,6 +166,7 @@ fn fields(report: &JobReport) -> [(&'static str, String); 11] {
         ("created_at", time(job.created_at)),
         ("completed_at", time(job.completed_at)),
         ("request_id", text(request_id.as_deref())),
+        ("outputs_expire", text(outputs_expire.map(|expire| expire.to_string()).as_deref())),
     ]
 }
 
@@ -173,7 +199,14 @@ impl Seen {
             error: Some(error),
             created_at: seen.created_at,
             completed_at: seen.completed_at,
+            outputs_expire_at: None,
         };
-        JobReport { observation, unknown_status: seen.unknown_status, request_id: seen.request_id }
+        JobReport {
+            observation,
+            unknown_status: seen.unknown_status,
+            request_id: seen.request_id,
+            outputs_expire: seen.outputs_expire,
+            results: Vec::new(),
+        }
     }
 }

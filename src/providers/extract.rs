@@ -3,11 +3,14 @@
 //! A field cannot cause an error: a value of another type is null, and so is a value that is too large to be stored with
 //! every event.
 
+use std::fmt;
+use std::time::Duration;
+
 use url::Url;
 
 use super::field::{Field, Place, Scope};
 use super::value::{Json, Scalar, number, text};
-use crate::domain::{Output, Timestamp};
+use crate::domain::{Output, Timestamp, format_duration};
 
 /// Largest number of outputs of one job that is kept; the raw response contains all. A body of the largest size
 /// could contain a hundred thousand, which would be stored, signed and sent for every watch.
@@ -30,6 +33,7 @@ pub(super) struct Extract {
     pub(super) error_message: Field,
     pub(super) created_at: Option<Time>,
     pub(super) completed_at: Option<Time>,
+    pub(super) outputs_expire: Option<ExpiryForm>,
     /// Values that mean null.
     pub(super) nulls: Vec<Scalar>,
 }
@@ -219,6 +223,57 @@ impl Time {
             TimeFormat::EpochMs => epoch(value, 1.0),
             TimeFormat::EpochUs => epoch(value, 0.001),
         })
+    }
+}
+
+/// How a definition says when the outputs expire.
+#[derive(Clone, Debug)]
+pub(super) enum ExpiryForm {
+    /// At a time in the answer.
+    At(Time),
+    /// After a span, which begins at the end of the job.
+    After(Duration),
+}
+
+impl ExpiryForm {
+    /// Returns when the outputs expire; `None` if the answer does not say it.
+    pub(super) fn read(&self, scope: Scope<'_>) -> Option<OutputsExpire> {
+        match self {
+            Self::At(time) => time.read(scope).map(OutputsExpire::At),
+            Self::After(span) => Some(OutputsExpire::After(*span)),
+        }
+    }
+}
+
+/// When the outputs of a job expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputsExpire {
+    /// At a time that the provider reports.
+    At(Timestamp),
+    /// After a span, which begins at the end of the job.
+    After(Duration),
+}
+
+/// Latest plausible time until the outputs expire. A later one is a time in another unit, or means "never".
+const MAX_LIFE: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+impl OutputsExpire {
+    /// Returns the time at which the outputs of a job that ended at `ended_at` expire; `None` if it is not plausible.
+    pub(super) fn at(self, ended_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let at = match self {
+            Self::At(at) => at,
+            Self::After(span) => ended_at.plus(span),
+        };
+        (at.is_plausible(now) || (at > now && at.since(now) <= MAX_LIFE)).then_some(at)
+    }
+}
+
+impl fmt::Display for OutputsExpire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(at) => at.fmt(f),
+            Self::After(span) => f.write_str(&format_duration(*span)),
+        }
     }
 }
 

@@ -21,14 +21,15 @@
 //! definition, and not faster.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
-use super::definition::{BodyKind, Definition, Meaning, NotFound};
-use super::extract::{Extract, MAX_TEXT};
+use super::definition::{BodyKind, Definition, Meaning, NotFound, ResultForm, Target};
+use super::extract::{Extract, MAX_TEXT, OutputsExpire};
 use super::field::{Head, Outcome, Scope};
 use super::json::{Dialect, Parsed, parse_json};
 use super::rule::{PollVerdict, Rule, Verdict};
 use super::value::{Json, clip, cut, label, status_text, text};
-use crate::domain::{JobError, Observation, PollOutcome, to_utf8};
+use crate::domain::{JobError, JobStatus, Observation, PollOutcome, Timestamp, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
 const MAX_WORD: usize = 200;
@@ -75,6 +76,9 @@ pub enum PollFailure {
     /// The poll was not made: this process or its machine lacks something, such as a file descriptor.
     #[error("a poll that was not made")]
     NotMade,
+    /// A result is not requested: its URL, or the credential, does not permit it.
+    #[error("a request that is not permitted")]
+    Refused,
     /// The provider closed a connection while the poll was on its way. It says nothing about the provider, and may have
     /// arrived.
     #[error("a closed connection")]
@@ -106,7 +110,7 @@ impl Interpretation {
     pub fn outcome(&self) -> PollOutcome {
         let Self::Failed { failure, .. } = self else { return PollOutcome::Ok };
         match failure {
-            PollFailure::Error | PollFailure::Closed => PollOutcome::Error,
+            PollFailure::Error | PollFailure::Closed | PollFailure::Refused => PollOutcome::Error,
             PollFailure::NotMade | PollFailure::NoCredential => PollOutcome::NotMade,
             PollFailure::Unauthorized { .. } => PollOutcome::Unauthorized,
             PollFailure::RateLimited => PollOutcome::RateLimited,
@@ -133,12 +137,54 @@ pub struct JobReport {
     pub unknown_status: bool,
     /// Id of the request, for the provider's support.
     pub request_id: Option<String>,
+    /// How long the outputs can be read.
+    pub outputs_expire: Option<OutputsExpire>,
+    /// The results that are to be requested before the job counts as completed, in their order.
+    pub results: Vec<NextResult>,
+}
+
+impl JobReport {
+    /// Completes a report at the time of its answer: discards implausible times, and determines when the outputs expire.
+    pub fn settle(&mut self, now: Timestamp) {
+        let seen = &mut self.observation;
+        seen.discard_implausible_times(now);
+        let expire = self.outputs_expire;
+        seen.outputs_expire_at = expire.and_then(|expire| expire.at(seen.completed_at.unwrap_or(now), now));
+    }
+
+    /// Removes the expiry of outputs while the job runs, and if it has none and no result can bring any.
+    pub(super) fn drop_expiry_of_nothing(&mut self) {
+        let seen = &self.observation;
+        let has_outputs = seen.output.is_some() || seen.outputs.as_ref().is_some_and(|all| !all.is_empty());
+        let is_about_outputs = has_outputs || !self.results.is_empty();
+        self.outputs_expire =
+            self.outputs_expire.filter(|_| is_about_outputs && seen.status.ending().is_some());
+    }
+}
+
+/// A result that is to be requested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextResult {
+    /// Number of the result in the definition, from 0.
+    pub(super) index: usize,
+    /// URL that the answer to the poll names.
+    pub(super) url: Option<String>,
+    /// Values that the answer to the poll contains.
+    pub(super) values: BTreeMap<String, String>,
+}
+
+impl NextResult {
+    /// Returns the number of bytes of its texts.
+    pub fn text_size(&self) -> usize {
+        let values: usize = self.values.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.url.as_ref().map_or(0, String::len) + values
+    }
 }
 
 impl Definition {
     /// Returns the meaning of the response to [`Self::request`]. The body is the decoded one, up to the size limit.
     /// Never panics, whatever the bytes. Times are returned as the provider reports them, also implausible ones, which
-    /// [`Observation::discard_implausible_times`] discards: this function has no clock.
+    /// [`JobReport::settle`] discards: this function has no clock.
     pub fn interpret(&self, job_id: &str, answer: Answer<'_>) -> Interpretation {
         self.meaning.interpret(job_id, answer)
     }
@@ -207,6 +253,10 @@ impl Meaning {
         }
         if body.len() > self.max_body {
             return Err(format!("the response is larger than {} bytes", self.max_body));
+        }
+        if self.body == BodyKind::Text {
+            let value = Json::Text(String::from_utf8_lossy(body).into_owned().into());
+            return Ok(Parsed { value, repeated: Vec::new() });
         }
         if is_blank(body) {
             return Err("the response is empty".to_owned());
@@ -322,6 +372,10 @@ impl Meaning {
     /// Interprets a response by its status. The error is a sentence that describes why it is not about the job.
     fn of_status(&self, scope: Scope<'_>) -> Result<Interpretation, String> {
         let job = self.job_part(scope);
+        if let Some(outcome) = self.otherwise {
+            let read = JobReader { meaning: self, extract: &self.extract, outcome, error: (None, None) };
+            return read.report(scope, job, None, false);
+        }
         let none = || "the response matches no rule, and the definition has no [status]".to_owned();
         let status = self.status.as_ref().ok_or_else(none)?;
         // Another job's answer must not be read at all.
@@ -336,6 +390,20 @@ impl Meaning {
         let error = (code, explained.cloned());
         let read = JobReader { meaning: self, extract: &self.extract, outcome, error };
         read.report(scope, job, Some(raw), known.is_none())
+    }
+
+    /// Returns the results that follow an answer about a completed job.
+    fn next_results(&self, job: Scope<'_>) -> Vec<NextResult> {
+        let next = |(index, form): (usize, &ResultForm)| {
+            let url = form.url.find(job, text);
+            if url.is_none() && matches!(form.request.target, Target::Answer) {
+                return None;
+            }
+            let value = |(name, field): &(String, Field)| Some((name.clone(), field.find(job, label)?));
+            let values = form.values.iter().map(value).collect::<Option<_>>()?;
+            Some(NextResult { index, url, values })
+        };
+        self.results.iter().enumerate().filter_map(next).collect()
     }
 
     fn request_id(&self, scope: Scope<'_>) -> Option<String> {
@@ -380,7 +448,7 @@ impl JobReader<'_> {
         unknown_status: bool,
     ) -> Result<Interpretation, String> {
         check_job(self.extract, job)?;
-        let Extract { progress, created_at, completed_at, nulls, .. } = self.extract;
+        let Extract { progress, created_at, completed_at, outputs_expire, nulls, .. } = self.extract;
         let job = Scope { outcome: Some(self.outcome), nulls, ..job };
         let (output, outputs) = self.extract.outputs(job);
         let request_id = self.meaning.request_id(answer);
@@ -392,14 +460,20 @@ impl JobReader<'_> {
             completed_at: completed_at.as_ref().and_then(|time| time.read(job)),
             raw_status: raw.map(|raw| clip(&raw, MAX_WORD)),
             outputs,
+            outputs_expire_at: None,
             error: self.error(job),
         };
-        Ok(Interpretation::Ok(Box::new(JobReport { observation, unknown_status, request_id })))
+        let outputs_expire = outputs_expire.as_ref().and_then(|expire| expire.read(job));
+        let is_completed = observation.status == JobStatus::Completed;
+        let results = if is_completed { self.meaning.next_results(job) } else { Vec::new() };
+        let mut report = JobReport { observation, unknown_status, request_id, outputs_expire, results };
+        report.drop_expiry_of_nothing();
+        Ok(Interpretation::Ok(Box::new(report)))
     }
 
     /// Returns the error of the job. If the job has none, that of its rule or of its status is used.
-    fn error(self, job: Scope<'_>) -> Option<JobError> {
-        let (code, message) = self.error;
+    fn error(&self, job: Scope<'_>) -> Option<JobError> {
+        let (code, message) = self.error.clone();
         let code = self.extract.error_code.find(job, label).or(code);
         let message = self.extract.error_message.find(job, text).or(message);
         let code = code.map(|code| clip(&code, MAX_WORD));

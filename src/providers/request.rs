@@ -16,11 +16,11 @@ use url::{Host, Position, Url};
 
 use super::auth::HostPattern;
 use super::definition::{Definition, JobUrl, RequestForm, Target};
-use super::template::{check_base, percent_encode};
+use super::template::{Param, check_base, percent_encode};
 use crate::domain::credential_variable;
 
-/// Longest base URL in characters, as for every URL.
-const MAX_BASE_URL: usize = 2048;
+/// Longest URL in characters.
+pub(super) const MAX_URL: usize = 2048;
 
 /// Number of redirects that are followed, if any are.
 const MAX_REDIRECTS: u8 = 3;
@@ -169,8 +169,8 @@ impl Definition {
     /// Checks a configured address. It replaces the scheme, host and port of the definition's URL, and its path, if
     /// any, is placed before the URL's path.
     pub fn check_base_url(&self, base: &str) -> Result<Url, String> {
-        if base.len() > MAX_BASE_URL {
-            return Err(format!("must be at most {MAX_BASE_URL} characters"));
+        if base.len() > MAX_URL {
+            return Err(format!("must be at most {MAX_URL} characters"));
         }
         check_base(base)
     }
@@ -184,16 +184,32 @@ impl Definition {
         base_url: Option<&Url>,
         credential: Option<&str>,
     ) -> Result<Request, String> {
-        let form = &self.request;
-        let params: BTreeMap<String, String> =
-            serde_json::from_str(params).map_err(|error| format!("the stored parameters: {error}"))?;
+        let sources = Sources {
+            job_id,
+            params,
+            values: &BTreeMap::new(),
+            named: None,
+            base_url,
+            credential: Some(credential),
+            max_body: self.meaning.max_body,
+        };
+        self.build(&self.request, &sources)
+    }
+
+    /// Returns the request that a form describes. The error is a sentence.
+    pub(super) fn build(&self, form: &RequestForm, sources: &Sources<'_>) -> Result<Request, String> {
+        let Sources { job_id, base_url, .. } = *sources;
+        let params: BTreeMap<String, String> = serde_json::from_str(sources.params)
+            .map_err(|error| format!("the stored parameters: {error}"))?;
         let job_url = self.meaning.job_url.as_ref().map(|form| form.parse(job_id)).transpose()?;
         let short_id = job_url.as_ref().map_or(job_id, |found| &found.id);
+        let of_answer = <Param as Default>::default();
         // The values were checked at registration, perhaps with an older definition.
         let value = |name: &str| {
-            let found = match name {
-                "job_id" => Some((&self.job_id, short_id)),
-                _ => self.params.get(name).zip(params.get(name).map(String::as_str)),
+            let found = match (name, sources.values.get(name)) {
+                (_, Some(value)) => Some((&of_answer, value.as_str())),
+                ("job_id", None) => Some((&self.job_id, short_id)),
+                (_, None) => self.params.get(name).zip(params.get(name).map(String::as_str)),
             };
             let (param, value) = found.ok_or_else(|| format!("the parameter `{name}` is missing"))?;
             param.check(value).map(|()| (param, value)).map_err(|why| format!("`{name}`: {why}"))
@@ -202,22 +218,32 @@ impl Definition {
             let part = job_url.as_ref().and_then(|found| found.params.get(name));
             part.map_or_else(|| value(name).map(|(_, value)| value.to_owned()), |part| Ok(part.clone()))
         };
-        let (mut url, is_from_client) = match (&form.target, &job_url) {
-            (Target::Url(url), _) => {
-                let encoded = |name: &str| value(name).map(|(param, value)| param.encoded(value));
-                (url.render(base_url, encoded, plain)?, url.host().is_some())
+        let (mut url, chosen_by) = match (&form.target, &job_url, &sources.named) {
+            (Target::Url(url), _, _) => {
+                let encoded = |name: &str| match job_url.as_ref().and_then(|found| found.params.get(name)) {
+                    // It is a part of a path already.
+                    Some(part) => Ok(part.clone()),
+                    None => value(name).map(|(param, value)| param.encoded(value)),
+                };
+                let chosen_by = if url.host().is_some() { ChosenBy::Client } else { ChosenBy::Definition };
+                (url.render(base_url, encoded, plain)?, chosen_by)
             }
-            (Target::JobUrl, Some(found)) => (found.at(base_url)?, true),
-            (Target::JobUrl, None) => return Err("the definition has no form of job URLs".to_owned()),
+            (Target::JobUrl, Some(found), _) => (found.at(base_url)?, ChosenBy::Client),
+            (Target::Answer, _, Some(url)) => (url.clone(), ChosenBy::Provider),
+            (Target::JobUrl, None, _) => return Err("the definition has no form of job URLs".to_owned()),
+            (Target::Answer, _, None) => return Err("the answer to the poll has no URL".to_owned()),
         };
-        let sent = self.credential((&url, is_from_client), base_url, credential)?.unwrap_or_default();
+        let sent = match sources.credential {
+            Some(credential) => self.credential((&url, chosen_by), base_url, credential)?.unwrap_or_default(),
+            None => super::auth::Sent::default(),
+        };
         let mut query: Vec<(String, String)> = Vec::new();
         for (name, template) in &form.query {
             query.push((name.clone(), template.render(plain)?));
         }
         query.extend(sent.query);
         add_query(&mut url, &query);
-        let mut headers = self.headers(plain)?;
+        let mut headers = headers(form, plain)?;
         let mut body = Vec::new();
         if let Some(template) = &form.body {
             let (kind, bytes) = template.render(plain, &sent.body)?;
@@ -231,34 +257,16 @@ impl Definition {
             headers,
             body,
             timeout: form.timeout,
-            max_body: self.meaning.max_body,
+            max_body: sources.max_body,
             max_redirects: if form.follows_redirects { MAX_REDIRECTS } else { 0 },
-            is_from_client: is_from_client && base_url.is_none(),
+            is_from_client: chosen_by != ChosenBy::Definition && base_url.is_none(),
         })
-    }
-
-    /// Returns the headers without those of the credential.
-    fn headers(
-        &self,
-        plain: impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Vec<(String, String)>, String> {
-        let RequestForm { accept, headers: templates, .. } = &self.request;
-        let mut headers = vec![("accept".to_owned(), accept.clone())];
-        for (name, template) in templates {
-            let text = template.render(&plain)?;
-            if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-                let why = "would contain characters that are not allowed in a header";
-                return Err(format!("the header `{name}` {why}"));
-            }
-            headers.push((name.clone(), text));
-        }
-        Ok(headers)
     }
 
     /// Returns what the credential adds to a request to `url`; `None` if the provider needs none.
     fn credential(
         &self,
-        (url, is_from_client): (&Url, bool),
+        (url, chosen_by): (&Url, ChosenBy),
         base_url: Option<&Url>,
         credential: Option<&str>,
     ) -> Result<Option<super::auth::Sent>, String> {
@@ -268,7 +276,11 @@ impl Definition {
         let credential = credential.ok_or_else(|| format!("{name} needs a key; set {variable}"))?;
         let sent = auth.sent(credential).map_err(|why| format!("the key for {name} {why}"))?;
         let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
-        let is_trusted = if is_from_client { auth.trusts_chosen(url) } else { auth.trusts(url) };
+        let is_trusted = match chosen_by {
+            ChosenBy::Definition => auth.trusts(url),
+            ChosenBy::Client if base_url.is_some() => auth.trusts_chosen(url),
+            ChosenBy::Client | ChosenBy::Provider => auth.trusts_named(url),
+        };
         if !operators_own && !is_trusted {
             return Err(format!("the key for {name} must not be sent to this host"));
         }
@@ -282,9 +294,17 @@ impl Definition {
         params: &str,
         base_url: Option<&Url>,
     ) -> Result<String, String> {
+        self.shown(|credential| self.request(job_id, params, base_url, credential))
+    }
+
+    /// Returns a request as text. `request` makes it with a credential that is masked here.
+    pub(super) fn shown(
+        &self,
+        request: impl FnOnce(Option<&str>) -> Result<Request, String>,
+    ) -> Result<String, String> {
         let auth = self.request.auth.as_ref();
         let sample = auth.map(|auth| auth.sample(MASK));
-        let mut request = self.request(job_id, params, base_url, sample.as_deref())?;
+        let mut request = request(sample.as_deref())?;
         if let Some(auth) = auth {
             // The base64 of a masked credential means nothing.
             let plain = auth.sent(&auth.sample(MASK)).map(|sent| sent.headers).unwrap_or_default();
@@ -304,6 +324,51 @@ impl Definition {
         }
         Ok(lines.join("\n"))
     }
+}
+
+/// Returns the headers of a form, which are not those of the credential.
+fn headers(
+    form: &RequestForm,
+    plain: impl Fn(&str) -> Result<String, String>,
+) -> Result<Vec<(String, String)>, String> {
+    let RequestForm { accept, headers: templates, .. } = form;
+    let mut headers = vec![("accept".to_owned(), accept.clone())];
+    for (name, template) in templates {
+        let text = template.render(&plain)?;
+        if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+            let why = "would contain characters that are not allowed in a header";
+            return Err(format!("the header `{name}` {why}"));
+        }
+        headers.push((name.clone(), text));
+    }
+    Ok(headers)
+}
+
+/// What a request is made from, besides its form.
+pub(super) struct Sources<'a> {
+    pub(super) job_id: &'a str,
+    /// Parameters of the registration, as canonical JSON.
+    pub(super) params: &'a str,
+    /// Values from an answer, which replace parameters of the same name.
+    pub(super) values: &'a BTreeMap<String, String>,
+    /// The checked URL that an answer names.
+    pub(super) named: Option<Url>,
+    /// Address that replaces the one of the form; the one of a URL that an answer names is then the operator's own.
+    pub(super) base_url: Option<&'a Url>,
+    /// `None`: the request is sent without a credential.
+    pub(super) credential: Option<Option<&'a str>>,
+    pub(super) max_body: usize,
+}
+
+/// Where the host of a request comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ChosenBy {
+    /// From the definition, or from the operator's `base_url`.
+    Definition,
+    /// From a registration.
+    Client,
+    /// From an answer of the provider.
+    Provider,
 }
 
 /// Adds pairs to the query of a URL.

@@ -1,6 +1,7 @@
 //! Guarantees of the definitions and of their language.
 
 mod hostile;
+mod results;
 mod schema_2;
 
 use std::fs;
@@ -199,7 +200,7 @@ fn every_truncated_response_is_an_error_without_a_panic() {
                 let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
                 // An empty body can be meant where the HTTP status is the status.
                 let is_read = match definition.meaning.body {
-                    BodyKind::Json => true,
+                    BodyKind::Json | BodyKind::Text => true,
                     BodyKind::JsonOrEmpty => end > 0,
                     BodyKind::None => false,
                 };

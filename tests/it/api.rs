@@ -24,7 +24,7 @@ async fn a_registration_returns_the_watch_and_its_location() {
     let watch = answer.expect(201);
     assert_eq!(answer.header("location"), Some(format!("/v1/watches/{}", id(&watch)).as_str()));
     assert_eq!(t.get(answer.header("location").unwrap()).await.expect(200)["id"], watch["id"]);
-    insta::assert_snapshot!(answer.text().replace(&id(&watch), "watch_…"), @r#"{"id":"watch_…","status":"watching","jobId":"job_1","provider":"muvi","name":null,"reference":null,"job":{"status":"unknown","rawStatus":null,"progress":null,"output":null,"outputs":null,"error":null,"createdAt":null,"completedAt":null,"lastPolledAt":null,"nextPollAt":null,"polls":0,"estimatedCompletionAt":null,"lastError":null},"destinations":[],"events":["job.completed","job.failed","job.cancelled","job.not_found","watch.expired"],"metadata":{},"groupId":null,"createdAt":"2026-02-18T15:00:00.000Z","endedAt":null,"expiresAt":"2026-02-19T15:00:00.000Z"}"#);
+    insta::assert_snapshot!(answer.text().replace(&id(&watch), "watch_…"), @r#"{"id":"watch_…","status":"watching","jobId":"job_1","provider":"muvi","name":null,"reference":null,"job":{"status":"unknown","rawStatus":null,"progress":null,"output":null,"outputs":null,"error":null,"createdAt":null,"completedAt":null,"outputExpiresAt":null,"lastPolledAt":null,"nextPollAt":null,"polls":0,"estimatedCompletionAt":null,"lastError":null},"destinations":[],"events":["job.completed","job.failed","job.cancelled","job.not_found","watch.expired"],"metadata":{},"groupId":null,"createdAt":"2026-02-18T15:00:00.000Z","endedAt":null,"expiresAt":"2026-02-19T15:00:00.000Z"}"#);
     t.finish().await;
 }
 

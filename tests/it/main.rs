@@ -73,6 +73,7 @@ mod postgres;
 mod postgres_tls;
 mod progress;
 mod proxy;
+mod results;
 mod retry;
 mod server;
 mod signals;

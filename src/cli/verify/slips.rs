@@ -53,6 +53,7 @@ const KEYS: &[&str] = &[
     "error",
     "createdAt",
     "completedAt",
+    "outputExpiresAt",
     "metadata",
     "code",
     "message",

@@ -12,6 +12,7 @@ use crate::domain::{
 };
 use crate::poller::budget::{Budget, Permit};
 use crate::poller::not_found::NotFoundStreak;
+use crate::poller::pending_result::PendingResult;
 use crate::poller::schedule::first_poll;
 use crate::telemetry::traces::Context;
 
@@ -80,6 +81,8 @@ pub struct RareState {
     /// made; the next one of this kind is an error, because a provider may answer every poll of a job so.
     pub was_closed: bool,
     pub final_poll: Option<FinalPoll>,
+    /// Results that are requested before the job counts as completed.
+    pub pending_result: Option<Box<PendingResult>>,
     /// Further apps that watch the job and poll it in their turns.
     pub more_apps: Vec<AppNo>,
     /// Apps whose progress events differ from those of the others.
@@ -308,8 +311,17 @@ impl JobSchedule {
         }
     }
 
-    /// Returns the time of the next step of the expiry: the final poll, or the end of the watches without its result.
+    /// Returns the results that are pending, if any are.
+    pub fn pending_result(&self) -> Option<&PendingResult> {
+        self.rare.as_ref()?.pending_result.as_deref()
+    }
+
+    /// Returns the time of the next step of the expiry: the final poll, or the end of the watches without its result. While
+    /// results are pending, no watch expires; the step is then the end of the job without them.
     pub fn next_expiry(&self, min_interval: Duration) -> Timestamp {
+        if let Some(pending) = self.pending_result() {
+            return pending.give_up_at;
+        }
         let final_poll = self.rare.as_ref().and_then(|rare| rare.final_poll);
         final_poll.map_or_else(|| self.final_poll_at(min_interval), |poll| poll.give_up_at)
     }
@@ -334,6 +346,9 @@ impl JobSchedule {
             rare.not_found.set_back(jump);
             if let Some(poll) = &mut rare.final_poll {
                 poll.give_up_at = back(poll.give_up_at);
+            }
+            if let Some(pending) = &mut rare.pending_result {
+                pending.set_back(jump);
             }
         }
         if self.expiry_at != NEVER {
@@ -365,6 +380,8 @@ pub enum Action {
     Poll(JobNo),
     /// End the watches of a job that had expired by this time: the provider cannot be reached.
     GiveUp(JobNo, Timestamp),
+    /// End a completed job without its results.
+    EndWithoutResult(JobNo),
 }
 
 /// A failed poll, as every tenant may see it.
@@ -493,7 +510,10 @@ impl ProviderQueue {
             // Also another poll is the final one if the watches have expired, such as one that a client has requested
             // before the end of a `Retry-After`: its start is the cutoff.
             let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
-            if !has_final && found.terms.is_some_and(|terms| terms.expires_at <= expiry_now) {
+            if !has_final
+                && found.pending_result().is_none()
+                && found.terms.is_some_and(|terms| terms.expires_at <= expiry_now)
+            {
                 found.expiry_at = NEVER;
                 found.rare().final_poll = Some(FinalPoll::new(expiry_now, expiry_now.plus(FINAL_POLL)));
             }
@@ -526,6 +546,9 @@ impl ProviderQueue {
             if found.in_flight {
                 // Nothing is decided about a job that is being polled; the end of the poll schedules it again.
                 found.expiry_at = NEVER;
+            } else if found.pending_result().is_some() {
+                (found.expiry_at, found.poll_at) = (NEVER, NEVER);
+                actions.push(Action::EndWithoutResult(job));
             } else if let Some(poll) =
                 final_poll.filter(|poll| !held_back && !poll.is_last && found.poll_at <= at)
             {
@@ -555,7 +578,7 @@ impl ProviderQueue {
         now: Timestamp,
     ) {
         let due_at = std::mem::replace(&mut found.expiry_at, NEVER);
-        if found.in_flight {
+        if found.in_flight || found.pending_result().is_some() {
             return;
         }
         let give_up_at = due_at.max(started_at).plus(FINAL_POLL);
@@ -586,7 +609,11 @@ impl ProviderQueue {
     /// never polled.
     pub fn next_poll(&self, job: JobNo, found: &JobSchedule, now: Timestamp) -> Option<Timestamp> {
         let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
-        let final_at = if has_final { NEVER } else { found.final_poll_at(self.policy.min_interval) };
+        let final_at = if has_final || found.pending_result().is_some() {
+            NEVER
+        } else {
+            found.final_poll_at(self.policy.min_interval)
+        };
         let at = found.poll_at.min(final_at);
         if found.watching == 0 || found.in_flight || at == NEVER || self.budget.is_off() {
             return None;

@@ -262,6 +262,7 @@ fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
                     given_up.push((job, now));
                     scheduler.unwatch(job, None, now);
                 }
+                Action::EndWithoutResult(job) => panic!("{job:?} has no results"),
             }
         }
     }

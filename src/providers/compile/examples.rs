@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 
 use super::paths::header_name;
 use super::reader::{Node, TableReader};
-use crate::domain::{JobStatus, Output, Timestamp};
-use crate::providers::definition::{Example, Expect, Seen};
+use crate::domain::{JobStatus, Output, Timestamp, parse_duration};
+use crate::providers::definition::{Example, ExampleAnswer, Expect, Seen};
+use crate::providers::extract::OutputsExpire;
 
 const STATUSES: [(&str, JobStatus); 5] = [
     ("pending", JobStatus::Pending),
@@ -39,31 +40,42 @@ pub(super) fn example(node: &Node<'_>) -> Option<Example> {
     let before = node.report.count();
     let table = node.table()?;
     let job_id = table.require("job_id").and_then(|node| node.text().map(str::to_owned));
+    let answer = answer(&table);
+    let params = table.get_new("params").map(|node| entries(&node)).unwrap_or_default();
+    let params: Map<_, _> = params.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let results = table.get_new("results").map(|node| node.list()).unwrap_or_default();
+    let results = results.iter().filter_map(|node| {
+        let table = node.table()?;
+        let answer = self::answer(&table);
+        table.finish();
+        answer
+    });
+    let results = results.collect();
+    let expect_node = table.get("expect");
+    let expect = expect_node.as_ref().and_then(|node| expect(node.table()?));
+    table.finish();
+    let ExampleAnswer { http, headers, body } = answer?;
+    let example = Example { job_id: job_id?, params, http, headers, body, results, expect };
+    (node.report.count() == before).then_some(example)
+}
+
+/// Reads the keys of an answer.
+fn answer(table: &TableReader<'_>) -> Option<ExampleAnswer> {
     let http = table.get("http").and_then(|node| {
         let status = node.integer()?;
         let status = u16::try_from(status).ok().filter(|status| (100..=599).contains(status));
         node.ok(status.ok_or_else(|| "must be an HTTP status from 100 to 599".to_owned()))
     });
     let body = table.require("body").and_then(|node| node.text().map(str::to_owned));
-    let entries = |node: Node<'_>| node.table().map(|table| texts(&table)).unwrap_or_default();
-    let params = table.get_new("params").map(entries).unwrap_or_default();
-    let params: Map<_, _> = params.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     let headers = table.get_new("headers").map(|node| {
         let lower = |(name, value): (String, String)| Some((node.ok(header_name(&name))?, value));
-        entries(node.clone()).into_iter().filter_map(lower).collect()
+        entries(&node).into_iter().filter_map(lower).collect()
     });
-    let expect_node = table.get("expect");
-    let expect = expect_node.as_ref().and_then(|node| expect(node.table()?));
-    table.finish();
-    let example = Example {
-        job_id: job_id?,
-        params,
-        http: http.unwrap_or(200),
-        headers: headers.unwrap_or_default(),
-        body: body?,
-        expect,
-    };
-    (node.report.count() == before).then_some(example)
+    Some(ExampleAnswer { http: http.unwrap_or(200), headers: headers.unwrap_or_default(), body: body? })
+}
+
+fn entries(node: &Node<'_>) -> Vec<(String, String)> {
+    node.table().map(|table| texts(&table)).unwrap_or_default()
 }
 
 fn texts(table: &TableReader<'_>) -> Vec<(String, String)> {
@@ -108,6 +120,13 @@ fn seen(table: &TableReader<'_>) -> Option<Seen> {
         node.ok(progress.ok_or_else(|| "must be a number from 0 to 100".to_owned()))
     });
     let outputs = table.get("outputs").map(|node| node.list().iter().filter_map(output).collect());
+    let outputs_expire = table.get_new("outputs_expire").and_then(|node| {
+        let text = node.text()?;
+        let at = || Timestamp::parse(text).map(OutputsExpire::At);
+        let after = parse_duration(text).ok().map(OutputsExpire::After);
+        let why = || format!("`{text}` is neither a span such as \"24h\" nor a time");
+        node.ok(after.or_else(at).ok_or_else(why))
+    });
     let seen = Seen {
         raw_status: text("raw_status"),
         unknown_status: table.get("unknown_status").and_then(|node| node.boolean()).unwrap_or(false),
@@ -119,6 +138,7 @@ fn seen(table: &TableReader<'_>) -> Option<Seen> {
         created_at: time("created_at"),
         completed_at: time("completed_at"),
         request_id: text("request_id"),
+        outputs_expire,
         status: status?,
     };
     Some(seen)

@@ -1,13 +1,19 @@
 //! The table `[extract]`, and the keys of it that a rule replaces.
 
+use std::time::Duration;
+
 use super::paths::{alternatives, field, optional_field};
 use super::reader::{Node, TableReader};
-use crate::providers::extract::{Extract, Outputs, Progress, ProgressForm, Time, TimeFormat};
+use crate::domain::parse_duration;
+use crate::providers::extract::{ExpiryForm, Extract, Outputs, Progress, ProgressForm, Time, TimeFormat};
 use crate::providers::field::Field;
 use crate::providers::value::Scalar;
 
 /// A unit of a progress, by its word.
 type Unit = (&'static str, fn(Field) -> ProgressForm);
+
+/// Longest span for which outputs can be said to last.
+const MAX_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
 
 const UNITS: [Unit; 2] = [("percent", ProgressForm::Percent), ("fraction", ProgressForm::Fraction)];
 
@@ -46,6 +52,9 @@ pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract 
     }
     if let Some(node) = table.get("completed_at") {
         extract.completed_at = time(&node);
+    }
+    if let Some(node) = table.get_new("outputs_expire") {
+        extract.outputs_expire = outputs_expire(&node);
     }
     if let Some(node) = table.get_new("null") {
         extract.nulls = node.list().iter().filter_map(Node::scalar).collect::<Vec<Scalar>>();
@@ -120,6 +129,23 @@ fn outputs(node: &Node<'_>) -> Option<Outputs> {
     };
     table.finish();
     Some(outputs)
+}
+
+/// Reads a time, or a span after the end of the job.
+fn outputs_expire(node: &Node<'_>) -> Option<ExpiryForm> {
+    if node.is_table() {
+        return time(node).map(ExpiryForm::At);
+    }
+    if !node.is_text() {
+        node.wrong("must be a span such as \"24h\", or a table with `path` and `format`");
+        return None;
+    }
+    let span = node.ok(parse_duration(node.text()?))?;
+    if span.is_zero() || span > MAX_LIFE {
+        node.wrong("must be longer than 0 and at most 3650d");
+        return None;
+    }
+    Some(ExpiryForm::After(span))
 }
 
 fn time(node: &Node<'_>) -> Option<Time> {

@@ -52,13 +52,7 @@ pub(super) struct Response {
 pub(super) fn response(table: TableReader<'_>) -> Response {
     let body = table.get_new("body").and_then(|node| node.word(&BodyKind::ALL)).unwrap_or_default();
     table.report.ignores_body.set(body == BodyKind::None);
-    let decode = table.get_new("decode").map(|node| {
-        let list = node.list();
-        if list.len() > MAX_DECODED {
-            node.wrong(format!("has more than {MAX_DECODED} values"));
-        }
-        list.iter().filter_map(decode).collect()
-    });
+    let decode = table.get_new("decode").map(|node| decodes(&node));
     let response = Response {
         body,
         unwrap: optional_paths(&table, "unwrap"),
@@ -70,6 +64,15 @@ pub(super) fn response(table: TableReader<'_>) -> Response {
     }
     table.finish();
     response
+}
+
+/// Reads the texts that are decoded.
+pub(super) fn decodes(node: &Node<'_>) -> Vec<Decode> {
+    let list = node.list();
+    if list.len() > MAX_DECODED {
+        node.wrong(format!("has more than {MAX_DECODED} values"));
+    }
+    list.iter().filter_map(decode).collect()
 }
 
 fn decode(node: &Node<'_>) -> Option<Decode> {

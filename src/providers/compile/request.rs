@@ -135,21 +135,13 @@ pub(super) fn request(
     let method = table.get("method").map(|node| method(&node));
     let query = table.get("query").map(|node| templates(&node)).unwrap_or_default();
     let headers = table.get("headers").map(|node| headers(&node)).unwrap_or_default();
-    let body_keys = ["json", "form", "graphql"];
     let body = body(table);
     let method = method.map_or(Some(Method::Get), |method| method);
-    if method == Some(Method::Get) && body_keys.iter().any(|key| table.has(key)) {
-        let sentence = "a request with a body needs `method = \"POST\"` or \"PUT\"";
-        table.wrong_key(if table.has("method") { "method" } else { "url" }, sentence);
+    if let Some(method) = method {
+        check_method(table, method);
     }
     let accept = table.get_new("accept").and_then(|node| header_value(&node));
-    let timeout = table.get("timeout").and_then(|node| {
-        let timeout = node.ok(parse_duration(node.text()?))?;
-        if timeout > MAX_TIMEOUT {
-            node.wrong(format!("must be at most {} s", MAX_TIMEOUT.as_secs()));
-        }
-        Some(timeout)
-    });
+    let timeout = table.get("timeout").and_then(|node| timeout(&node));
     let max_body = table.get("max_body").and_then(|node| node.ok(parse_size(node.text()?)));
     let redirects = [("never", false), ("same-origin", true)];
     let follows_redirects = table.get_new("redirect").and_then(|node| node.word(&redirects)).unwrap_or(false);
@@ -172,9 +164,26 @@ pub(super) fn request(
     RequestParts { form, job_url, max_body }
 }
 
-fn method(node: &Node<'_>) -> Option<Method> {
+pub(super) fn method(node: &Node<'_>) -> Option<Method> {
     let method = node.word(&Method::ALL)?;
     (method == Method::Get || node.is_permitted()).then_some(method)
+}
+
+/// Reads a timeout.
+pub(super) fn timeout(node: &Node<'_>) -> Option<Duration> {
+    let timeout = node.ok(parse_duration(node.text()?))?;
+    if timeout > MAX_TIMEOUT {
+        node.wrong(format!("must be at most {} s", MAX_TIMEOUT.as_secs()));
+    }
+    Some(timeout)
+}
+
+/// Checks that a request with a body has a method that permits one.
+pub(super) fn check_method(table: &TableReader<'_>, method: Method) {
+    if method == Method::Get && ["json", "form", "graphql"].iter().any(|key| table.has(key)) {
+        let sentence = "a request with a body needs `method = \"POST\"` or \"PUT\"";
+        table.wrong_key(if table.has("method") { "method" } else { "url" }, sentence);
+    }
 }
 
 /// Checks that the values in a host are limited.
@@ -203,37 +212,37 @@ fn check_auth(
         (Target::JobUrl, Some(form)) => {
             form.hosts.iter().all(|host| auth.send_to.iter().any(|pattern| pattern.covers(host)))
         }
-        (Target::JobUrl, None) => true,
+        (Target::JobUrl, None) | (Target::Answer, _) => true,
     };
     if !is_sent && !auth.send_to.is_empty() {
         let (key, hosts) = match target {
             Target::Url(_) => ("url", "the host of request.url, whose scheme must be https"),
-            Target::JobUrl => ("job_url", "the hosts of request.job_url"),
+            Target::JobUrl | Target::Answer => ("job_url", "the hosts of request.job_url"),
         };
         let at = table.get(key).map_or(table.at, |node| node.at);
         table.report.add(at, format!("auth.send_to: must contain {hosts}"));
     }
+    check_body_credential(auth, body, table);
+}
+
+/// Checks that a credential that is sent in the body has one.
+pub(super) fn check_body_credential(auth: &Auth, body: Option<&BodyTemplate>, table: &TableReader<'_>) {
     let is_object = matches!(body, Some(BodyTemplate::Form(_) | BodyTemplate::Json(JsonTemplate::Object(_))));
     if matches!(auth.form, AuthForm::Body(_)) && !is_object {
         table.wrong("auth.type `body` needs a body to which the credential is added: `json` or `form`");
     }
 }
 
-/// Checks that every parameter is declared and used.
+/// Checks that every parameter is declared, and used by the poll or by a follow-up request.
 pub(super) fn check_names(
     form: &RequestForm,
+    others: &BTreeSet<&str>,
     job_url: Option<&JobUrl>,
     params: &Params,
     report: &Report<'_>,
     at: usize,
 ) {
-    let mut used: BTreeSet<&str> = BTreeSet::new();
-    if let Target::Url(url) = &form.target {
-        used.extend(url.path.names().chain(url.host().into_iter().flat_map(Template::names)));
-    }
-    used.extend(form.query.values().flat_map(Template::names));
-    used.extend(form.headers.iter().flat_map(|(_, template)| template.names()));
-    used.extend(form.body.iter().flat_map(BodyTemplate::templates).flat_map(Template::names));
+    let used = names(form);
     let groups: BTreeSet<&str> = job_url.into_iter().flat_map(JobUrl::names).collect();
     for name in &used {
         let is_declared = *name == "job_id" || params.others.contains_key(*name) || groups.contains(name);
@@ -248,10 +257,22 @@ pub(super) fn check_names(
                 at,
                 format!("params.{name}: the path of request.job_url gives this parameter; remove it here"),
             );
-        } else if !used.contains(name) {
+        } else if !used.contains(name) && !others.contains(name) {
             report.add(at, format!("params.{name}: the request does not use this parameter; remove it"));
         }
     }
+}
+
+/// Returns the names in the templates of a request.
+pub(super) fn names(form: &RequestForm) -> BTreeSet<&str> {
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    if let Target::Url(url) = &form.target {
+        used.extend(url.path.names().chain(url.host().into_iter().flat_map(Template::names)));
+    }
+    used.extend(form.query.values().flat_map(Template::names));
+    used.extend(form.headers.iter().flat_map(|(_, template)| template.names()));
+    used.extend(form.body.iter().flat_map(BodyTemplate::templates).flat_map(Template::names));
+    used
 }
 
 impl RequestForm {
@@ -262,7 +283,7 @@ impl RequestForm {
 }
 
 /// Reads a table of templates.
-fn templates(node: &Node<'_>) -> Vec<(String, Template)> {
+pub(super) fn templates(node: &Node<'_>) -> Vec<(String, Template)> {
     let entries = node.table().map(|table| table.entries()).unwrap_or_default();
     entries.into_iter().filter_map(|(name, node)| Some((name, template(&node)?))).collect()
 }
@@ -271,7 +292,7 @@ fn template(node: &Node<'_>) -> Option<Template> {
     node.ok(Template::parse(node.text()?))
 }
 
-fn headers(node: &Node<'_>) -> Vec<(String, Template)> {
+pub(super) fn headers(node: &Node<'_>) -> Vec<(String, Template)> {
     let entries = node.table().map(|table| table.entries()).unwrap_or_default();
     let header = |(name, node): (String, Node<'_>)| {
         let name = node.ok(header_name(&name))?;
@@ -288,7 +309,7 @@ fn headers(node: &Node<'_>) -> Vec<(String, Template)> {
     entries.into_iter().filter_map(header).collect()
 }
 
-fn header_value(node: &Node<'_>) -> Option<String> {
+pub(super) fn header_value(node: &Node<'_>) -> Option<String> {
     let text = node.some_text()?;
     if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
         node.wrong("contains characters that are not allowed in a header");
@@ -298,7 +319,7 @@ fn header_value(node: &Node<'_>) -> Option<String> {
 }
 
 /// Reads `json`, `form` or `graphql`.
-fn body(table: &TableReader<'_>) -> Option<BodyTemplate> {
+pub(super) fn body(table: &TableReader<'_>) -> Option<BodyTemplate> {
     let (json, form, graphql) = (table.get_new("json"), table.get_new("form"), table.get_new("graphql"));
     if [&json, &form, &graphql].into_iter().flatten().count() > 1 {
         table.wrong("has more than one body; keep one of `json`, `form` and `graphql`");
@@ -368,7 +389,7 @@ fn job_url(table: TableReader<'_>) -> Option<JobUrl> {
 }
 
 /// Reads a list of hosts.
-fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
+pub(super) fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
     let list = node.list();
     if list.is_empty() {
         node.wrong("must list at least one host");
@@ -471,7 +492,7 @@ fn credential_parts(table: &TableReader<'_>, name: &'static str) -> Option<Vec<(
 }
 
 /// Parses a size, such as `64KiB` or `1MiB`.
-fn parse_size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let parse = |(unit, bytes)| text.strip_suffix(unit)?.parse::<usize>().ok()?.checked_mul(bytes);
     let size = [("KiB", 1024), ("MiB", 1024 * 1024)].into_iter().find_map(parse);
     size.filter(|size| (1024..=MAX_BODY).contains(size))

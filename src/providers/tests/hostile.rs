@@ -2,7 +2,7 @@
 //! `benches/definitions.rs`.
 
 use super::super::compile::compile;
-use super::{Answer, Definition, EMBEDDED, embedded};
+use super::{Answer, Definition, EMBEDDED, Interpretation, embedded};
 
 /// A definition that uses most of schema 2.
 pub(super) const RICH: &str = include_str!("rich.toml");
@@ -107,6 +107,14 @@ fn no_mutated_answer_causes_a_panic() {
                 let answer = Answer { status, headers: &example.headers, body: &body };
                 let first = definition.interpret(&example.job_id, answer);
                 assert_eq!(definition.interpret(&example.job_id, answer), first, "reading is pure");
+                let before = match first {
+                    Interpretation::Ok(report) => *report,
+                    _ => continue,
+                };
+                definition.interpret_result(&example.job_id, &before, answer);
+                for next in &before.results {
+                    let _ = definition.result_request(next, (&example.job_id, "{}"), None, Some("key"));
+                }
             }
         }
     }
@@ -133,7 +141,10 @@ fn no_mutated_definition_causes_a_panic() {
             headers: &[],
             body: br#"{"id": "a1", "status": "done", "files": [1, {}]}"#,
         };
-        definition.interpret("a1", answer);
+        if let Interpretation::Ok(before) = definition.interpret("a1", answer) {
+            definition.interpret_result("a1", &before, answer);
+        }
+        let _ = definition.shown_results("a1", "{}", None);
         let _ = definition.request("a1", "{}", None, Some("key"));
     }
 }

@@ -7,7 +7,7 @@ use crate::domain::{JobStatus, Observation};
 use crate::providers::compile::compile;
 
 /// Returns a definition of schema 2 with these tables, and with defaults for the required ones that they do not have.
-fn text(tables: &str) -> String {
+pub(super) fn text(tables: &str) -> String {
     let or = |key: &str, default: &str| if tables.contains(key) { "" } else { default }.to_owned();
     [
         "schema = 2\nid = \"two\"\nname = \"Two\"\ndocs = \"https://two.example/docs\"\n".to_owned(),
@@ -25,7 +25,7 @@ fn text(tables: &str) -> String {
 }
 
 /// Compiles a definition without examples.
-fn compiled(tables: &str) -> Definition {
+pub(super) fn compiled(tables: &str) -> Definition {
     let text = text(tables);
     let (definition, mistakes) = compile(&text);
     let is_example = |mistake: &super::Mistake| mistake.text.starts_with("example: at least one must show");

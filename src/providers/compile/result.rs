@@ -1,0 +1,269 @@
+//! The tables `[[result]]`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::extract::replaced;
+use super::meaning::{decodes, rules};
+use super::paths::field;
+use super::reader::{Node, TableReader};
+use super::request::{self, Params};
+use crate::providers::auth::{Auth, HostPattern};
+use crate::providers::definition::{
+    BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
+};
+use crate::providers::extract::Extract;
+use crate::providers::field::{Field, Outcome, Paths};
+use crate::providers::rule::{PollVerdict, Rule, Verdict};
+use crate::providers::template::{Template, UrlTemplate};
+
+/// Largest number of results.
+const MAX_RESULTS: usize = 3;
+
+/// Largest number of values that one result takes from the answer to the poll.
+const MAX_VALUES: usize = 8;
+
+/// What the rest of the file says.
+pub(super) struct Context<'a> {
+    /// `None` if the provider needs no credential, or if `[auth]` has a mistake.
+    pub(super) auth: Option<&'a Auth>,
+    /// Whether `[auth]` is valid and not `none`.
+    pub(super) has_auth: bool,
+    pub(super) request: Option<&'a RequestForm>,
+    pub(super) params: &'a Params,
+    /// How the answers to polls are read.
+    pub(super) meaning: &'a Meaning,
+}
+
+/// Reads all `[[result]]`.
+pub(super) fn results(node: &Node<'_>, context: &Context<'_>) -> Vec<ResultForm> {
+    let list = node.list();
+    if list.len() > MAX_RESULTS {
+        node.wrong(format!("there are more than {MAX_RESULTS} results"));
+        return Vec::new();
+    }
+    list.iter().filter_map(|node| result(&node.table()?, context)).collect()
+}
+
+fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> {
+    let uses_credential = table.get("auth").and_then(|node| node.boolean()).unwrap_or(false);
+    let (target, url, hosts) = target(table)?;
+    let values = table.get("values").map(|node| values(&node, context)).unwrap_or_default();
+    let body_node = table.get("body");
+    let body = body_node.as_ref().and_then(|node| node.word(&BodyKind::OF_RESULT)).unwrap_or_default();
+    let request = request_form(table, target, body, context);
+    let max_body = table.get("max_body").and_then(|node| node.ok(request::parse_size(node.text()?)));
+    // The paths of this table are read in an answer of its own.
+    let ignored_body = table.report.ignores_body.replace(body == BodyKind::None);
+    let decode = table.get("decode").map(|node| decodes(&node)).unwrap_or_default();
+    let nulls = context.meaning.extract.nulls.clone();
+    let extract = Extract { nulls, ..Extract::default() };
+    let extract_node = table.get("extract");
+    let extract = match extract_node.and_then(|node| node.table()) {
+        Some(table) => replaced(extract, table),
+        None => extract,
+    };
+    let rule_node = table.get("rule");
+    let rules = rule_node.as_ref().map(|node| rules(node, &extract)).unwrap_or_default();
+    if let Some(node) = &rule_node {
+        check_verdicts(node, &rules);
+    }
+    table.report.ignores_body.set(ignored_body);
+    if uses_credential {
+        check_credential(table, request.as_ref(), &hosts, context);
+    }
+    table.finish();
+    let request = request?;
+    check_names(table, &request, &values, context);
+    let meaning = Meaning {
+        dialect: context.meaning.dialect,
+        max_body: max_body.unwrap_or(1024 * 1024),
+        body,
+        follows_redirects: false,
+        job_url: context.meaning.job_url.clone(),
+        unwrap: Paths::default(),
+        request_id: Field::default(),
+        decode,
+        rules,
+        status: None,
+        extract,
+        errors: context.meaning.errors.clone(),
+        not_found: NotFound::default(),
+        otherwise: Some(Outcome::Completed),
+        results: Vec::new(),
+    };
+    let is_rebased = is_rebased(&request, context);
+    Some(ResultForm { request, uses_credential, is_rebased, url, hosts, values, meaning })
+}
+
+/// Reads `url`, or `path` and `hosts`.
+fn target(table: &TableReader<'_>) -> Option<(Target, Field, Vec<HostPattern>)> {
+    let (url_node, path_node, hosts_node) = (table.get("url"), table.get("path"), table.get("hosts"));
+    match (url_node, path_node) {
+        (Some(node), None) => {
+            if let Some(node) = hosts_node {
+                node.wrong("is possible only with `path`; the host of `url` is fixed");
+            }
+            let url = node.ok(UrlTemplate::parse(node.text()?, true))?;
+            Some((Target::Url(url), Field::default(), Vec::new()))
+        }
+        (None, Some(node)) => {
+            let place = field(&node);
+            let hosts = match hosts_node {
+                Some(node) => request::hosts(&node),
+                None => {
+                    table.wrong("the key `hosts` is missing, the hosts that the URL at `path` can have");
+                    return None;
+                }
+            };
+            (!place.is_empty() && !hosts.is_empty()).then_some((Target::Answer, place, hosts))
+        }
+        _ => {
+            table.wrong("has exactly one of `url`, and `path`, a place of the URL in the answer to the poll");
+            None
+        }
+    }
+}
+
+/// Reads `[result.values]`.
+fn values(node: &Node<'_>, context: &Context<'_>) -> Vec<(String, Field)> {
+    let entries = node.table().map(|table| table.entries()).unwrap_or_default();
+    if entries.len() > MAX_VALUES {
+        node.wrong(format!("has more than {MAX_VALUES} values"));
+        return Vec::new();
+    }
+    let groups = names_of(context.meaning.job_url.as_ref());
+    let value = |(name, node): (String, Node<'_>)| {
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            node.wrong("a name of a value consists of letters, digits and `_`");
+        }
+        let is_taken = name == "job_id" || context.params.others.contains_key(&name);
+        if is_taken || groups.contains(name.as_str()) {
+            node.wrong("is the name of a parameter; choose another one");
+        }
+        let place = field(&node);
+        (!place.is_empty()).then_some((name, place))
+    };
+    entries.into_iter().filter_map(value).collect()
+}
+
+fn names_of(job_url: Option<&JobUrl>) -> BTreeSet<&str> {
+    job_url.into_iter().flat_map(JobUrl::names).collect()
+}
+
+fn request_form(
+    table: &TableReader<'_>,
+    target: Target,
+    kind: BodyKind,
+    context: &Context<'_>,
+) -> Option<RequestForm> {
+    let method = match table.get("method") {
+        Some(node) => request::method(&node)?,
+        None => Method::Get,
+    };
+    let query = table.get("query").map(|node| request::templates(&node)).unwrap_or_default();
+    let headers = table.get("headers").map(|node| request::headers(&node)).unwrap_or_default();
+    let body = request::body(table);
+    request::check_method(table, method);
+    let accept = table.get("accept").and_then(|node| request::header_value(&node));
+    let default = if kind.is_json() { "application/json" } else { "*/*" };
+    let timeout = table.get("timeout").and_then(|node| request::timeout(&node));
+    let timeout = timeout.or(context.request.map(|request| request.timeout));
+    Some(RequestForm {
+        method,
+        target,
+        query: query.into_iter().collect(),
+        headers,
+        accept: accept.unwrap_or_else(|| default.to_owned()),
+        body,
+        timeout: timeout.unwrap_or(Duration::from_secs(20)),
+        follows_redirects: false,
+        auth: None,
+    })
+}
+
+/// A result is read after the end of the job, so it cannot say that the job runs, or that it is unknown.
+fn check_verdicts(node: &Node<'_>, rules: &[Rule]) {
+    for rule in rules {
+        match &rule.verdict {
+            Verdict::Job(outcome, _) if outcome.status().ending().is_none() => {
+                let status = outcome.status();
+                node.wrong(format!(
+                    "a result cannot mean {status}; `answer = \"not_yet\"` repeats the request"
+                ));
+            }
+            Verdict::Poll(PollVerdict::NotFound | PollVerdict::Unauthorized) => {
+                node.wrong("the answer of a result is `not_yet`, `rate_limited` or `error`; each repeats the request");
+            }
+            Verdict::Job(..) | Verdict::Poll(_) => {}
+        }
+    }
+}
+
+/// Checks that the credential can be sent with the request.
+fn check_credential(
+    table: &TableReader<'_>,
+    form: Option<&RequestForm>,
+    hosts: &[HostPattern],
+    context: &Context<'_>,
+) {
+    if !context.has_auth {
+        table.wrong_key("auth", "needs a credential, but [auth] has the type `none`");
+    }
+    let (Some(auth), Some(form)) = (context.auth, form) else { return };
+    let is_sent = match &form.target {
+        Target::Url(url) => url.fixed_origin().is_none_or(|origin| auth.trusts(origin)),
+        Target::Answer | Target::JobUrl => {
+            hosts.iter().all(|host| auth.send_to.iter().any(|pattern| pattern.covers(host)))
+        }
+    };
+    if !is_sent {
+        let key = if matches!(form.target, Target::Url(_)) { "url" } else { "hosts" };
+        table.wrong_key(
+            key,
+            "has a host that auth.send_to does not contain, so `auth = true` is not possible",
+        );
+    }
+    request::check_body_credential(auth, form.body.as_ref(), table);
+}
+
+/// Checks that every name in a template has a value.
+fn check_names(
+    table: &TableReader<'_>,
+    form: &RequestForm,
+    values: &[(String, Field)],
+    context: &Context<'_>,
+) {
+    let used = request::names(form);
+    let groups = names_of(context.meaning.job_url.as_ref());
+    for name in &used {
+        let is_value = values.iter().any(|(known, _)| known == name);
+        let is_param =
+            *name == "job_id" || context.params.others.contains_key(*name) || groups.contains(name);
+        if !is_value && !is_param {
+            let hint = format!("add [params.{name}], or `values = {{ {name} = \"$.…\" }}`");
+            table.wrong(format!("`{{{name}}}` is not declared; {hint}"));
+        }
+    }
+    for (name, _) in values.iter().filter(|(name, _)| !used.contains(name.as_str())) {
+        table.wrong_key("values", format!("`{name}` is not used by the request; remove it"));
+    }
+    if let Target::Url(url) = &form.target {
+        for name in url.host().into_iter().flat_map(Template::names) {
+            let is_limited = context.params.others.get(name).is_some_and(|param| param.is_limited());
+            if !is_limited {
+                let sentence = "is in the host, so it must be a parameter with a `pattern` or an `enum`";
+                table.wrong_key("url", format!("`{{{name}}}` {sentence}"));
+            }
+        }
+    }
+}
+
+/// Returns whether a request goes to the host of the polls, which a `base_url` replaces.
+fn is_rebased(form: &RequestForm, context: &Context<'_>) -> bool {
+    match (&form.target, context.request.map(|request| &request.target)) {
+        (Target::Url(own), Some(Target::Url(polls))) => own.origin() == polls.origin(),
+        (Target::Url(_), _) => true,
+        (Target::Answer | Target::JobUrl, _) => false,
+    }
+}

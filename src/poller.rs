@@ -13,11 +13,14 @@
 
 mod budget;
 mod decide;
+mod exchange;
 mod not_found;
 mod polling;
 mod provider;
 mod schedule;
 mod scheduler;
+mod tokens;
 
 pub use polling::Poller;
 pub use provider::Provider;
+pub use tokens::{TokenFailure, Tokens};

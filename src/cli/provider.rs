@@ -163,7 +163,11 @@ impl List {
         if self.json {
             return Ok(terminal.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
         }
-        let columns = [
+        let instance_of = |one: &Value| match (text(one, "/id"), text(one, "/definition")) {
+            (id, definition) if id == definition => String::new(),
+            (_, definition) => definition,
+        };
+        let mut columns = vec![
             Column::new("ID"),
             Column::new("KEY"),
             Column::new("STATUSES").soft().optional(2),
@@ -172,10 +176,14 @@ impl List {
             Column::new("POLL INTERVAL").optional(1),
             Column::new("BASE URL").soft(),
         ];
+        let has_instances = known.iter().any(|one| !instance_of(one).is_empty());
+        if has_instances {
+            columns.insert(1, Column::new("INSTANCE OF"));
+        }
         let rows = known.iter().map(|one| {
             let statuses: Vec<_> =
                 one["statuses"].as_object().into_iter().flat_map(Map::keys).cloned().collect();
-            [
+            let mut row = vec![
                 text(one, "/id"),
                 text(one, "/credential"),
                 statuses.join(" "),
@@ -183,7 +191,11 @@ impl List {
                 text(one, "/limits/concurrency"),
                 [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–"),
                 text(one, "/baseUrl"),
-            ]
+            ];
+            if has_instances {
+                row.insert(1, instance_of(one));
+            }
+            row
         });
         print_line(terminal.table(&columns, rows, true))?;
         print_note(
@@ -206,6 +218,7 @@ fn about(provider: &app::Provider) -> Value {
     let (bounds, limits) = (&provider.policy, &provider.limits);
     json!({
         "id": definition.id,
+        "definition": definition.definition_id(),
         "name": definition.name,
         "docs": definition.docs,
         "baseUrl": base_url.trim_end_matches('/'),
@@ -320,7 +333,8 @@ impl ShowRequest {
     fn run(self) -> Result<(), Failure> {
         let definition = definition(&self.name, self.config)?;
         let params = params(&definition, &self.job_id, &self.param)?;
-        let shown = definition.shown_request(&self.job_id, &params, None).map_err(Failure::Failed)?;
+        let now = Clock::System.now();
+        let shown = definition.shown_request(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
         Ok(print_line(shown)?)
     }
 }
@@ -343,11 +357,12 @@ impl Poll {
         let provider = find(&providers, &self.name)?;
         let definition = &provider.definition;
         let params = params(definition, &self.job_id, &self.param)?;
-        let (base_url, key) = (provider.base_url.as_ref(), provider.key());
-        let request = definition.request(&self.job_id, &params, base_url, key).map_err(|why| {
+        let egress = app::egress(&config, &HostEnvironment::system()?)?;
+        let authorized = provider.authorized(&egress, &Clock::System, (&self.job_id, &params)).await;
+        let (request, _) = authorized.map_err(|failure| {
+            let why = failure.message;
             Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
         })?;
-        let egress = app::egress(&config, &HostEnvironment::system()?)?;
         // Without the query, which can hold secrets.
         let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
         let received = egress.fetch(app::Provider::fetch(request)).await;

@@ -77,7 +77,10 @@ pub(super) fn decide(
         decision.on_not_made(schedule, message);
         return decision;
     }
-    let is_closed = matches!(meaning, Interpretation::Failed { failure: PollFailure::Closed, .. });
+    let is_closed = matches!(
+        meaning,
+        Interpretation::Failed { failure: PollFailure::Closed | PollFailure::TokenRefused, .. }
+    );
     if is_closed && !std::mem::replace(&mut schedule.rare().was_closed, true) {
         // A poll that may have arrived counts for the minimum interval.
         schedule.record_start(started);
@@ -141,7 +144,10 @@ pub(super) fn decide(
             decision.not_before = Some(budget.rate_limited(retry_after, started, now));
             None
         }
-        Interpretation::Failed { failure: PollFailure::Error | PollFailure::Closed, .. } => {
+        Interpretation::Failed {
+            failure: PollFailure::Error | PollFailure::Closed | PollFailure::TokenRefused,
+            ..
+        } => {
             decision.back_off(schedule, queue.policy.min_interval);
             budget.error(failed, now)
         }
@@ -372,7 +378,11 @@ fn public_error(
         PollFailure::Unauthorized { code } => Some(code.as_str()),
         PollFailure::NotFound => Some("not_found"),
         PollFailure::NoCredential => Some("no_api_key"),
-        PollFailure::Error | PollFailure::RateLimited | PollFailure::NotMade | PollFailure::Closed => None,
+        PollFailure::Error
+        | PollFailure::RateLimited
+        | PollFailure::NotMade
+        | PollFailure::Closed
+        | PollFailure::TokenRefused => None,
     };
     let code = code.filter(|code| code.len() <= CODE_SHOWN && code.chars().all(is_word) && !names_job(code));
     match (http_status, code) {

@@ -7,10 +7,12 @@ use hyper::body::Bytes;
 use tokio::sync::Semaphore;
 use url::Url;
 
+use super::exchange;
+use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
 use crate::domain::{JobName, Limits, Masked, PollPolicy, credential_variable};
-use crate::egress::{Egress, Fetch, Method, Received, SendError};
-use crate::providers::{Answer, Definition, Interpretation, PollFailure, Request};
+use crate::egress::{Egress, Fetch, Received, Token};
+use crate::providers::{Answer, Credential, Definition, Interpretation, PollFailure, Request};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -35,6 +37,8 @@ pub struct Provider {
     pub policy: PollPolicy,
     /// Limits of rate and concurrency.
     pub limits: Limits,
+    /// The token for which the API key is exchanged, if the definition needs one.
+    pub tokens: Tokens,
 }
 
 /// The response to a poll.
@@ -49,6 +53,20 @@ pub(super) struct PollResponse {
     pub(super) raw: Option<Bytes>,
 }
 
+impl PollResponse {
+    /// Returns the response to a poll that failed without an answer.
+    fn failed(failure: PollFailure, message: String) -> Self {
+        let meaning = Interpretation::Failed { failure, message };
+        Self { meaning, http_status: None, retry_after: None, no_answer: None, raw: None }
+    }
+
+    /// Returns the response to a poll for which there is no token.
+    fn without_token(failure: TokenFailure) -> Self {
+        let TokenFailure { failure, message, http_status, retry_after, kind } = failure;
+        Self { http_status, retry_after, no_answer: kind, ..Self::failed(failure, message) }
+    }
+}
+
 impl Provider {
     /// Returns the API key.
     pub fn key(&self) -> Option<&str> {
@@ -57,100 +75,85 @@ impl Provider {
 
     /// Returns the URL of a job for the log: without its query, and without the API key.
     pub(super) fn shown_url(&self, name: &JobName) -> Option<String> {
-        let base_url = self.base_url.as_ref();
-        let request = self.definition.request(&name.job_id, &name.params, base_url, self.key());
-        let mut url = request.ok()?.url;
-        url.set_query(None);
-        url.set_fragment(None);
-        Some(self.masked(url.into()))
+        let url = self.definition.shown_url(&name.job_id, &name.params, self.base_url.as_ref());
+        Some(self.masked(url.ok()?.into(), &[]))
     }
 
-    /// Returns a text without the API key, in every form in which it is sent.
-    fn masked(&self, text: String) -> String {
+    /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
+    fn masked(&self, text: String, derived: &[String]) -> String {
         match self.key() {
-            Some(key) => self.definition.mask(text, key),
+            Some(key) => self.definition.mask(text, key, derived),
             None => text,
         }
     }
 
     /// Returns the exchange that makes a request.
     pub fn fetch(request: Request) -> Fetch {
-        let Request { method, url, headers, body, timeout, max_body, max_redirects, is_from_client } =
-            request;
-        Fetch {
-            method: Method::from_bytes(method.as_bytes()).unwrap_or(Method::GET),
-            body: body.into(),
-            max_redirects,
-            is_guarded: is_from_client,
-            ..Fetch::new(url, &headers, timeout, max_body)
-        }
+        exchange::fetch(request)
     }
 
     /// Requests the status of a job, and interprets the response.
     pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
-        let response = self.request(egress, clock, name).await;
-        response.unwrap_or_else(|(meaning, no_answer)| PollResponse {
-            meaning,
-            http_status: None,
-            retry_after: None,
-            no_answer,
-            raw: None,
-        })
+        self.request(egress, clock, name).await.unwrap_or_else(|failed| failed)
     }
 
-    /// Like [`Self::poll`]; the error is the meaning of a poll without a response, and the kind of the failed exchange.
+    /// Like [`Self::poll`]; the error is a poll without a response of the provider.
     async fn request(
         &self,
         egress: &Egress,
         clock: &Clock,
         name: &JobName,
-    ) -> Result<PollResponse, (Interpretation, Option<&'static str>)> {
+    ) -> Result<PollResponse, PollResponse> {
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
             let variable = credential_variable(&definition.id);
             let message = format!("no API key is configured; the operator can set {variable}");
-            let failure = PollFailure::NoCredential;
-            return Err((Interpretation::Failed { failure, message }, None));
+            return Err(PollResponse::failed(PollFailure::NoCredential, message));
         }
-        let base_url = self.base_url.as_ref();
-        let request = definition
-            .request(&name.job_id, &name.params, base_url, self.key())
-            .map_err(|error| (Interpretation::error(error), None))?;
-        let received = egress.fetch(Self::fetch(request)).await.map_err(|error| no_response(&error))?;
+        let authorized = self.authorized(egress, clock, (&name.job_id, &name.params)).await;
+        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(*failure))?;
+        let secrets = request.secrets.clone();
+        let received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
+            let (failure, kind) = exchange::failure_of(&error);
+            PollResponse { no_answer: Some(kind), ..PollResponse::failed(failure, error.to_string()) }
+        })?;
         let now = clock.now();
         let retry_after = received.retry_after(now);
         let mut meaning = interpret(definition, &name.job_id, &received).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.observation.discard_implausible_times(now);
         }
-        // A provider's error message is logged and shown to users.
-        if let Interpretation::Failed { message, .. } = &mut meaning {
-            *message = self.masked(std::mem::take(message));
+        if let Interpretation::Failed { failure, message } = &mut meaning {
+            let refused = token.as_ref().filter(|_| received.status == 401);
+            if let Some(token) = refused
+                && self.tokens.discard_old(clock, token).await
+            {
+                *failure = PollFailure::TokenRefused;
+            }
+            // A provider's error message is logged and shown to users.
+            *message = self.masked(std::mem::take(message), &secrets);
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
         Ok(PollResponse { meaning, http_status: Some(received.status), retry_after, no_answer: None, raw })
     }
-}
 
-/// Returns the meaning and the kind of a failed exchange.
-fn no_response(error: &SendError) -> (Interpretation, Option<&'static str>) {
-    let kind = match error {
-        SendError::Refused(_) => "refused",
-        SendError::Timeout(_) => "timeout",
-        SendError::Connect(_) => "connect",
-        SendError::Tls(_) => "tls",
-        SendError::Protocol(_) => "protocol",
-        SendError::Exhausted(_) => "exhausted",
-        SendError::Resolver(_) => "resolver",
-        SendError::TooLarge(_) => "too_large",
-        SendError::Closed => "closed",
-    };
-    let failure = match error {
-        error if error.is_ours() => PollFailure::NotMade,
-        error if *error == SendError::Closed => PollFailure::Closed,
-        _ => PollFailure::Error,
-    };
-    (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))
+    /// Returns the request for a job, and the token in it, which may have to be requested before.
+    pub async fn authorized(
+        &self,
+        egress: &Egress,
+        clock: &Clock,
+        (job_id, params): (&str, &str),
+    ) -> Result<(Request, Option<Token>), Box<TokenFailure>> {
+        let (definition, now) = (&self.definition, clock.now());
+        let token = match self.key().filter(|key| definition.needs_token(key)) {
+            Some(key) => Some(self.tokens.get(egress, clock, (definition, key)).await?),
+            None => None,
+        };
+        let token_text = token.as_ref().map(Token::reveal);
+        let credential = self.key().map(|key| Credential { key, token: token_text, now });
+        let request = definition.request(job_id, params, self.base_url.as_ref(), credential);
+        request.map(|request| (request, token)).map_err(|why| Box::new(TokenFailure::error(why)))
+    }
 }
 
 /// Interprets a response; a large one on a thread of its own.

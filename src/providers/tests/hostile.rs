@@ -134,6 +134,6 @@ fn no_mutated_definition_causes_a_panic() {
             body: br#"{"id": "a1", "status": "done", "files": [1, {}]}"#,
         };
         definition.interpret("a1", answer);
-        let _ = definition.request("a1", "{}", None, Some("key"));
+        let _ = definition.request("a1", "{}", None, Some(super::key("key")));
     }
 }

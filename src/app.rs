@@ -17,6 +17,7 @@ mod background;
 mod descriptors;
 mod destinations;
 mod group_timer;
+mod instances;
 mod listener;
 mod operations;
 
@@ -45,7 +46,8 @@ use crate::domain::{
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
-pub use crate::poller::Provider;
+use crate::poller::Tokens;
+pub use crate::poller::{Provider, Purpose};
 use crate::providers::{Definition, InvalidDefinition, Providers, load_providers};
 use crate::store::{
     BootstrapTenant, DatabaseLocation, Keyring, Store, StoreError, StoreOptions, WRITE_RETRY_PAUSE, Writer,
@@ -542,11 +544,16 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
 /// error.
 fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<String>> {
     let loaded = load_providers(config.providers_path.as_deref());
-    let (mut definitions, invalid) = (loaded.valid, loaded.invalid);
+    let all_read = loaded.errors.is_empty();
+    let (mut definitions, mut invalid) = (loaded.valid, loaded.invalid);
     let mut errors: Vec<_> = loaded.errors.into_iter().map(|error| config.located(error)).collect();
+    let wrong_instances = instances::add(config, &mut definitions, &mut invalid, all_read);
+    errors.splice(0..0, wrong_instances.iter().map(ToString::to_string));
     let invalid_ids = invalid.iter().map(|one| one.id.as_str());
-    let known: Vec<&str> = definitions.keys().map(String::as_str).chain(invalid_ids).collect();
-    let unknown = config.check_providers(&known, errors.is_empty());
+    let named =
+        config.providers.iter().filter(|(_, own)| own.definition.is_some()).map(|(id, _)| id.as_str());
+    let known: Vec<&str> = definitions.keys().map(String::as_str).chain(invalid_ids).chain(named).collect();
+    let unknown = config.check_providers(&known, all_read);
     errors.splice(0..0, unknown.iter().map(ToString::to_string));
     let mut providers = Vec::new();
     for definition in definitions.values_mut() {
@@ -605,6 +612,9 @@ fn provider(
             errors.push(("hosts", format!("hosts: {error}")));
         }
     }
+    if let Some(Err(error)) = own.token_url.as_ref().map(|url| Arc::make_mut(definition).set_token_url(url)) {
+        errors.push(("token_url", format!("token_url: {error}")));
+    }
     if let Some(Err(error)) = own.api_key.as_ref().map(|key| definition.check_credential(key.reveal())) {
         errors.push(("api_key", format!("api_key: {error}")));
     }
@@ -624,7 +634,7 @@ fn provider(
     limits.burst = own.burst.unwrap_or(limits.burst);
     limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
     let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
-    Ok(Provider { definition, credential: own.api_key, base_url, policy, limits })
+    Ok(Provider { definition, credential: own.api_key, base_url, policy, limits, tokens: Tokens::default() })
 }
 
 /// Number of variables that a warning lists.

@@ -39,13 +39,16 @@ mod resolver;
 mod target_cache;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use address::{Allowed, Proxy, Settings, SocketLimits, Target, is_public_https};
 pub use connect::USER_AGENT;
 pub use error::SendError;
 pub use identity::{ClientIdentity, InvalidIdentity, check_identity};
 pub use ranges::{AddressRange, RANGES, Source, Verdict};
+pub use redirect::redirect_target;
 pub use resolver::{Lookup, Resolver};
+pub use token::{NoToken, NotIssued, TOKEN_ANSWER_MAX, Token, TokenSlot, read_token};
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -421,7 +424,7 @@ impl Egress {
             duration += received.duration;
             received.duration = duration;
             let location = received.header("location").filter(|_| fetch.max_redirects > 0);
-            let next = |location| redirect::next(&fetch.url, &fetch.method, received.status, location);
+            let next = |location| redirect_target(&fetch.url, &fetch.method, received.status, location);
             match location.and_then(next) {
                 Some((url, keeps_body)) => {
                     fetch.max_redirects -= 1;

@@ -14,12 +14,15 @@
 mod budget;
 mod decide;
 mod decide_result;
+mod exchange;
 mod not_found;
 mod pending_result;
 mod polling;
 mod provider;
 mod schedule;
 mod scheduler;
+mod tokens;
 
 pub use polling::Poller;
-pub use provider::Provider;
+pub use provider::{Provider, Purpose};
+pub use tokens::{TokenFailure, Tokens};

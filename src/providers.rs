@@ -5,6 +5,7 @@
 //! [`Definition::check`] do I/O, because they read files. The poller sends the requests and schedules them.
 
 mod auth;
+mod aws;
 mod body;
 mod compile;
 mod condition;
@@ -13,8 +14,12 @@ mod definition;
 mod example;
 mod extract;
 mod field;
+mod host_pattern;
 mod interpretation;
+mod issued_token;
 mod json;
+mod jwt;
+mod jwt_form;
 mod path;
 mod repair;
 mod request;
@@ -31,7 +36,8 @@ use std::sync::{Arc, LazyLock};
 
 use crate::domain::file_text;
 use crate::named_file;
-pub use compile::Mistake;
+pub use auth::Credential;
+pub use compile::{Mistake, is_provider_id};
 pub use definition::{Definition, Parameter};
 pub use extract::OutputsExpire;
 pub use interpretation::{Answer, Interpretation, JobReport, NextResult, PollFailure};

@@ -11,6 +11,8 @@ use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, f
 #[serde(rename_all = "camelCase")]
 struct Provider {
     id: String,
+    /// Id of its definition; another one if the provider is a named instance.
+    definition: String,
     name: String,
     /// Whether the server has a credential for it, or it needs none.
     configured: bool,
@@ -106,6 +108,7 @@ fn shown(state: &ProviderState) -> Provider {
     let (last_error_at, last_error) = state.last_error.clone().unzip();
     Provider {
         id: state.id.clone(),
+        definition: state.definition.clone(),
         name: state.name.clone(),
         configured: state.configured,
         health: ProviderHealthView {

@@ -102,14 +102,14 @@ impl Webhook {
             Ok(got) => got,
             Err(failure) => return failure.into_result(recorded_headers(&headers), stopwatch.elapsed()),
         };
-        headers.insert(AUTHORIZATION, token.authorization.clone());
+        headers.insert(AUTHORIZATION, token.authorization());
         let mut result = exchange(services, message, headers.clone(), &stopwatch).await;
         if result.attempt.status_code == Some(401)
             && let Some(renewed) = self.tokens.renew(request, left(), &token).await
         {
             match renewed {
                 Ok((token, renewal)) => {
-                    headers.insert(AUTHORIZATION, token.authorization);
+                    headers.insert(AUTHORIZATION, token.authorization());
                     used = renewal.or(used);
                     result = exchange(services, message, headers, &stopwatch).await;
                 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::arguments::{by_name, configuration, parameter};
 use super::output::{Failure, print_line, print_note, text};
 use super::terminal::{FieldList, Terminal};
-use crate::app::{self, HostEnvironment};
+use crate::app::{self, HostEnvironment, Purpose};
 use crate::clock::Clock;
 use crate::config::Flags;
 use crate::domain::nearest;
@@ -269,9 +269,10 @@ impl ShowRequest {
     fn run(self) -> Result<(), Failure> {
         let definition = definition(&self.name, self.config)?;
         let params = params(&definition, &self.job_id, &self.param)?;
-        let shown = definition.shown_request(&self.job_id, &params, None).map_err(Failure::Failed)?;
+        let now = Clock::System.now();
+        let shown = definition.shown_request(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
         print_line(shown)?;
-        let results = definition.shown_results(&self.job_id, &params, None).map_err(Failure::Failed)?;
+        let results = definition.shown_results(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
         for (number, shown) in (1..).zip(results) {
             print_line(format_args!("\nAfter its completion, [[result]] {number}:\n{shown}"))?;
         }
@@ -317,23 +318,24 @@ impl Poll {
         let provider = find(&providers, &self.name)?;
         let definition = &provider.definition;
         let params = params(definition, &self.job_id, &self.param)?;
-        let (base_url, key) = (provider.base_url.as_ref(), provider.key());
-        let request = definition.request(&self.job_id, &params, base_url, key).map_err(|why| {
+        let egress = app::egress(&config, &HostEnvironment::system()?)?;
+        let job = (self.job_id.as_str(), params.as_str());
+        let authorized = provider.authorized(&egress, &Clock::System, job, Purpose::Poll).await;
+        let (request, _) = authorized.map_err(|failure| {
+            let why = failure.message;
             Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
         })?;
-        let egress = app::egress(&config, &HostEnvironment::system()?)?;
         // Without the query, which can hold secrets.
         let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
         let received = egress.fetch(app::Provider::fetch(request)).await;
-        let received = received
+        let mut received = received
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
-        let mut received = received;
         let mut answer = definition.interpret(&self.job_id, answer(&received));
         while let Some(before) = awaiting(&answer)
-            && let Some(next) = before.results.first()
+            && !before.results.is_empty()
         {
-            let job = (self.job_id.as_str(), params.as_str());
-            let request = definition.result_request(next, job, base_url, key).map_err(Failure::Failed)?;
+            let authorized = provider.authorized(&egress, &Clock::System, job, Purpose::Result(before)).await;
+            let (request, _) = authorized.map_err(|failure| Failure::Failed(failure.message))?;
             received = egress.fetch(app::Provider::fetch(request)).await.map_err(|why| {
                 Failure::Failed(format!(
                     "the job has completed, but its result could not be requested: {why}"

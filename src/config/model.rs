@@ -108,10 +108,14 @@ pub struct Telemetry {
 /// `[providers.NAME]`. `None` means that the provider's definition decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderConfig {
+    /// The definition of which this provider is an instance; `None` if its own name is that of the definition.
+    pub definition: Option<String>,
     /// The credential.
     pub api_key: Option<Masked>,
     /// Base URL of the API: http(s), without a slash at its end.
     pub base_url: Option<String>,
+    /// URL at which the credential is exchanged for a token.
+    pub token_url: Option<String>,
     /// Hosts, separated by commas, that clients may choose and that get the credential.
     pub hosts: Option<String>,
     /// Time from the registration to the first poll, if nothing is known about the job.

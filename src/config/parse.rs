@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use serde_json::{Map, Value};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use url::Url;
@@ -233,6 +234,26 @@ fn web_url(text: &str, what: &str, wrong: fn(&Url) -> Option<&'static str>) -> R
 
 pub(super) fn api_key(text: &str) -> Result<Masked, String> {
     header_value(text, 16..=256)
+}
+
+/// Returns a credential with several fields in one line: the JSON object of a file, such as the key of a service account,
+/// or lines `field=value`. Returns `None` for every other text.
+pub(super) fn fields_in_one_line(text: &str) -> Option<String> {
+    let text = text.trim();
+    if text.starts_with('{') {
+        return serde_json::from_str::<Map<String, Value>>(text)
+            .ok()
+            .map(|fields| Value::Object(fields).to_string());
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let field = |line: &&str| {
+        let (name, value) = line.split_once('=')?;
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b' ');
+        is_name.then(|| (name.trim().to_owned(), value.trim().into()))
+    };
+    let fields: Option<Map<String, Value>> = lines.iter().map(field).collect();
+    fields.filter(|_| lines.len() > 1).map(|fields| Value::Object(fields).to_string())
 }
 
 /// Checks the credential of a provider.

@@ -262,8 +262,16 @@ impl Reader {
     }
 
     fn set(&mut self, setting: &'static Setting, name: Option<&str>, given: &Written, source: Source) {
+        let fields = match given {
+            Written::One(value) if setting.key == "providers.NAME.api_key" => {
+                parse::fields_in_one_line(value)
+            }
+            Written::One(_) | Written::Many(_) => None,
+        };
         let values = match given {
-            Written::One(value) if !setting.is_list() => Ok(std::slice::from_ref(value)),
+            Written::One(value) if !setting.is_list() => {
+                Ok(std::slice::from_ref(fields.as_ref().unwrap_or(value)))
+            }
             Written::Many(values) if setting.is_list() => Ok(values.as_slice()),
             Written::One(_) => Err("a list is expected; write it as [\"…\", \"…\"]".to_owned()),
             Written::Many(_) => {

@@ -137,11 +137,15 @@ const LAST: &[Setting] = &[
         .doc("folder with templates that replace the built-in ones of the same name"),
     one("providers.path", |c, v| put(&mut c.providers_path, parse::path(v)))
         .doc("folder with additional provider definitions"),
+    provider("providers.NAME.definition", |p, v| put(&mut p.definition, Ok(v.to_owned())))
+        .doc("definition that `NAME` is an instance of, with settings, budget and health of its own"),
     provider("providers.NAME.api_key", |p, v| put(&mut p.api_key, parse::credential(v)))
         .secret()
         .doc("credential of the provider; for muvi, `MUVI_API_KEY` takes precedence"),
     provider("providers.NAME.base_url", |p, v| put(&mut p.base_url, parse::base_url(v)))
         .doc("base URL of the API; the credential is sent to its host"),
+    provider("providers.NAME.token_url", |p, v| put(&mut p.token_url, parse::base_url(v)))
+        .doc("URL at which the credential is exchanged for a token; it gets the credential"),
     provider("providers.NAME.hosts", |p, v| put(&mut p.hosts, Ok(v.to_owned())))
         .doc("hosts, separated by commas, that clients may choose and that get the credential, where the definition has a wildcard"),
     provider("providers.NAME.first", |p, v| put(&mut p.first, parse::poll_interval(v)))

@@ -82,6 +82,8 @@ word_enum! {
 pub struct ProviderState {
     /// Id for programs.
     pub id: String,
+    /// Id of the definition: another one for a named instance.
+    pub definition: String,
     /// Name for people.
     pub name: String,
     /// Whether it can be polled: a key is configured, or none is needed.
@@ -111,6 +113,7 @@ impl ProviderState {
     pub fn invalid(id: &str, mistakes: &[String]) -> Self {
         Self {
             id: id.to_owned(),
+            definition: id.to_owned(),
             name: id.to_owned(),
             configured: false,
             health: ProviderHealth::Invalid,

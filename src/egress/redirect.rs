@@ -6,7 +6,7 @@ use url::Url;
 
 /// Returns where a response redirects to, if it stays at the same scheme, host and port, and whether the method and the
 /// body are kept.
-pub(super) fn next(from: &Url, method: &Method, status: u16, location: &str) -> Option<(Url, bool)> {
+pub fn redirect_target(from: &Url, method: &Method, status: u16, location: &str) -> Option<(Url, bool)> {
     let keeps_body = match status {
         // Browsers change the method, and servers rely on it.
         301 | 302 => *method == Method::GET,
@@ -41,7 +41,7 @@ mod tests {
             (304, Method::GET, "/x", None),
             (200, Method::GET, "/x", None),
         ] {
-            let found = next(&from, &method, status, location);
+            let found = redirect_target(&from, &method, status, location);
             let found = found.as_ref().map(|(url, keeps)| (url.as_str(), *keeps));
             assert_eq!(found, expected, "{status} {location}");
         }

@@ -79,7 +79,10 @@ pub(super) fn decide(
         decision.on_not_made(schedule, message);
         return decision;
     }
-    let is_closed = matches!(meaning, Interpretation::Failed { failure: PollFailure::Closed, .. });
+    let is_closed = matches!(
+        meaning,
+        Interpretation::Failed { failure: PollFailure::Closed | PollFailure::TokenRefused, .. }
+    );
     if is_closed && !std::mem::replace(&mut schedule.rare().was_closed, true) {
         // A poll that may have arrived counts for the minimum interval.
         schedule.record_start(started);
@@ -147,7 +150,10 @@ pub(super) fn decide(
             decision.not_before = Some(budget.rate_limited(retry_after, started, now));
             None
         }
-        Interpretation::Failed { failure: PollFailure::Error | PollFailure::Closed, .. } => {
+        Interpretation::Failed {
+            failure: PollFailure::Error | PollFailure::Closed | PollFailure::TokenRefused,
+            ..
+        } => {
             decision.back_off(schedule, queue.policy.min_interval);
             budget.error(failed, now)
         }
@@ -419,7 +425,8 @@ fn public_error(
         | PollFailure::RateLimited
         | PollFailure::NotMade
         | PollFailure::Closed
-        | PollFailure::Refused => None,
+        | PollFailure::Refused
+        | PollFailure::TokenRefused => None,
     };
     let code = code.filter(|code| code.len() <= CODE_SHOWN && code.chars().all(is_word) && !names_job(code));
     match (http_status, code) {

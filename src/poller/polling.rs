@@ -123,6 +123,7 @@ impl Poller {
             let configured = provider.credential.is_some() || !definition.needs_credential();
             ProviderState {
                 id: definition.id.clone(),
+                definition: definition.definition_id().to_owned(),
                 name: definition.name.clone(),
                 configured,
                 health: if configured { health } else { ProviderHealth::Unconfigured },

@@ -7,10 +7,12 @@ use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
+use super::exchange;
+use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
 use crate::domain::{JobName, Limits, Masked, PollPolicy, credential_variable};
-use crate::egress::{Egress, Fetch, Method, Received, SendError};
-use crate::providers::{Answer, Definition, Interpretation, JobReport, PollFailure, Request};
+use crate::egress::{Egress, Fetch, Received, SendError, Token};
+use crate::providers::{Answer, Credential, Definition, Interpretation, JobReport, PollFailure, Request};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -35,6 +37,8 @@ pub struct Provider {
     pub policy: PollPolicy,
     /// Limits of rate and concurrency.
     pub limits: Limits,
+    /// The token for which the API key is exchanged, if the definition needs one.
+    pub tokens: Tokens,
 }
 
 /// The response to a poll.
@@ -52,12 +56,26 @@ pub(super) struct PollResponse {
 }
 
 /// What an exchange is for.
-#[derive(Clone, Copy)]
-enum Purpose<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
     /// To learn the status of a job.
     Poll,
     /// To learn the first result of this job.
     Result(&'a JobReport),
+}
+
+impl PollResponse {
+    /// Returns the response to a poll that failed without an answer.
+    fn failed(failure: PollFailure, message: String) -> Self {
+        let meaning = Interpretation::Failed { failure, message };
+        Self { meaning, http_status: None, retry_after: None, no_answer: None, raw: None, memory: None }
+    }
+
+    /// Returns the response to a poll for which there is no token.
+    fn without_token(failure: TokenFailure) -> Self {
+        let TokenFailure { failure, message, http_status, retry_after, kind } = failure;
+        Self { http_status, retry_after, no_answer: kind, ..Self::failed(failure, message) }
+    }
 }
 
 impl Provider {
@@ -68,33 +86,21 @@ impl Provider {
 
     /// Returns the URL of a job for the log: without its query, and without the API key.
     pub(super) fn shown_url(&self, name: &JobName) -> Option<String> {
-        let base_url = self.base_url.as_ref();
-        let request = self.definition.request(&name.job_id, &name.params, base_url, self.key());
-        let mut url = request.ok()?.url;
-        url.set_query(None);
-        url.set_fragment(None);
-        Some(self.masked(url.into()))
+        let url = self.definition.shown_url(&name.job_id, &name.params, self.base_url.as_ref());
+        Some(self.masked(url.ok()?.into(), &[]))
     }
 
-    /// Returns a text without the API key, in every form in which it is sent.
-    fn masked(&self, text: String) -> String {
+    /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
+    fn masked(&self, text: String, derived: &[String]) -> String {
         match self.key() {
-            Some(key) => self.definition.mask(text, key),
+            Some(key) => self.definition.mask(text, key, derived),
             None => text,
         }
     }
 
     /// Returns the exchange that makes a request.
     pub fn fetch(request: Request) -> Fetch {
-        let Request { method, url, headers, body, timeout, max_body, max_redirects, is_from_client } =
-            request;
-        Fetch {
-            method: Method::from_bytes(method.as_bytes()).unwrap_or(Method::GET),
-            body: body.into(),
-            max_redirects,
-            is_guarded: is_from_client,
-            ..Fetch::new(url, &headers, timeout, max_body)
-        }
+        exchange::fetch(request)
     }
 
     /// Requests the status of a job, and interprets the response.
@@ -120,82 +126,92 @@ impl Provider {
         name: &JobName,
         purpose: Purpose<'_>,
     ) -> PollResponse {
-        let response = self.exchange(egress, clock, name, purpose).await;
-        response.unwrap_or_else(|(mut meaning, no_answer)| {
-            if let Interpretation::Failed { message, .. } = &mut meaning {
-                *message = self.masked(std::mem::take(message));
+        self.exchange(egress, clock, name, purpose).await.unwrap_or_else(|mut failed| {
+            if let Interpretation::Failed { message, .. } = &mut failed.meaning {
+                *message = self.masked(std::mem::take(message), &[]);
             }
-            PollResponse { meaning, http_status: None, retry_after: None, no_answer, raw: None, memory: None }
+            failed
         })
     }
 
-    /// Returns the response; the error is the meaning of a request without a response, and the kind of the failed
-    /// exchange.
+    /// Returns the response; the error is that of a request without a response of the provider.
     async fn exchange(
         &self,
         egress: &Egress,
         clock: &Clock,
         name: &JobName,
         purpose: Purpose<'_>,
-    ) -> Result<PollResponse, (Interpretation, Option<&'static str>)> {
+    ) -> Result<PollResponse, PollResponse> {
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
             let variable = credential_variable(&definition.id);
             let message = format!("no API key is configured; the operator can set {variable}");
-            let failure = PollFailure::NoCredential;
-            return Err((Interpretation::Failed { failure, message }, None));
+            return Err(PollResponse::failed(PollFailure::NoCredential, message));
         }
-        let (base_url, key) = (self.base_url.as_ref(), self.key());
-        let request = match purpose {
-            Purpose::Poll => definition
-                .request(&name.job_id, &name.params, base_url, key)
-                .map_err(|error| (Interpretation::error(error), None))?,
-            Purpose::Result(report) => {
-                let refused =
-                    |message| (Interpretation::Failed { failure: PollFailure::Refused, message }, None);
-                let next = report.results.first().ok_or_else(|| refused("there is no result".to_owned()))?;
-                let job = (name.job_id.as_str(), name.params.as_str());
-                definition.result_request(next, job, base_url, key).map_err(refused)?
-            }
-        };
-        let received =
-            egress.fetch(Self::fetch(request)).await.map_err(|error| no_response(&error, purpose))?;
+        let authorized = self.authorized(egress, clock, (&name.job_id, &name.params), purpose).await;
+        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(*failure))?;
+        let secrets = request.secrets.clone();
+        let received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
+            let (failure, kind) = match (&error, purpose) {
+                (SendError::Refused(_), Purpose::Result(_)) => (PollFailure::Refused, "refused"),
+                _ => exchange::failure_of(&error),
+            };
+            PollResponse { no_answer: Some(kind), ..PollResponse::failed(failure, error.to_string()) }
+        })?;
         let now = clock.now();
         let retry_after = received.retry_after(now);
         let mut meaning = interpret(definition, &name.job_id, &received, purpose).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.settle(now);
         }
-        // A provider's error message is logged and shown to users.
-        if let Interpretation::Failed { message, .. } = &mut meaning {
-            *message = self.masked(std::mem::take(message));
+        if let Interpretation::Failed { failure, message } = &mut meaning {
+            let refused = token.as_ref().filter(|_| received.status == 401);
+            if let Some(token) = refused
+                && self.tokens.discard_old(clock, token).await
+            {
+                *failure = PollFailure::TokenRefused;
+            }
+            // A provider's error message is logged and shown to users.
+            *message = self.masked(std::mem::take(message), &secrets);
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
         let http_status = Some(received.status);
         Ok(PollResponse { meaning, http_status, retry_after, no_answer: None, raw, memory: None })
     }
-}
 
-/// Returns the meaning and the kind of a failed exchange.
-fn no_response(error: &SendError, purpose: Purpose<'_>) -> (Interpretation, Option<&'static str>) {
-    let kind = match error {
-        SendError::Refused(_) => "refused",
-        SendError::Timeout(_) => "timeout",
-        SendError::Connect(_) => "connect",
-        SendError::Tls(_) => "tls",
-        SendError::Protocol(_) => "protocol",
-        SendError::Exhausted(_) => "exhausted",
-        SendError::Resolver(_) => "resolver",
-        SendError::TooLarge(_) => "too_large",
-        SendError::Closed => "closed",
-    };
-    let failure = match error {
-        error if error.is_ours() => PollFailure::NotMade,
-        error if *error == SendError::Closed => PollFailure::Closed,
-        SendError::Refused(_) if matches!(purpose, Purpose::Result(_)) => PollFailure::Refused,
-        _ => PollFailure::Error,
-    };
-    (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))
+    /// Returns the request for a job, and the token in it, which may have to be requested before.
+    pub async fn authorized(
+        &self,
+        egress: &Egress,
+        clock: &Clock,
+        job: (&str, &str),
+        purpose: Purpose<'_>,
+    ) -> Result<(Request, Option<Token>), Box<TokenFailure>> {
+        let (definition, now) = (&self.definition, clock.now());
+        let refused =
+            |why| Box::new(TokenFailure { failure: PollFailure::Refused, ..TokenFailure::error(why) });
+        let next = match purpose {
+            Purpose::Poll => None,
+            Purpose::Result(report) => {
+                Some(report.results.first().ok_or_else(|| refused("there is no result".to_owned()))?)
+            }
+        };
+        let is_sent = next.is_none_or(|next| definition.sends_credential(next));
+        let token = match self.key().filter(|key| is_sent && definition.needs_token(key)) {
+            Some(key) => Some(self.tokens.get(egress, clock, (definition, key)).await?),
+            None => None,
+        };
+        let token_text = token.as_ref().map(Token::reveal);
+        let credential = self.key().map(|key| Credential { key, token: token_text, now });
+        let base_url = self.base_url.as_ref();
+        let request = match next {
+            Some(next) => definition.result_request(next, job, base_url, credential).map_err(refused),
+            None => definition
+                .request(job.0, job.1, base_url, credential)
+                .map_err(|why| Box::new(TokenFailure::error(why))),
+        };
+        Ok((request?, token))
+    }
 }
 
 /// Interprets a response; a large one on a thread of its own.

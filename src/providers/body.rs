@@ -64,7 +64,8 @@ impl BodyTemplate {
 }
 
 impl JsonTemplate {
-    fn templates(&self) -> Vec<&Template> {
+    /// Returns the templates of the texts.
+    pub(super) fn templates(&self) -> Vec<&Template> {
         match self {
             Self::Text(template) => vec![template],
             Self::Fixed(_) => Vec::new(),
@@ -73,7 +74,8 @@ impl JsonTemplate {
         }
     }
 
-    fn render(&self, value: &impl Fn(&str) -> Result<String, String>) -> Result<Value, String> {
+    /// Returns the value with each parameter replaced by its value.
+    pub(super) fn render(&self, value: &impl Fn(&str) -> Result<String, String>) -> Result<Value, String> {
         Ok(match self {
             Self::Text(template) => Value::String(template.render(value)?),
             Self::Fixed(fixed) => fixed.clone(),

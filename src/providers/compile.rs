@@ -4,6 +4,7 @@
 //! key by key, and a part with a mistake does not stop the check of the others. Only a file that is not TOML is reported
 //! alone. The examples run as soon as the parts that interpret answers have no mistake, whatever the rest has.
 
+mod auth;
 mod examples;
 mod extract;
 mod meaning;
@@ -59,7 +60,7 @@ pub(super) fn compile(text: &str) -> (Option<Definition>, Vec<Mistake>) {
 pub(super) fn id_of(text: &str) -> Option<String> {
     let (parsed, _) = DeTable::parse_recoverable(text);
     let id = parsed.get_ref().get("id")?.get_ref().as_str()?.to_owned();
-    is_slug(&id).then_some(id)
+    is_provider_id(&id).then_some(id)
 }
 
 /// Reads a file. Returns `None` if a part has a mistake, which is then in the report.
@@ -74,7 +75,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
     let has_job_url = request_table.as_ref().is_some_and(|table| table.has("job_url"));
     let params_table = file.get("params").and_then(|node| node.table());
     let params = request::params(params_table.as_ref(), has_job_url, report);
-    let auth = file.require("auth").and_then(|node| node.table()).ok_or(Mistaken).and_then(request::auth);
+    let auth = file.require("auth").and_then(|node| node.table()).ok_or(Mistaken).and_then(auth::auth);
     let parts = request_table.as_ref().map(|table| request::request(table, auth, &params));
     let parts = parts.unwrap_or(RequestParts { form: None, job_url: None, max_body: 1024 * 1024 });
     let follows_redirects = parts.form.as_ref().is_some_and(|form| form.follows_redirects);
@@ -105,6 +106,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
     let Params { job_id, others } = params;
     Some(Definition {
         id,
+        instance_of: None,
         name,
         docs,
         webhooks,
@@ -136,7 +138,7 @@ type Head = (String, String, String, Option<String>, Vec<String>);
 fn head(file: &TableReader<'_>) -> Option<Head> {
     let id = file.require("id").and_then(|node| {
         let id = node.text()?;
-        if !is_slug(id) {
+        if !is_provider_id(id) {
             node.wrong("must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
         }
         Some(id.to_owned())
@@ -156,7 +158,7 @@ fn head(file: &TableReader<'_>) -> Option<Head> {
 
 /// Returns whether `id` consists of lower case letters, digits and dashes, so that it can be part of the name of a
 /// variable and of a file.
-fn is_slug(id: &str) -> bool {
+pub fn is_provider_id(id: &str) -> bool {
     id.len() <= 40
         && id.starts_with(|c: char| c.is_ascii_lowercase())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::auth::{Auth, HostPattern};
+use super::auth::{Auth, MASK};
 use super::body::BodyTemplate;
 use super::decode::Decode;
 use super::extract::{Extract, OutputsExpire};
 use super::field::{Field, Outcome, Paths};
+use super::host_pattern::HostPattern;
 use super::json::Dialect;
 use super::path::Path;
 use super::rule::Rule;
@@ -25,6 +26,8 @@ use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
 pub struct Definition {
     /// Id, by which clients refer to the provider.
     pub id: String,
+    /// Id of the definition that this one is an instance of.
+    pub instance_of: Option<String>,
     /// Name for people.
     pub name: String,
     /// URL of the provider's documentation.
@@ -301,6 +304,11 @@ impl Definition {
         self.request.auth.is_some()
     }
 
+    /// Returns whether requests need a token, which a token URL issues for the key.
+    pub fn needs_token(&self, key: &str) -> bool {
+        self.request.auth.as_ref().is_some_and(|auth| auth.needs_token(key))
+    }
+
     /// Returns the method of a poll.
     pub fn method(&self) -> &'static str {
         self.request.method.word()
@@ -311,12 +319,28 @@ impl Definition {
         self.request.auth.as_ref().map_or(Ok(()), |auth| auth.check(key))
     }
 
-    /// Replaces the credential in a text by `***`, in every form in which it is sent.
-    pub fn mask(&self, text: String, key: &str) -> String {
+    /// Replaces the credential in a text by `***`, in every form in which it is sent, and what was derived from it
+    /// ([`Request::secrets`]).
+    ///
+    /// [`Request::secrets`]: super::Request::secrets
+    pub fn mask(&self, text: String, key: &str, derived: &[String]) -> String {
         let secrets = self.request.auth.as_ref().map(|auth| auth.secrets(key)).unwrap_or_default();
-        secrets.iter().fold(text, |text, secret| {
-            if text.contains(secret.as_str()) { text.replace(secret.as_str(), "***") } else { text }
+        let derived = derived.iter().filter(|secret| !secret.is_empty());
+        derived.chain(&secrets).fold(text, |text, secret| {
+            if text.contains(secret.as_str()) { text.replace(secret.as_str(), MASK) } else { text }
         })
+    }
+
+    /// Returns the id of the definition: another one for a named instance.
+    pub fn definition_id(&self) -> &str {
+        self.instance_of.as_ref().unwrap_or(&self.id)
+    }
+
+    /// Returns the definition under another id, for a named instance.
+    #[must_use]
+    pub fn instance(&self, id: &str) -> Self {
+        let name = format!("{} ({id})", self.name);
+        Self { id: id.to_owned(), instance_of: Some(self.id.clone()), name, ..self.clone() }
     }
 
     /// Returns the default address of requests: scheme, host and port.

@@ -92,6 +92,9 @@ pub enum PollFailure {
         /// The provider's code, or `unauthorized`.
         code: String,
     },
+    /// The provider rejects a token before its end. The next poll has a new one.
+    #[error("a refused token")]
+    TokenRefused,
     /// The provider limits the rate.
     #[error("\"too many requests\"")]
     RateLimited,
@@ -112,7 +115,7 @@ impl Interpretation {
         match failure {
             PollFailure::Error | PollFailure::Closed | PollFailure::Refused => PollOutcome::Error,
             PollFailure::NotMade | PollFailure::NoCredential => PollOutcome::NotMade,
-            PollFailure::Unauthorized { .. } => PollOutcome::Unauthorized,
+            PollFailure::Unauthorized { .. } | PollFailure::TokenRefused => PollOutcome::Unauthorized,
             PollFailure::RateLimited => PollOutcome::RateLimited,
             PollFailure::NotFound => PollOutcome::NotFound,
         }

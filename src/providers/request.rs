@@ -1,7 +1,7 @@
 //! The request for a job. It is data; `egress` sends it.
 //!
-//! The credential is sent only to the hosts that the definition lists in `send_to`, and to the host and port of the
-//! configured `base_url`.
+//! The credential, and what is derived from it, is sent only to the hosts that the definition lists in `send_to`, and to the
+//! host and port of the configured `base_url`. A request for a token goes to the token URL only.
 //!
 //! Normally, a definition fixes the host of a request. With a parameter in the host, or with ids that are URLs, the host
 //! comes from a client. Then it must be a name that the definition allows, and the addresses of the name must be public
@@ -14,10 +14,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::{Host, Position, Url};
 
-use super::auth::HostPattern;
+use super::auth::{AuthForm, Credential, MASK, Sent, Supply};
+use super::aws::Unsigned;
 use super::definition::{Definition, JobUrl, RequestForm, Target};
+use super::host_pattern::HostPattern;
 use super::template::{Param, check_base, percent_encode};
-use crate::domain::credential_variable;
+use crate::domain::{Timestamp, credential_variable};
 
 /// Longest URL in characters.
 pub(super) const MAX_URL: usize = 2048;
@@ -25,8 +27,11 @@ pub(super) const MAX_URL: usize = 2048;
 /// Number of redirects that are followed, if any are.
 const MAX_REDIRECTS: u8 = 3;
 
-/// Text that stands for the credential in a request that is shown.
-const MASK: &str = "***";
+/// Longest timeout of a request for a token, which precedes a poll.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Largest answer of a token URL, in bytes. A token with many claims has some KiB.
+const TOKEN_ANSWER_MAX: usize = 64 * 1024;
 
 /// A request for one job.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct Request {
     pub max_redirects: u8,
     /// Whether a client has chosen the host, so that its addresses must be public.
     pub is_from_client: bool,
+    /// Texts that are derived from the credential, such as a token, to be masked in messages.
+    pub secrets: Vec<String>,
 }
 
 /// Prints no header values, one of which is the credential, no query and no body.
@@ -155,6 +162,15 @@ impl Definition {
         is_trusted.then_some(()).ok_or_else(why)
     }
 
+    /// Sets the operator's token URL, which replaces that of the definition. The error is a sentence.
+    pub fn set_token_url(&mut self, url: &str) -> Result<(), String> {
+        let url = check_base(url)?;
+        let auth = self.request.auth.as_mut().filter(|auth| matches!(auth.form, AuthForm::Token(..)));
+        let auth = auth.ok_or("the provider's credential is not exchanged for a token; remove it")?;
+        auth.token_url = Some(url);
+        Ok(())
+    }
+
     /// Sets the hosts that the operator lists for the credential, separated by commas, and whether `base_url` replaces
     /// the host. The error is a sentence.
     pub fn set_operator_hosts(&mut self, hosts: &str, is_rebased: bool) -> Result<(), String> {
@@ -182,7 +198,17 @@ impl Definition {
         job_id: &str,
         params: &str,
         base_url: Option<&Url>,
-        credential: Option<&str>,
+        credential: Option<Credential<'_>>,
+    ) -> Result<Request, String> {
+        self.supplied_request(job_id, params, base_url, credential.map(Supply::Real))
+    }
+
+    fn supplied_request(
+        &self,
+        job_id: &str,
+        params: &str,
+        base_url: Option<&Url>,
+        supply: Option<Supply<'_>>,
     ) -> Result<Request, String> {
         let sources = Sources {
             job_id,
@@ -190,7 +216,7 @@ impl Definition {
             values: &BTreeMap::new(),
             named: None,
             base_url,
-            credential: Some(credential),
+            supply: Some(supply),
             max_body: self.meaning.max_body,
         };
         self.build(&self.request, &sources)
@@ -233,9 +259,9 @@ impl Definition {
             (Target::JobUrl, None, _) => return Err("the definition has no form of job URLs".to_owned()),
             (Target::Answer, _, None) => return Err("the answer to the poll has no URL".to_owned()),
         };
-        let sent = match sources.credential {
-            Some(credential) => self.credential((&url, chosen_by), base_url, credential)?.unwrap_or_default(),
-            None => super::auth::Sent::default(),
+        let sent = match sources.supply {
+            Some(supply) => self.credential((&url, chosen_by), base_url, supply)?,
+            None => Sent::default(),
         };
         let mut query: Vec<(String, String)> = Vec::new();
         for (name, template) in &form.query {
@@ -247,11 +273,14 @@ impl Definition {
         let mut body = Vec::new();
         if let Some(template) = &form.body {
             let (kind, bytes) = template.render(plain, &sent.body)?;
-            headers.push(("content-type".to_owned(), kind.to_owned()));
+            // A definition can name a kind of JSON that the provider requires.
+            if !headers.iter().any(|(name, _)| name == "content-type") {
+                headers.push(("content-type".to_owned(), kind.to_owned()));
+            }
             body = bytes;
         }
         headers.extend(sent.headers);
-        Ok(Request {
+        let mut request = Request {
             method: form.method.word(),
             url,
             headers,
@@ -260,21 +289,73 @@ impl Definition {
             max_body: sources.max_body,
             max_redirects: if form.follows_redirects { MAX_REDIRECTS } else { 0 },
             is_from_client: chosen_by != ChosenBy::Definition && base_url.is_none(),
+            secrets: sent.secrets,
+        };
+        self.sign(&mut request, sources.supply.flatten(), plain)?;
+        Ok(request)
+    }
+
+    /// Signs a request, if the credential is a key for that. Everything else of the request is complete.
+    fn sign(
+        &self,
+        request: &mut Request,
+        supply: Option<Supply<'_>>,
+        param: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<(), String> {
+        let Some((auth, supply)) = self.request.auth.as_ref().zip(supply) else { return Ok(()) };
+        let Request { method, url, headers, body, .. } = &*request;
+        let unsigned = Unsigned { method, url, headers, body };
+        let signature = auth.signature(supply, unsigned, param).map_err(|why| self.of_key(&why))?;
+        request.headers.extend(signature.headers);
+        request.secrets.extend(signature.secrets);
+        Ok(())
+    }
+
+    /// Returns the request for a token that the key is exchanged for. `refresh_token` is a newer one than that of the key.
+    /// The error is a sentence.
+    pub fn token_request(
+        &self,
+        key: &str,
+        refresh_token: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Request, String> {
+        let auth = self.request.auth.as_ref().ok_or("the provider needs no token")?;
+        let token = auth.token_request(key, refresh_token, now).map_err(|why| self.of_key(&why))?;
+        let mut headers = vec![
+            ("accept".to_owned(), "application/json".to_owned()),
+            ("content-type".to_owned(), token.content_type.to_owned()),
+        ];
+        headers.extend(token.authorization.map(|value| ("authorization".to_owned(), value)));
+        Ok(Request {
+            method: "POST",
+            url: token.url,
+            headers,
+            body: token.body.into_bytes(),
+            timeout: self.request.timeout.min(TOKEN_TIMEOUT),
+            max_body: TOKEN_ANSWER_MAX,
+            max_redirects: 0,
+            is_from_client: false,
+            secrets: token.secrets,
         })
     }
 
-    /// Returns what the credential adds to a request to `url`; `None` if the provider needs none.
+    /// Returns a sentence about the key.
+    fn of_key(&self, why: &str) -> String {
+        format!("the key for {} {why}", self.name)
+    }
+
+    /// Returns what the credential adds to a request to `url`.
     fn credential(
         &self,
         (url, chosen_by): (&Url, ChosenBy),
         base_url: Option<&Url>,
-        credential: Option<&str>,
-    ) -> Result<Option<super::auth::Sent>, String> {
-        let Some(auth) = &self.request.auth else { return Ok(None) };
+        supply: Option<Supply<'_>>,
+    ) -> Result<Sent, String> {
+        let Some(auth) = &self.request.auth else { return Ok(Sent::default()) };
         let name = &self.name;
         let variable = credential_variable(&self.id);
-        let credential = credential.ok_or_else(|| format!("{name} needs a key; set {variable}"))?;
-        let sent = auth.sent(credential).map_err(|why| format!("the key for {name} {why}"))?;
+        let supply = supply.ok_or_else(|| format!("{name} needs a key; set {variable}"))?;
+        let sent = auth.sent(supply).map_err(|why| self.of_key(&why))?;
         let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
         let is_trusted = match chosen_by {
             ChosenBy::Definition => auth.trusts(url),
@@ -282,48 +363,42 @@ impl Definition {
             ChosenBy::Client | ChosenBy::Provider => auth.trusts_named(url),
         };
         if !operators_own && !is_trusted {
-            return Err(format!("the key for {name} must not be sent to this host"));
+            return Err(self.of_key("must not be sent to this host"));
         }
-        Ok(Some(sent))
+        Ok(sent)
     }
 
-    /// Returns the request for a job as text, with the credential masked.
+    /// Returns the URL of the request for a job, without its query and its credential.
+    pub fn shown_url(&self, job_id: &str, params: &str, base_url: Option<&Url>) -> Result<Url, String> {
+        let supply = Supply::Shown(Timestamp::from_millis(0));
+        let mut url = self.supplied_request(job_id, params, base_url, Some(supply))?.url;
+        url.set_query(None);
+        url.set_fragment(None);
+        Ok(url)
+    }
+
+    /// Returns the request for a job as text, with the credential and what is derived from it masked.
     pub fn shown_request(
         &self,
         job_id: &str,
         params: &str,
         base_url: Option<&Url>,
+        now: Timestamp,
     ) -> Result<String, String> {
-        self.shown(|credential| self.request(job_id, params, base_url, credential))
+        Ok(shown(&self.supplied_request(job_id, params, base_url, Some(Supply::Shown(now)))?))
     }
+}
 
-    /// Returns a request as text. `request` makes it with a credential that is masked here.
-    pub(super) fn shown(
-        &self,
-        request: impl FnOnce(Option<&str>) -> Result<Request, String>,
-    ) -> Result<String, String> {
-        let auth = self.request.auth.as_ref();
-        let sample = auth.map(|auth| auth.sample(MASK));
-        let mut request = request(sample.as_deref())?;
-        if let Some(auth) = auth {
-            // The base64 of a masked credential means nothing.
-            let plain = auth.sent(&auth.sample(MASK)).map(|sent| sent.headers).unwrap_or_default();
-            for (name, value) in request.headers.iter_mut().filter(|header| plain.contains(header)) {
-                let is_basic = name == "authorization" && value.starts_with("Basic ");
-                if is_basic {
-                    *value = format!("Basic {MASK}");
-                }
-            }
-        }
-        let url = request.url.as_str().replace(&percent_encode(MASK), MASK);
-        let mut lines = vec![format!("{} {url}", request.method)];
-        lines.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-        if !request.body.is_empty() {
-            let body = String::from_utf8_lossy(&request.body).replace(&percent_encode(MASK), MASK);
-            lines.extend([String::new(), body]);
-        }
-        Ok(lines.join("\n"))
+/// Returns a request as text. It was made with a credential that is masked.
+pub(super) fn shown(request: &Request) -> String {
+    let url = request.url.as_str().replace(&percent_encode(MASK), MASK);
+    let mut lines = vec![format!("{} {url}", request.method)];
+    lines.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    if !request.body.is_empty() {
+        let body = String::from_utf8_lossy(&request.body).replace(&percent_encode(MASK), MASK);
+        lines.extend([String::new(), body]);
     }
+    lines.join("\n")
 }
 
 /// Returns the headers of a form, which are not those of the credential.
@@ -356,7 +431,7 @@ pub(super) struct Sources<'a> {
     /// Address that replaces the one of the form; the one of a URL that an answer names is then the operator's own.
     pub(super) base_url: Option<&'a Url>,
     /// `None`: the request is sent without a credential.
-    pub(super) credential: Option<Option<&'a str>>,
+    pub(super) supply: Option<Option<Supply<'a>>>,
     pub(super) max_body: usize,
 }
 

@@ -13,11 +13,12 @@
 
 use url::{Host, Url};
 
-use super::auth::HostPattern;
+use super::auth::{Credential, Supply};
 use super::definition::{Definition, Meaning, ResultForm};
+use super::host_pattern::HostPattern;
 use super::interpretation::{Answer, Interpretation, JobReport, NextResult};
-use super::request::{MAX_URL, Request, Sources};
-use crate::domain::{JobError, Observation};
+use super::request::{MAX_URL, Request, Sources, shown};
+use crate::domain::{JobError, Observation, Timestamp};
 
 impl Meaning {
     /// Returns what a job is after the answer to the first of its results, or why that result could not be read.
@@ -92,9 +93,19 @@ impl Definition {
     pub fn result_request(
         &self,
         next: &NextResult,
+        job: (&str, &str),
+        base_url: Option<&Url>,
+        credential: Option<Credential<'_>>,
+    ) -> Result<Request, String> {
+        self.supplied_result(next, job, base_url, credential.map(Supply::Real))
+    }
+
+    fn supplied_result(
+        &self,
+        next: &NextResult,
         (job_id, params): (&str, &str),
         base_url: Option<&Url>,
-        credential: Option<&str>,
+        supply: Option<Supply<'_>>,
     ) -> Result<Request, String> {
         let form = self.meaning.results.get(next.index).ok_or("the definition has no such result")?;
         let named = next.url.as_deref().map(|url| named_url(url, &form.hosts, base_url)).transpose()?;
@@ -104,7 +115,7 @@ impl Definition {
             values: &next.values,
             named,
             base_url: base_url.filter(|base| form.is_rebased || is_of(next, base)),
-            credential: form.uses_credential.then_some(credential),
+            supply: form.uses_credential.then_some(supply),
             max_body: form.meaning.max_body,
         };
         self.build(&form.request, &sources)
@@ -117,20 +128,15 @@ impl Definition {
         job_id: &str,
         params: &str,
         base_url: Option<&Url>,
+        now: Timestamp,
     ) -> Result<Vec<String>, String> {
-        let shown = |(index, form): (usize, &ResultForm)| {
+        let of_form = |(index, form): (usize, &ResultForm)| {
             let host = form.hosts.first().map(HostPattern::example);
             let values = form.values.iter().map(|(name, _)| (name.clone(), format!("{{{name}}}")));
             let url = host.map(|host| format!("https://{host}/"));
             let next = NextResult { index, url, values: values.collect() };
-            let shown = self.shown(|credential| {
-                self.result_request(
-                    &next,
-                    (job_id, params),
-                    base_url,
-                    credential.filter(|_| form.uses_credential),
-                )
-            })?;
+            let supply = Some(Supply::Shown(now));
+            let shown = shown(&self.supplied_result(&next, (job_id, params), base_url, supply)?);
             let names = next.values.values();
             let encoded = |name: &String| super::template::percent_encode(name);
             let shown = names.fold(shown, |shown, name| shown.replace(&encoded(name), name));
@@ -139,7 +145,7 @@ impl Definition {
                 None => shown,
             })
         };
-        self.meaning.results.iter().enumerate().map(shown).collect()
+        self.meaning.results.iter().enumerate().map(of_form).collect()
     }
 }
 

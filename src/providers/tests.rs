@@ -1,5 +1,6 @@
 //! Guarantees of the definitions and of their language.
 
+mod authorizing;
 mod hostile;
 mod results;
 mod schema_2;
@@ -11,10 +12,15 @@ use serde_json::{Map, Value, json};
 use super::definition::BodyKind;
 use super::json::Dialect;
 use super::*;
-use crate::domain::{JobStatus, Limits, PollOutcome, PollPolicy, Rate};
+use crate::domain::{JobStatus, Limits, PollOutcome, PollPolicy, Rate, Timestamp};
 
 fn embedded() -> Providers {
     load_providers(None).valid
+}
+
+/// Returns a credential that is a key.
+fn key(key: &str) -> Credential<'_> {
+    Credential { key, token: None, now: Timestamp::from_millis(0) }
 }
 
 fn muvi(status: u16, body: &str) -> Interpretation {
@@ -391,16 +397,16 @@ fn a_job_id_never_leaves_its_segment() {
         "job_1;x", "@host", &long,
     ] {
         assert!(muvi.check_job_id(id).is_err(), "{id:?}");
-        assert!(muvi.request(id, "{}", None, Some("key")).is_err(), "{id:?}");
+        assert!(muvi.request(id, "{}", None, Some(key("key"))).is_err(), "{id:?}");
     }
-    let request = muvi.request("job_abc123def456", "{}", None, Some("key")).unwrap();
+    let request = muvi.request("job_abc123def456", "{}", None, Some(key("key"))).unwrap();
     assert_eq!(request.url.as_str(), "https://api.muvi.video/v1/jobs/job_abc123def456");
 
     // Not even with a pattern that allows everything.
     let open = Definition::parse(&small(&[("[a-z0-9.]+", "(?s).*")])).unwrap();
     let params = r#"{"region": "eu", "team": "a"}"#;
-    assert!(open.request("..", params, None, Some("key")).is_err());
-    let request = open.request("../x?y#z", params, None, Some("key")).unwrap();
+    assert!(open.request("..", params, None, Some(key("key"))).is_err());
+    let request = open.request("../x?y#z", params, None, Some(key("key"))).unwrap();
     assert_eq!(request.url.path(), "/eu/jobs/..%2Fx%3Fy%23z");
 }
 
@@ -409,7 +415,7 @@ fn the_credential_is_sent_to_listed_hosts_and_the_base_url_only() {
     let definition = Definition::parse(&small(&[])).unwrap();
     let params = definition.params(&Map::from_iter([("team".to_owned(), json!("blue"))])).unwrap();
     assert_eq!(params, r#"{"region":"eu","team":"blue"}"#);
-    let request = definition.request("1.2", &params, None, Some("s3cret")).unwrap();
+    let request = definition.request("1.2", &params, None, Some(key("s3cret"))).unwrap();
     assert_eq!(request.url.as_str(), "https://small.example/eu/jobs/1.2?full=a%20b%26c&team=blue");
     assert!(request.headers.contains(&("x-key".to_owned(), "Key s3cret".to_owned())));
     assert!(request.headers.contains(&("x-version".to_owned(), "2026-01-01".to_owned())));
@@ -417,7 +423,7 @@ fn the_credential_is_sent_to_listed_hosts_and_the_base_url_only() {
     assert!(!shown.contains("s3cret") && !shown.contains("blue"), "{shown}");
 
     let base = definition.check_base_url("http://127.0.0.1:9000/upstream/").unwrap();
-    let request = definition.request("1", &params, Some(&base), Some("s3cret")).unwrap();
+    let request = definition.request("1", &params, Some(&base), Some(key("s3cret"))).unwrap();
     assert!(request.url.as_str().starts_with("http://127.0.0.1:9000/upstream/eu/jobs/1?"));
     assert!(request.headers.iter().any(|(_, value)| value == "Key s3cret"));
 
@@ -426,7 +432,7 @@ fn the_credential_is_sent_to_listed_hosts_and_the_base_url_only() {
         assert!(Definition::parse(&text).is_err(), "{send_to}");
     }
     for credential in [None, Some(""), Some("a b"), Some("a\r\nx: y"), Some("schlüssel")] {
-        let refused = definition.request("1", &params, None, credential).unwrap_err();
+        let refused = definition.request("1", &params, None, credential.map(key)).unwrap_err();
         assert!(!refused.contains("schl") && refused.contains("Small"), "{refused}");
     }
 }
@@ -451,7 +457,7 @@ fn a_base_url_is_only_an_address() {
     }
     for base in ["http://127.0.0.1:1", "https://[::1]:8443/x", "http://mock"] {
         let base = muvi.check_base_url(base).unwrap();
-        assert!(muvi.request("job_1", "{}", Some(&base), Some("key")).is_ok(), "{base}");
+        assert!(muvi.request("job_1", "{}", Some(&base), Some(key("key"))).is_ok(), "{base}");
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ringback::domain::{credential_variable, format_duration, format_rate};
+use ringback::domain::{JobStatus, Timestamp, credential_variable, format_duration, format_rate};
 use ringback::providers::{Definition, load_providers};
 use serde_json::{Value, json};
 
@@ -50,7 +50,9 @@ fn page(definition: &Definition) -> String {
     permitted.set_operator_hosts("", true).unwrap();
     let needs_host = definition.params(&params).is_err();
     let params = permitted.params(&params).unwrap_or_else(|wrong| panic!("{id}: {wrong:?}"));
-    let request = permitted.shown_request(job_id, &params, None).unwrap_or_else(|why| panic!("{id}: {why}"));
+    let request = permitted
+        .shown_request(job_id, &params, None, Timestamp::from_millis(0))
+        .unwrap_or_else(|why| panic!("{id}: {why}"));
     page += &format!("\n## Request\n\n```http\n{request}\n```\n\n");
     page += &if definition.needs_credential() {
         format!("The credential is the value of `{}`.\n", credential_variable(id))
@@ -106,7 +108,7 @@ fn statuses(definition: &Definition) -> String {
         return "\n## Statuses\n\nRules decide the status of each answer: see the definition.\n".to_owned();
     }
     words.sort_by_key(|(word, status)| (status.as_str(), *word));
-    let row = |(word, status): &(&str, ringback::domain::JobStatus)| {
+    let row = |(word, status): &(&str, JobStatus)| {
         format!(
             "| `{}` | {status} | {} |\n",
             cell(word),

@@ -1,13 +1,11 @@
 //! Authentication of requests to a receiver: HTTP Basic, and tokens for client credentials (RFC 6749, section 4.4).
 //!
-//! A token is requested when the first request needs it, and kept in memory. It is renewed before it expires, and after
-//! the receiver has answered 401 to it. For each set of credentials, one request for a token is in flight: other
-//! attempts wait for its answer, also if that is a failure. The token URL passes the same guard as the URL of a
-//! receiver.
+//! Each set of credentials has a [`TokenSlot`], which keeps and renews its token. A token is also renewed after the
+//! receiver has answered 401 to it. The token URL passes the same guard as the URL of a receiver.
 //!
 //! A request for a token that fails says nothing about the receiver. The attempt has failed, and its error names the
-//! host of the token URL; [`TokenUse`] makes the dispatcher count the failure there. The next request follows after
-//! [`FAILURE_HOLDS`] at the earliest. An attempt that begins before is not made ([`TokenUse::Awaited`]).
+//! host of the token URL; [`TokenUse`] makes the dispatcher count the failure there. An attempt that begins while the
+//! failure holds is not made ([`TokenUse::Awaited`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,48 +16,15 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hyper::body::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::super::channel::{AttemptResult, Headers, Reach, Services, TokenUse, webhook_queue};
-use crate::clock::Moment;
 use crate::domain::{AppNo, BasicAuth, ClientCredentials, Outcome};
-use crate::egress::{Post, Received, SendError};
-
-/// Maximum size of the answer of a token URL, in bytes. A token with many claims has some KiB.
-const ANSWER_MAX: usize = 64 * 1024;
-
-/// Maximum length of a token, in bytes: a header of common servers has at most 8 KiB.
-const TOKEN_MAX: usize = 8 * 1024;
-
-/// Life of a token whose answer does not say when it expires.
-const LIFE_DEFAULT: Duration = Duration::from_secs(5 * 60);
-
-/// Maximum time for which a token is used.
-const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// Maximum time before its end at which a token is renewed: a tenth of its life, and at most this.
-const RENEW_BEFORE_MAX: Duration = Duration::from_secs(60);
-
-/// Minimum age of a token that is renewed after a 401. If a younger one is refused, a new one would be as well.
-const RENEW_AGE_MIN: Duration = Duration::from_secs(10);
-
-/// Time for which a failed request for a token is not repeated: many deliveries, and manual retries, may need one.
-const FAILURE_HOLDS: Duration = Duration::from_secs(2);
+use crate::egress::{NoToken, Post, SendError, TOKEN_ANSWER_MAX, Token, TokenSlot, read_token};
 
 /// Maximum number of credentials whose tokens are kept.
 const ENTRIES_MAX: usize = 1_024;
-
-/// Error codes of a token URL (RFC 6749, section 5.2). Other texts of its answer could repeat a secret.
-const ERRORS: [&str; 6] = [
-    "invalid_request",
-    "invalid_client",
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-];
 
 /// Returns the value of `authorization` for a name and a password.
 pub(super) fn basic(auth: &BasicAuth) -> Option<HeaderValue> {
@@ -74,16 +39,6 @@ fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// A token.
-#[derive(Clone)]
-pub(super) struct Token {
-    /// The value of `authorization`.
-    pub(super) authorization: HeaderValue,
-    issued_at: Moment,
-    renew_at: Moment,
-    expires_at: Moment,
 }
 
 /// Why there is no token.
@@ -119,14 +74,9 @@ pub(super) struct TokenRequest<'a> {
     pub(super) credentials: &'a ClientCredentials,
 }
 
-/// What is known about the tokens of one set of credentials.
-#[derive(Default)]
-struct Slot {
-    token: Option<Token>,
-    failure: Option<(Moment, TokenFailure)>,
-}
+type Slot = TokenSlot<TokenFailure>;
 
-type Slots = HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>;
+type Slots = HashMap<[u8; 32], Arc<Slot>>;
 
 /// The tokens of all credentials.
 #[derive(Default)]
@@ -156,8 +106,7 @@ impl Tokens {
         limit: Duration,
         refused: &Token,
     ) -> Option<Result<(Token, Option<TokenUse>), TokenFailure>> {
-        let age = request.services.clock.moment().since(refused.issued_at);
-        if age < RENEW_AGE_MIN {
+        if !refused.is_worth_renewing(request.services.clock.moment()) {
             return None;
         }
         let renewed = self.get_other(request, limit, Some(refused)).await;
@@ -171,42 +120,16 @@ impl Tokens {
         refused: Option<&Token>,
     ) -> Result<(Token, Option<TokenUse>), TokenFailure> {
         let clock = &request.services.clock;
-        let (began, slot) = (clock.moment(), self.slot(request));
-        let is_refused =
-            |token: &Token| refused.is_some_and(|refused| refused.authorization == token.authorization);
-        let waiting = async {
-            let mut slot = slot.lock().await;
-            let now = clock.moment();
-            let known = slot.token.clone().filter(|token| !is_refused(token));
-            if let Some(token) = known.clone().filter(|token| now < token.renew_at) {
-                return Ok((token, None));
-            }
-            let failure = match &slot.failure {
-                // The request that this attempt waited for was made for it as well.
-                Some((at, failure)) if *at >= began => failure.clone(),
-                Some((at, failure)) if now.since(*at) < FAILURE_HOLDS => {
-                    failure.awaited(FAILURE_HOLDS.saturating_sub(now.since(*at)))
-                }
-                Some(_) | None => match request.send(limit.saturating_sub(now.since(began))).await {
-                    Ok((token, used)) => {
-                        *slot = Slot { token: Some(token.clone()), failure: None };
-                        return Ok((token, Some(used)));
-                    }
-                    Err(failure) => {
-                        slot.failure = Some((clock.moment(), failure.clone()));
-                        failure
-                    }
-                },
-            };
-            // A token that was to be renewed is valid until it expires.
-            known.filter(|token| now < token.expires_at).map(|token| (token, None)).ok_or(failure)
-        };
-        let got = clock.timeout(limit, waiting).await;
-        got.unwrap_or_else(|| Err(request.failure(&SendError::timed_out(limit))))
+        let got = self.slot(request).get(clock, limit, refused, |left| request.send(left)).await;
+        got.map_err(|no_token| match no_token {
+            NoToken::Failed(failure) => failure,
+            NoToken::Held(failure, wait) => failure.awaited(wait),
+            NoToken::TimedOut => request.failure(&SendError::timed_out(limit)),
+        })
     }
 
     /// Returns the slot of these credentials.
-    fn slot(&self, request: TokenRequest<'_>) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&self, request: TokenRequest<'_>) -> Arc<Slot> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key();
         if slots.len() >= ENTRIES_MAX && !slots.contains_key(&key) {
@@ -215,22 +138,6 @@ impl Tokens {
         }
         Arc::clone(slots.entry(key).or_default())
     }
-}
-
-/// A successful answer of a token URL (RFC 6749, section 5.1).
-#[derive(Deserialize)]
-struct Issued {
-    access_token: String,
-    token_type: String,
-    /// In seconds. Some servers send a text.
-    #[serde(default)]
-    expires_in: serde_json::Value,
-}
-
-/// The answer to a request that failed.
-#[derive(Deserialize)]
-struct Refusal {
-    error: String,
 }
 
 impl TokenRequest<'_> {
@@ -283,14 +190,14 @@ impl TokenRequest<'_> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let sent = match egress.parse(token_url) {
-            Ok(url) => egress.send(Post { url, headers, body, timeout, max_answer: ANSWER_MAX }).await,
+            Ok(url) => egress.send(Post { url, headers, body, timeout, max_answer: TOKEN_ANSWER_MAX }).await,
             Err(error) => Err(SendError::Refused(error.to_string())),
         };
         let received = sent.map_err(|error| self.failure(&error))?;
         let now = clock.moment();
-        let token = read(&received, now).map_err(|why| TokenFailure {
+        let token = read_token(&received, now).map_err(|not_issued| TokenFailure {
             outcome: Outcome::Retry { after: received.retry_after(clock.now()) },
-            error: format!("token: {}: {why}", self.host()),
+            error: format!("token: {}: {}", self.host(), not_issued.why),
             used: self.used(Reach::of_status(received.status), true),
         })?;
         Ok((token, self.used(Reach::Answered, false)))
@@ -308,27 +215,4 @@ fn form(scopes: &[String], audience: Option<&str>) -> Bytes {
         form.append_pair("audience", audience);
     }
     Bytes::from(form.finish())
-}
-
-/// Reads the token of an answer. The error repeats nothing of the answer but a known error code.
-fn read(received: &Received, now: Moment) -> Result<Token, String> {
-    if received.status != 200 {
-        let refusal: Option<Refusal> = serde_json::from_slice(&received.body).ok();
-        let code = refusal.and_then(|refusal| ERRORS.into_iter().find(|code| *code == refusal.error));
-        let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
-        return Err(format!("answered HTTP {}{code} to the request for a token", received.status));
-    }
-    let issued: Issued = serde_json::from_slice(&received.body)
-        .map_err(|_| "the answer is not a token in JSON (access_token, token_type)".to_owned())?;
-    if !issued.token_type.eq_ignore_ascii_case("bearer") {
-        return Err("the answer has a token of another type than Bearer".to_owned());
-    }
-    let text = Some(issued.access_token).filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
-    let authorization = text.and_then(|text| sensitive(&format!("Bearer {text}")));
-    let authorization = authorization.ok_or("the answer has a token that no header can hold")?;
-    let seconds = issued.expires_in.as_u64().or_else(|| issued.expires_in.as_str()?.parse().ok());
-    let life = seconds.map_or(LIFE_DEFAULT, Duration::from_secs).min(LIFE_MAX);
-    let renew_before = (life / 10).min(RENEW_BEFORE_MAX);
-    let (renew_at, expires_at) = (now.plus(life.saturating_sub(renew_before)), now.plus(life));
-    Ok(Token { authorization, issued_at: now, renew_at, expires_at })
 }

@@ -91,7 +91,11 @@ impl List {
         if self.json {
             return Ok(terminal.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
         }
-        let columns = [
+        let instance_of = |one: &Value| match (text(one, "/id"), text(one, "/definition")) {
+            (id, definition) if id == definition => String::new(),
+            (_, definition) => definition,
+        };
+        let mut columns = vec![
             Column::new("ID"),
             Column::new("KEY"),
             Column::new("STATUSES").soft().optional(2),
@@ -100,10 +104,14 @@ impl List {
             Column::new("POLL INTERVAL").optional(1),
             Column::new("BASE URL").soft(),
         ];
+        let has_instances = known.iter().any(|one| !instance_of(one).is_empty());
+        if has_instances {
+            columns.insert(1, Column::new("INSTANCE OF"));
+        }
         let rows = known.iter().map(|one| {
             let statuses: Vec<_> =
                 one["statuses"].as_object().into_iter().flat_map(Map::keys).cloned().collect();
-            [
+            let mut row = vec![
                 text(one, "/id"),
                 text(one, "/credential"),
                 statuses.join(" "),
@@ -111,7 +119,11 @@ impl List {
                 text(one, "/limits/concurrency"),
                 [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–"),
                 text(one, "/baseUrl"),
-            ]
+            ];
+            if has_instances {
+                row.insert(1, instance_of(one));
+            }
+            row
         });
         print_line(terminal.table(&columns, rows, true))?;
         print_note(
@@ -164,6 +176,7 @@ fn about(provider: &app::Provider) -> Value {
     let (bounds, limits) = (&provider.policy, &provider.limits);
     json!({
         "id": definition.id,
+        "definition": definition.definition_id(),
         "name": definition.name,
         "docs": definition.docs,
         "baseUrl": base_url.trim_end_matches('/'),

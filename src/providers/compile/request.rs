@@ -1,4 +1,4 @@
-//! The tables `[params]`, `[auth]` and `[request]`.
+//! The tables `[params]` and `[request]`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::paths::header_name;
 use super::reader::{Mistaken, Node, Report, TableReader};
 use crate::domain::parse_duration;
-use crate::providers::auth::{Auth, AuthForm, HostPattern};
+use crate::providers::auth::{Auth, AuthForm};
 use crate::providers::body::{BodyTemplate, JsonTemplate};
 use crate::providers::definition::{JobUrl, Method, RequestForm, Target};
+use crate::providers::host_pattern::HostPattern;
 use crate::providers::template::{Encode, Param, ParamTable, Template, UrlTemplate};
 
 /// Longest timeout. No status request needs longer, and a poll uses a place of the concurrency during that time.
@@ -272,6 +273,9 @@ pub(super) fn names(form: &RequestForm) -> BTreeSet<&str> {
     used.extend(form.query.values().flat_map(Template::names));
     used.extend(form.headers.iter().flat_map(|(_, template)| template.names()));
     used.extend(form.body.iter().flat_map(BodyTemplate::templates).flat_map(Template::names));
+    if let Some(AuthForm::Aws(aws)) = form.auth.as_ref().map(|auth| &auth.form) {
+        used.extend(aws.region.iter().flat_map(Template::names));
+    }
     used
 }
 
@@ -288,7 +292,7 @@ pub(super) fn templates(node: &Node<'_>) -> Vec<(String, Template)> {
     entries.into_iter().filter_map(|(name, node)| Some((name, template(&node)?))).collect()
 }
 
-fn template(node: &Node<'_>) -> Option<Template> {
+pub(super) fn template(node: &Node<'_>) -> Option<Template> {
     node.ok(Template::parse(node.text()?))
 }
 
@@ -344,7 +348,7 @@ pub(super) fn body(table: &TableReader<'_>) -> Option<BodyTemplate> {
     Some(BodyTemplate::Json(JsonTemplate::Object(members)))
 }
 
-fn json_template(node: &Node<'_>, depth: usize) -> Option<JsonTemplate> {
+pub(super) fn json_template(node: &Node<'_>, depth: usize) -> Option<JsonTemplate> {
     if depth > MAX_DEPTH {
         node.wrong(format!("is nested deeper than {MAX_DEPTH}"));
         return None;
@@ -399,96 +403,6 @@ pub(super) fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
         (!item.text()?.starts_with("*.") || item.is_permitted()).then_some(pattern)
     };
     list.iter().filter_map(host).collect()
-}
-
-/// Reads `[auth]`. The result is `None` if the provider needs no credential.
-#[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
-pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
-    let before = table.report.count();
-    let kind = table.require("type").and_then(|node| auth_type(&node));
-    let keys: &[&str] = match kind {
-        Some("header") => &["header", "prefix", "send_to"],
-        Some("headers") => &["headers", "send_to"],
-        Some("query") => &["query", "send_to"],
-        Some("body") => &["body", "send_to"],
-        Some("none") => &[],
-        _ => &["send_to"],
-    };
-    for name in ["header", "prefix", "headers", "query", "body", "send_to"] {
-        if let (Some(node), Some(kind), false) = (table.get(name), kind, keys.contains(&name)) {
-            node.wrong(format!("is not possible with type `{kind}`"));
-        }
-    }
-    let form = kind.and_then(|kind| auth_form(kind, &table));
-    let send_to = table.get("send_to").map(|node| hosts(&node));
-    if kind.is_some_and(|kind| kind != "none") && send_to.is_none() {
-        table.wrong("the key `send_to` is missing, the hosts to which the credential may be sent");
-    }
-    let report = table.report;
-    table.finish();
-    if kind == Some("none") {
-        return if report.count() == before { Ok(None) } else { Err(Mistaken) };
-    }
-    let (form, send_to) = form.zip(send_to).ok_or(Mistaken)?;
-    Ok(Some(Auth { form, send_to, operator_hosts: Vec::new(), is_rebased: false }))
-}
-
-fn auth_type<'a>(node: &Node<'a>) -> Option<&'a str> {
-    let kind = node.text()?;
-    match kind {
-        "none" | "bearer" | "header" => Some(kind),
-        "headers" | "basic" | "query" | "body" => node.is_permitted().then_some(kind),
-        "oauth2" | "google" | "jwt" | "aws" => {
-            node.wrong(format!("`{kind}` is not supported by this version"));
-            None
-        }
-        _ => {
-            let kinds = "`none`, `bearer`, `header`, `headers`, `basic`, `query`, `body`";
-            node.wrong(format!("`{kind}` is not possible here; write one of {kinds}"));
-            None
-        }
-    }
-}
-
-fn auth_form(kind: &str, table: &TableReader<'_>) -> Option<AuthForm> {
-    match kind {
-        "bearer" => Some(AuthForm::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned() }),
-        "basic" => Some(AuthForm::Basic),
-        "header" => {
-            let name = table.require("header").and_then(|node| super::paths::header(&node));
-            let prefix = table.get("prefix").and_then(|node| {
-                let prefix = node.text()?;
-                let is_printable = prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-                if !is_printable {
-                    node.wrong("contains characters that are not allowed in a header");
-                }
-                Some(prefix.to_owned())
-            });
-            Some(AuthForm::Header { name: name?, prefix: prefix.unwrap_or_default() })
-        }
-        "headers" => {
-            let parts = credential_parts(table, "headers")?;
-            let lower = |(name, template): (String, Template)| {
-                let name = header_name(&name).map_err(|why| table.wrong_key("headers", why)).ok()?;
-                Some((name, template))
-            };
-            Some(AuthForm::Headers(parts.into_iter().filter_map(lower).collect()))
-        }
-        "query" => credential_parts(table, "query").map(AuthForm::Query),
-        "body" => credential_parts(table, "body").map(AuthForm::Body),
-        _ => None,
-    }
-}
-
-/// Reads templates over the fields of the credential.
-fn credential_parts(table: &TableReader<'_>, name: &'static str) -> Option<Vec<(String, Template)>> {
-    let node = table.require(name)?;
-    let parts = templates(&node);
-    if !parts.iter().any(|(_, template)| template.names().next().is_some()) {
-        node.wrong("must contain a field of the credential, such as `{key}`");
-        return None;
-    }
-    Some(parts)
 }
 
 /// Parses a size, such as `64KiB` or `1MiB`.

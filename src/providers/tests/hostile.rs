@@ -113,7 +113,12 @@ fn no_mutated_answer_causes_a_panic() {
                 };
                 definition.interpret_result(&example.job_id, &before, answer);
                 for next in &before.results {
-                    let _ = definition.result_request(next, (&example.job_id, "{}"), None, Some("key"));
+                    let _ = definition.result_request(
+                        next,
+                        (&example.job_id, "{}"),
+                        None,
+                        Some(super::key("key")),
+                    );
                 }
             }
         }
@@ -144,7 +149,7 @@ fn no_mutated_definition_causes_a_panic() {
         if let Interpretation::Ok(before) = definition.interpret("a1", answer) {
             definition.interpret_result("a1", &before, answer);
         }
-        let _ = definition.shown_results("a1", "{}", None);
-        let _ = definition.request("a1", "{}", None, Some("key"));
+        let _ = definition.shown_results("a1", "{}", None, Timestamp::from_millis(0));
+        let _ = definition.request("a1", "{}", None, Some(super::key("key")));
     }
 }

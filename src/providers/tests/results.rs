@@ -30,7 +30,7 @@ fn requested(
 ) -> Result<(String, bool, bool), String> {
     let base = base.map(|base| Url::parse(base).unwrap());
     let next = report.results.first().expect("a result");
-    let request = definition.result_request(next, ("j1", "{}"), base.as_ref(), Some("hush"))?;
+    let request = definition.result_request(next, ("j1", "{}"), base.as_ref(), Some(super::key("hush")))?;
     let has_credential = request.headers.iter().any(|(_, value)| value.contains("hush"));
     Ok((request.url.into(), has_credential, request.is_from_client))
 }
@@ -229,7 +229,7 @@ fn the_request_for_a_result_can_be_shown() {
         "{AUTH}[[result]]\nurl = \"https://api.two.example/f/{{file}}\"\nvalues = {{ file = \"$.f\" }}\nauth = true\n\
          [[result]]\npath = \"$.u\"\nhosts = [\"cdn.example\"]\nbody = \"text\"\n"
     ));
-    let shown = definition.shown_results("j1", "{}", None).unwrap();
+    let shown = definition.shown_results("j1", "{}", None, Timestamp::from_millis(0)).unwrap();
     assert_eq!(
         shown,
         [

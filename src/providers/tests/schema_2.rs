@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Definition, Interpretation, PollFailure, mistakes, report};
-use crate::domain::{JobStatus, Observation};
+use super::{Answer, Definition, Interpretation, PollFailure, key, mistakes, report};
+use crate::domain::{JobStatus, Observation, Timestamp};
 use crate::providers::compile::compile;
 
 /// Returns a definition of schema 2 with these tables, and with defaults for the required ones that they do not have.
@@ -427,7 +427,7 @@ fn every_mistake_of_schema_2_is_named() {
             "[extract]\njob_id = \"none\"\noutput = { path = \"$.a\", when = [\"done\"] }",
             "extract.output.when: `done` is not possible",
         ),
-        ("[auth]\ntype = \"oauth2\"", "auth.type: `oauth2` is not supported by this version"),
+        ("[auth]\ntype = \"oauth2\"", "auth: the key `token_url` is missing"),
         ("[auth]\ntype = \"query\"\nsend_to = [\"api.two.example\"]", "auth: the key `query` is missing"),
         (
             "[auth]\ntype = \"query\"\nquery = { a = \"b\" }\nsend_to = [\"api.two.example\"]",
@@ -493,9 +493,9 @@ fn an_example_without_an_expectation_shows_what_to_write() {
     }
 }
 
-fn request(definition: &Definition, params: &Value, key: Option<&str>) -> super::Request {
+fn request(definition: &Definition, params: &Value, credential: Option<&str>) -> super::Request {
     let params = definition.params(params.as_object().unwrap()).unwrap();
-    definition.request("j1", &params, None, key).unwrap()
+    definition.request("j1", &params, None, credential.map(key)).unwrap()
 }
 
 #[test]
@@ -537,14 +537,14 @@ fn a_request_has_a_method_a_body_and_any_kind_of_credential() {
         ("https://api.two.example/status?key=a%26b", &b"id=j1"[..])
     );
     assert!(!format!("{sent:?}").contains("a%26b"));
-    assert_eq!(form.mask("got a%26b and a&b".to_owned(), "a&b"), "got *** and ***");
-    assert_eq!(form.mask("got s%263cret".to_owned(), "s&3cret"), "got ***");
-    let shown = form.shown_request("j1", "{}", None).unwrap();
+    assert_eq!(form.mask("got a%26b and a&b".to_owned(), "a&b", &[]), "got *** and ***");
+    assert_eq!(form.mask("got s%263cret".to_owned(), "s&3cret", &[]), "got ***");
+    let shown = form.shown_request("j1", "{}", None, Timestamp::from_millis(0)).unwrap();
     assert!(
         shown.starts_with("POST https://api.two.example/status?key=***\n") && shown.ends_with("\n\nid=j1"),
         "{shown}"
     );
-    let shown = graphql.shown_request("j1", "{}", None).unwrap();
+    let shown = graphql.shown_request("j1", "{}", None, Timestamp::from_millis(0)).unwrap();
     assert!(shown.contains("authorization: Basic ***\n"), "{shown}");
 }
 
@@ -568,7 +568,7 @@ redirect = "same-origin"
     let given = Map::from_iter([("host".to_owned(), json!("eu.two.example"))]);
     let errors = definition.params(&given).unwrap_err();
     assert!(errors[0].1.to_string().contains("providers.two.hosts"), "{errors:?}");
-    assert!(definition.request("j1", r#"{"host":"eu.two.example"}"#, None, Some("key")).is_err());
+    assert!(definition.request("j1", r#"{"host":"eu.two.example"}"#, None, Some(key("key"))).is_err());
     definition.set_operator_hosts("eu.two.example, other.example", false).unwrap();
     assert!(definition.clone().set_operator_hosts("a b", false).is_err());
     let sent = request(&definition, &json!({"host": "eu.two.example"}), Some("key"));
@@ -590,10 +590,11 @@ redirect = "same-origin"
         let errors = definition.params(&given).unwrap_err();
         assert_eq!(errors[0].0, "host", "{host}");
         let stored = json!({"host": host}).to_string();
-        assert!(definition.request("j1", &stored, None, Some("key")).is_err(), "{host}");
+        assert!(definition.request("j1", &stored, None, Some(key("key"))).is_err(), "{host}");
     }
     let base = definition.check_base_url("http://127.0.0.1:9000").unwrap();
-    let sent = definition.request("j1", r#"{"host":"eu.two.example"}"#, Some(&base), Some("key")).unwrap();
+    let sent =
+        definition.request("j1", r#"{"host":"eu.two.example"}"#, Some(&base), Some(key("key"))).unwrap();
     assert_eq!((sent.url.as_str(), sent.is_from_client), ("http://127.0.0.1:9000/jobs/j1", false));
 }
 
@@ -618,7 +619,7 @@ job_id = "$.id"
     assert!(definition.check_job_id(id).is_err());
     definition.set_operator_hosts("queue.two.example", false).unwrap();
     assert_eq!(definition.check_job_id(id), Ok(()));
-    let sent = definition.request(id, "{}", None, Some("key")).unwrap();
+    let sent = definition.request(id, "{}", None, Some(key("key"))).unwrap();
     assert_eq!((sent.url.as_str(), sent.is_from_client), (id, true));
     assert!(sent.headers.contains(&("x-model".to_owned(), "a/b".to_owned())));
     let body = br#"{"id": "j1", "s": "ok"}"#;
@@ -637,9 +638,9 @@ job_id = "$.id"
         "https://127.0.0.1/a/requests/j1/status",
     ] {
         assert!(definition.check_job_id(wrong).is_err(), "{wrong}");
-        assert!(definition.request(wrong, "{}", None, Some("key")).is_err(), "{wrong}");
+        assert!(definition.request(wrong, "{}", None, Some(key("key"))).is_err(), "{wrong}");
     }
     let base = definition.check_base_url("http://127.0.0.1:9000/").unwrap();
-    let sent = definition.request(id, "{}", Some(&base), Some("key")).unwrap();
+    let sent = definition.request(id, "{}", Some(&base), Some(key("key"))).unwrap();
     assert_eq!(sent.url.as_str(), "http://127.0.0.1:9000/a/b/requests/j1/status?logs=1");
 }

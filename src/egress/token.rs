@@ -1,0 +1,233 @@
+//! Access tokens (RFC 6749) of receivers and of providers: the answer of a token URL, and the token that is kept.
+//!
+//! A token is requested when the first request needs it, and kept in memory. It is renewed before it expires. One request
+//! for a token is in flight at a time: others wait for its answer, also if that is a failure. After a failure, the next
+//! request follows after [`FAILURE_HOLDS`] at the earliest. A token that was to be renewed is used until it expires if
+//! the renewal fails.
+//!
+//! The module makes no request: the callers know the token URL, and what its failure means.
+
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::Received;
+use crate::clock::{Clock, Moment};
+
+/// Maximum size of the answer of a token URL, in bytes. A token with many claims has some KiB.
+pub const TOKEN_ANSWER_MAX: usize = 64 * 1024;
+
+/// Maximum length of a token, in bytes: a header of common servers has at most 8 KiB.
+const TOKEN_MAX: usize = 8 * 1024;
+
+/// Life of a token whose answer does not say when it expires.
+const LIFE_DEFAULT: Duration = Duration::from_secs(5 * 60);
+
+/// Maximum time for which a token is used.
+const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Maximum time before its end at which a token is renewed: a tenth of its life, and at most this.
+const RENEW_BEFORE_MAX: Duration = Duration::from_secs(60);
+
+/// Minimum age of a token that is renewed after a 401. If a younger one is refused, a new one would be as well.
+const RENEW_AGE_MIN: Duration = Duration::from_secs(10);
+
+/// Time for which a failed request for a token is not repeated: many requests may need one.
+const FAILURE_HOLDS: Duration = Duration::from_secs(2);
+
+/// Error codes of a token URL (RFC 6749, section 5.2). Other texts of its answer could repeat a secret.
+const ERRORS: [&str; 6] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
+
+/// A token.
+#[derive(Clone)]
+pub struct Token {
+    /// The value of `authorization`.
+    authorization: HeaderValue,
+    text: String,
+    /// The refresh token of the answer, which replaces the one that was sent.
+    refresh_token: Option<String>,
+    issued_at: Moment,
+    renew_at: Moment,
+    expires_at: Moment,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    /// Returns the value of `authorization`.
+    pub fn authorization(&self) -> HeaderValue {
+        self.authorization.clone()
+    }
+
+    /// Returns the token itself.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the refresh token that came with it.
+    pub fn refresh_token(&self) -> Option<&str> {
+        self.refresh_token.as_deref()
+    }
+
+    /// Returns whether a 401 can mean that the token was revoked: it is not quite new.
+    pub fn is_worth_renewing(&self, now: Moment) -> bool {
+        now.since(self.issued_at) >= RENEW_AGE_MIN
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.authorization == other.authorization
+    }
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug)]
+pub enum NoToken<F> {
+    /// A request for one failed.
+    Failed(F),
+    /// An earlier request has failed, and the next one may be made after this time.
+    Held(F, Duration),
+    /// The answer did not come in time.
+    TimedOut,
+}
+
+/// What is known about the token of one set of credentials. `F` is the failure of a request for it.
+pub struct TokenSlot<F>(Mutex<Known<F>>);
+
+struct Known<F> {
+    token: Option<Token>,
+    failure: Option<(Moment, F)>,
+}
+
+impl<F> Default for TokenSlot<F> {
+    fn default() -> Self {
+        Self(Mutex::new(Known { token: None, failure: None }))
+    }
+}
+
+impl<F> fmt::Debug for TokenSlot<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenSlot")
+    }
+}
+
+impl<F: Clone> TokenSlot<F> {
+    /// Returns a valid token within `limit`, and what a request for it brought, if one was made. `request` makes a request
+    /// within the time that is left. A `refused` token is not returned.
+    pub async fn get<R, Q: Future<Output = Result<(Token, R), F>>>(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        refused: Option<&Token>,
+        request: impl FnOnce(Duration) -> Q,
+    ) -> Result<(Token, Option<R>), NoToken<F>> {
+        let began = clock.moment();
+        let waiting = async {
+            let mut slot = self.0.lock().await;
+            let now = clock.moment();
+            let is_refused = |token: &Token| refused.is_some_and(|refused| refused.is(token));
+            let known = slot.token.clone().filter(|token| !is_refused(token));
+            if let Some(token) = known.clone().filter(|token| now < token.renew_at) {
+                return Ok((token, None));
+            }
+            let failure = match &slot.failure {
+                // The request that this one waited for was made for it as well.
+                Some((at, failure)) if *at >= began => NoToken::Failed(failure.clone()),
+                Some((at, failure)) if now.since(*at) < FAILURE_HOLDS => {
+                    NoToken::Held(failure.clone(), FAILURE_HOLDS.saturating_sub(now.since(*at)))
+                }
+                Some(_) | None => match request(limit.saturating_sub(now.since(began))).await {
+                    Ok((token, brought)) => {
+                        *slot = Known { token: Some(token.clone()), failure: None };
+                        return Ok((token, Some(brought)));
+                    }
+                    Err(failure) => {
+                        slot.failure = Some((clock.moment(), failure.clone()));
+                        NoToken::Failed(failure)
+                    }
+                },
+            };
+            // A token that was to be renewed is valid until it expires.
+            known.filter(|token| now < token.expires_at).map(|token| (token, None)).ok_or(failure)
+        };
+        clock.timeout(limit, waiting).await.unwrap_or(Err(NoToken::TimedOut))
+    }
+
+    /// Forgets a token that was refused, so that the next request gets another one.
+    pub async fn discard(&self, refused: &Token) {
+        let mut slot = self.0.lock().await;
+        slot.token = slot.token.take().filter(|token| !token.is(refused));
+    }
+}
+
+/// A successful answer of a token URL (RFC 6749, section 5.1).
+#[derive(Deserialize)]
+struct Issued {
+    access_token: String,
+    token_type: String,
+    /// In seconds. Some servers send a text.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+    refresh_token: Option<String>,
+}
+
+/// The answer to a request that failed.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// Why the answer of a token URL has no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotIssued {
+    /// The error code of RFC 6749.
+    pub code: Option<&'static str>,
+    /// The rest of a sentence about the token URL. It repeats nothing of the answer but a known error code.
+    pub why: String,
+}
+
+/// Reads the token of an answer.
+pub fn read_token(received: &Received, now: Moment) -> Result<Token, NotIssued> {
+    let wrong = |why: &str| NotIssued { code: None, why: why.to_owned() };
+    if received.status != 200 {
+        let refusal: Option<Refusal> = serde_json::from_slice(&received.body).ok();
+        let code = refusal.and_then(|refusal| ERRORS.into_iter().find(|code| *code == refusal.error));
+        let shown = code.map(|code| format!(" ({code})")).unwrap_or_default();
+        let why = format!("answered HTTP {}{shown} to the request for a token", received.status);
+        return Err(NotIssued { code, why });
+    }
+    let issued: Issued = serde_json::from_slice(&received.body)
+        .map_err(|_| wrong("the answer is not a token in JSON (access_token, token_type)"))?;
+    if !issued.token_type.eq_ignore_ascii_case("bearer") {
+        return Err(wrong("the answer has a token of another type than Bearer"));
+    }
+    let text = Some(issued.access_token).filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
+    let token = text.and_then(|text| Some((bearer(&text)?, text)));
+    let (authorization, text) =
+        token.ok_or_else(|| wrong("the answer has a token that no header can hold"))?;
+    let seconds = issued.expires_in.as_u64().or_else(|| issued.expires_in.as_str()?.parse().ok());
+    let life = seconds.map_or(LIFE_DEFAULT, Duration::from_secs).min(LIFE_MAX);
+    let renew_before = (life / 10).min(RENEW_BEFORE_MAX);
+    let (renew_at, expires_at) = (now.plus(life.saturating_sub(renew_before)), now.plus(life));
+    let refresh_token = issued.refresh_token.filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
+    Ok(Token { authorization, text, refresh_token, issued_at: now, renew_at, expires_at })
+}
+
+fn bearer(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

@@ -41,12 +41,13 @@ use crate::clock::trust::ClockTrust;
 use crate::config::{Config, ConfigError, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{
-    Activity, AppNo, Masked, PendingDelivery, ProviderState, Timestamp, credential_variable, draw_private_key,
+    Activity, AppNo, INLINE, Limits, Masked, PendingDelivery, PollPolicy, ProviderState, Timestamp,
+    credential_variable, draw_private_key,
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
-use crate::providers::{Definition, InvalidDefinition, Providers, load_providers};
+use crate::providers::{Definition, InlinePoll, InvalidDefinition, Providers, load_providers};
 use crate::store::{
     BootstrapTenant, DatabaseLocation, Keyring, Store, StoreError, StoreOptions, WRITE_RETRY_PAUSE, Writer,
 };
@@ -134,7 +135,7 @@ impl App {
         environment: HostEnvironment,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<Self>> {
-        let (ConfiguredProviders { definitions, providers, invalid }, templates) =
+        let (ConfiguredProviders { definitions, providers, invalid, inline }, templates) =
             load(&config).map_err(|errors| anyhow!(errors.join("\n")))?;
         let egress = egress(&config, &environment)?;
         let shares = DescriptorShares::of(environment.descriptors);
@@ -162,7 +163,8 @@ impl App {
         warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
-        let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
+        let (poller, polls_ended) =
+            Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers, inline);
         let mut delivery = config.delivery.clone();
         delivery.concurrency = delivery.concurrency.min(shares.attempts);
         let (dispatcher, attempts_ended) =
@@ -183,8 +185,8 @@ impl App {
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
-            provider_states: Box::new(move || {
-                let mut states = provider_states.providers();
+            provider_states: Box::new(move |app| {
+                let mut states = provider_states.providers(app);
                 states.extend(invalid.iter().map(|one| ProviderState::invalid(&one.id, &one.mistakes)));
                 // The providers that can be polled come first.
                 states.sort_by(|one, other| (!one.configured, &one.id).cmp(&(!other.configured, &other.id)));
@@ -492,6 +494,8 @@ struct ConfiguredProviders {
     definitions: Providers,
     providers: Vec<Provider>,
     invalid: Vec<InvalidDefinition>,
+    /// Settings of jobs without a definition.
+    inline: (PollPolicy, Limits),
 }
 
 /// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.
@@ -539,7 +543,8 @@ fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<Stri
     let loaded = load_providers(config.providers_path.as_deref());
     let (mut definitions, invalid, mut errors) = (loaded.valid, loaded.invalid, loaded.errors);
     let invalid_ids = invalid.iter().map(|one| one.id.as_str());
-    let known: Vec<&str> = definitions.keys().map(String::as_str).chain(invalid_ids).collect();
+    let known: Vec<&str> =
+        definitions.keys().map(String::as_str).chain(invalid_ids).chain([INLINE]).collect();
     let unknown = config.check_providers(&known, errors.is_empty());
     errors.splice(0..0, unknown.iter().map(ToString::to_string));
     let mut providers = Vec::new();
@@ -553,11 +558,55 @@ fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<Stri
             })),
         }
     }
+    let inline = inline_settings(config, &mut errors);
     if errors.is_empty() {
-        return Ok(ConfiguredProviders { definitions, providers, invalid });
+        return Ok(ConfiguredProviders { definitions, providers, invalid, inline });
     }
     errors.extend(invalid.into_iter().flat_map(|one| one.mistakes));
     Err(errors)
+}
+
+/// Returns the settings of jobs without a definition, `[providers.inline]`, and adds the errors in them.
+fn inline_settings(config: &Config, errors: &mut Vec<String>) -> (PollPolicy, Limits) {
+    let own = config.providers.get(INLINE).cloned().unwrap_or_default();
+    let mut wrong: Vec<(&str, &str)> = Vec::new();
+    let settings = [
+        ("api_key", own.api_key.is_some()),
+        ("base_url", own.base_url.is_some()),
+        ("hosts", own.hosts.is_some()),
+    ];
+    let why = "has no meaning for jobs without a definition, which use the address and the credential of the client; \
+               remove it";
+    wrong.extend(settings.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| (*key, why)));
+    let (mut policy, mut limits) = (InlinePoll::POLICY, InlinePoll::LIMITS);
+    if let Err(error) = replace_settings(&own, &mut policy, &mut limits) {
+        wrong.push((error, MIN_ABOVE_MAX));
+    }
+    errors.extend(wrong.iter().map(|(key, why)| {
+        let source = config.source(&format!("providers.{INLINE}.{key}"));
+        format!("{source}: [providers.{INLINE}] {key}: {why}")
+    }));
+    (policy, limits)
+}
+
+const MIN_ABOVE_MAX: &str = "min_interval is greater than max_interval; lower it or raise max_interval";
+
+/// Replaces the settings that the operator has set. The error is the key with a mistake.
+fn replace_settings(
+    own: &ProviderConfig,
+    policy: &mut PollPolicy,
+    limits: &mut Limits,
+) -> Result<(), &'static str> {
+    policy.first = own.first.unwrap_or(policy.first);
+    policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
+    policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
+    limits.rate = own.rate.unwrap_or(limits.rate);
+    limits.burst = own.burst.unwrap_or(limits.burst);
+    limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
+    if policy.min_interval > policy.max_interval {
+        return Err(if own.min_interval.is_some() { "min_interval" } else { "max_interval" });
+    }
+    Ok(())
 }
 
 /// Logs the providers that are disabled.
@@ -603,20 +652,12 @@ fn provider(
         errors.push(("api_key", format!("api_key: {error}")));
     }
     let (mut policy, mut limits) = (definition.poll, definition.limits);
-    policy.first = own.first.unwrap_or(policy.first);
-    policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
-    policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
-    if policy.min_interval > policy.max_interval {
-        let error = "min_interval is greater than max_interval; lower it or raise max_interval".to_owned();
-        let key = if own.min_interval.is_some() { "min_interval" } else { "max_interval" };
-        errors.push((key, error));
+    if let Err(key) = replace_settings(&own, &mut policy, &mut limits) {
+        errors.push((key, MIN_ABOVE_MAX.to_owned()));
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    limits.rate = own.rate.unwrap_or(limits.rate);
-    limits.burst = own.burst.unwrap_or(limits.burst);
-    limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
     let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
     Ok(Provider { definition, credential: own.api_key, base_url, policy, limits })
 }

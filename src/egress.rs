@@ -96,8 +96,10 @@ pub struct Egress {
     plain: HttpClient,
     /// Client for the operator's addresses.
     trusted: HttpClient,
-    /// Client for providers' addresses that a client has chosen.
+    /// Client for providers' https addresses that a client has chosen.
     guarded: HttpClient,
+    /// Client for their http addresses, with the stricter rules.
+    guarded_plain: HttpClient,
     /// TLS for other protocols than HTTP.
     tls: Arc<rustls::ClientConfig>,
     /// Verifier of receivers whose identity has no authorities of its own.
@@ -272,6 +274,7 @@ impl Egress {
             plain: client(AddressPolicy::Plain, false),
             trusted: client(AddressPolicy::Trusted, true),
             guarded: client(AddressPolicy::Secure, true),
+            guarded_plain: client(AddressPolicy::Plain, true),
             tls: Arc::new(bare),
             verifier,
             lookup_cache: LookupCache::default(),
@@ -399,7 +402,11 @@ impl Egress {
 
     /// Sends a request to a provider. An incomplete response is an error. The deadline includes the redirects.
     pub async fn fetch(&self, mut fetch: Fetch) -> Result<Received, SendError> {
-        let client = if fetch.is_guarded { &self.guarded } else { &self.trusted };
+        let client = match (fetch.is_guarded, fetch.url.scheme()) {
+            (false, _) => &self.trusted,
+            (true, "http") => &self.guarded_plain,
+            (true, _) => &self.guarded,
+        };
         let mut duration = Duration::ZERO;
         loop {
             let url = fetch.url.clone();

@@ -13,6 +13,7 @@ mod definition;
 mod example;
 mod extract;
 mod field;
+mod inline;
 mod interpretation;
 mod json;
 mod path;
@@ -31,6 +32,7 @@ use crate::domain::file_text;
 use crate::named_file;
 pub use compile::Mistake;
 pub use definition::Definition;
+pub use inline::InlinePoll;
 pub use interpretation::{Answer, Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
 

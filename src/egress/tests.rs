@@ -56,6 +56,11 @@ fn fetch(port: u16) -> Fetch {
     Fetch::new(url, &[], LIMIT, 1 << 20)
 }
 
+/// Returns a poll of an address that a client has chosen.
+fn guarded_poll(url: &str) -> Fetch {
+    Fetch { is_guarded: true, ..Fetch::new(url.parse().unwrap(), &[], LIMIT, 1 << 20) }
+}
+
 /// Starts a server on loopback that passes the connection of every request to `answer`.
 async fn server<F, A>(answer: F) -> u16
 where

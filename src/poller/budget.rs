@@ -132,6 +132,11 @@ impl Budget {
         self.hold.is_some() || self.limits.concurrency == 0
     }
 
+    /// Returns whether it limits nothing but the rate of further polls: a new budget would be as strict.
+    pub fn is_unlimited(&self, now: Timestamp) -> bool {
+        self.in_flight == 0 && self.cooldown_until <= now && self.full_at <= micros(now)
+    }
+
     /// Returns whether the provider rejects the credential.
     pub fn is_paused(&self) -> bool {
         matches!(self.hold, Some((ProviderHealth::Paused, _)))

@@ -131,7 +131,8 @@ pub(super) fn decide(
             failure: PollFailure::Unauthorized { .. } | PollFailure::NoCredential,
             ..
         } => {
-            let change = budget.unauthorized(started, now);
+            // The credential of a job without a definition is its own: others at the host may have a valid one.
+            let change = if queue.members.is_some() { None } else { budget.unauthorized(started, now) };
             if !budget.is_paused() {
                 decision.back_off(schedule, queue.policy.min_interval);
             }
@@ -451,8 +452,8 @@ mod tests {
         let policy =
             PollPolicy { first: SECOND, min_interval: SECOND, max_interval: SECOND, ..PollPolicy::default() };
         let limits = Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 100 };
-        let mut scheduler =
-            Scheduler::new(vec![ProviderQueue::new("muvi".to_owned(), policy, limits, at(0))], at(0));
+        let queue = ProviderQueue::new("muvi".to_owned(), policy, limits, at(0));
+        let mut scheduler = Scheduler::new(vec![queue], (policy, limits), at(0));
         for job in 1..=count {
             let terms =
                 Terms { expires_at: at(20), poll_interval: None, expected_at: None, wants_progress: false };
@@ -465,6 +466,7 @@ mod tests {
                     params: "{}".to_owned(),
                 },
                 app: AppNo(1),
+                poll: None,
                 other_app: None,
                 generation: 0,
                 known: Known::new(&Observation::default(), &[], at(0)),

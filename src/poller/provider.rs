@@ -67,10 +67,7 @@ impl Provider {
 
     /// Returns a text without the API key, in every form in which it is sent.
     fn masked(&self, text: String) -> String {
-        match self.key() {
-            Some(key) => self.definition.mask(text, key),
-            None => text,
-        }
+        self.definition.mask(text, self.key())
     }
 
     /// Returns the exchange that makes a request.

@@ -21,7 +21,7 @@ use super::definition::{Definition, Example, Expect, Meaning};
 use super::extract::Extract;
 use super::json::Dialect;
 use super::rule::Rule;
-use crate::domain::{EndingKind, JobStatus};
+use crate::domain::{EndingKind, INLINE, JobStatus};
 pub use reader::Mistake;
 use reader::{Mistaken, Node, Report, TableReader};
 use request::{Params, RequestParts};
@@ -108,6 +108,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         request: parts.form?,
         meaning: meaning?,
         examples,
+        secrets: Vec::new(),
     })
 }
 
@@ -130,6 +131,9 @@ fn head(file: &TableReader<'_>) -> Option<Head> {
         let id = node.text()?;
         if !is_slug(id) {
             node.wrong("must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
+        }
+        if id == INLINE {
+            node.wrong("`inline` stands for jobs without a definition; choose another id");
         }
         Some(id.to_owned())
     });

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use regex::Regex;
+use url::Url;
 
 use super::auth::{Auth, HostPattern};
 use super::body::BodyTemplate;
@@ -43,6 +44,8 @@ pub struct Definition {
     pub(super) request: RequestForm,
     pub(super) meaning: Meaning,
     pub(super) examples: Vec<Example>,
+    /// Texts of the request that no message repeats, besides the credential.
+    pub(super) secrets: Vec<String>,
 }
 
 /// The parts of a request, before the values of the parameters are known.
@@ -66,6 +69,8 @@ pub(super) enum Target {
     Url(UrlTemplate),
     /// The id of the job is the URL.
     JobUrl,
+    /// This URL, which a client has given with the job.
+    Given(Url),
 }
 
 /// Methods of a poll.
@@ -248,10 +253,12 @@ impl Definition {
         self.request.auth.as_ref().map_or(Ok(()), |auth| auth.check(key))
     }
 
-    /// Replaces the credential in a text by `***`, in every form in which it is sent.
-    pub fn mask(&self, text: String, key: &str) -> String {
-        let secrets = self.request.auth.as_ref().map(|auth| auth.secrets(key)).unwrap_or_default();
-        secrets.iter().fold(text, |text, secret| {
+    /// Replaces the credential, and other secrets of the request, in a text by `***`, in every form in which they are
+    /// sent.
+    pub fn mask(&self, text: String, key: Option<&str>) -> String {
+        let auth = self.request.auth.as_ref().zip(key);
+        let secrets = auth.map(|(auth, key)| auth.secrets(key)).unwrap_or_default();
+        secrets.iter().chain(&self.secrets).fold(text, |text, secret| {
             if text.contains(secret.as_str()) { text.replace(secret.as_str(), "***") } else { text }
         })
     }
@@ -261,6 +268,7 @@ impl Definition {
         match &self.request.target {
             Target::Url(url) => url.origin(),
             Target::JobUrl => "the URL of the job".to_owned(),
+            Target::Given(url) => url.origin().ascii_serialization(),
         }
     }
 

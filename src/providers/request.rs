@@ -208,6 +208,7 @@ impl Definition {
                 (url.render(base_url, encoded, plain)?, url.host().is_some())
             }
             (Target::JobUrl, Some(found)) => (found.at(base_url)?, true),
+            (Target::Given(url), _) => (url.clone(), true),
             (Target::JobUrl, None) => return Err("the definition has no form of job URLs".to_owned()),
         };
         let sent = self.credential((&url, is_from_client), base_url, credential)?.unwrap_or_default();

@@ -51,6 +51,7 @@ mod groups;
 mod harness;
 mod holding_back;
 mod imports;
+mod inline_polls;
 mod limits;
 mod logs;
 mod mail_replies;

@@ -131,7 +131,6 @@ pub(super) fn decide(
             failure: PollFailure::Unauthorized { .. } | PollFailure::NoCredential,
             ..
         } => {
-            // The credential of a job without a definition is its own: others at the host may have a valid one.
             let change = if queue.members.is_some() { None } else { budget.unauthorized(started, now) };
             if !budget.is_paused() {
                 decision.back_off(schedule, queue.policy.min_interval);

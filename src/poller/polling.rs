@@ -307,7 +307,10 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
     let severity = |health: ProviderHealth| match health {
         ProviderHealth::Ok => 0,
         ProviderHealth::Degraded => 1,
-        _ => 2,
+        ProviderHealth::Paused
+        | ProviderHealth::Down
+        | ProviderHealth::Invalid
+        | ProviderHealth::Unconfigured => 2,
     };
     scheduler.on_demand.of_app(app).map(of_queue).reduce(|one, other| {
         let health = std::cmp::max_by_key(one.health, other.health, |health| severity(*health));

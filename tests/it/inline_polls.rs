@@ -87,7 +87,7 @@ async fn a_job_is_polled_as_its_registration_says() {
     assert_eq!((&*request.method, &*request.path), ("GET", "/jobs/123?key=query-canary"));
     assert_eq!(request.header("authorization"), Some("Bearer header-canary"));
     api.state("DONE");
-    t.pass(seconds(10)).await;
+    t.pass(seconds(15)).await;
     let hit = t.receiver.next().await;
     assert_eq!(hit.event(), "job.completed");
     let data = &hit.json()["data"];
@@ -139,7 +139,7 @@ async fn a_url_alone_suffices_for_known_styles() {
         t.pass(seconds(5)).await;
         assert_eq!(t.shown(&watch).await["job"]["status"], "processing");
         api.answer(done);
-        t.pass(seconds(10)).await;
+        t.pass(seconds(15)).await;
         let shown = t.shown(&watch).await;
         assert_eq!((&shown["status"], &shown["job"]["output"]), (&json!("completed"), &json!(output)));
     }
@@ -256,13 +256,43 @@ async fn an_erased_poll_is_gone_and_can_be_registered_again() {
     api.state("running");
     let watch = t.register(&registration(&poll(&api))).await;
     t.pass(seconds(5)).await;
-    t.delete(&format!("/v1/watches/{watch}")).await.expect(202);
+    assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.status, 204);
     t.rest().await;
     t.get(&format!("/v1/watches/{watch}")).await.expect(404);
     let again = t.register(&registration(&poll(&api))).await;
     api.state("done");
     t.pass(seconds(10)).await;
     assert_eq!(t.shown(&again).await["status"], "completed");
+    t.finish().await;
+}
+
+// Once: it reads the file.
+#[tokio::test]
+async fn the_row_of_a_poll_is_deleted_with_its_job() {
+    let keep = [("RINGBACK_RETENTION__EVENTS", "2d"), ("RINGBACK_RETENTION__WATCHES", "4d")];
+    let mut t = Harness::with(&keep).await;
+    let api = JobApi::start(&t).await;
+    api.state("done");
+    let watch = t.register(&registration(&poll(&api))).await;
+    t.pass(seconds(5)).await;
+    let rows = |t: &Harness| {
+        let db = rusqlite::Connection::open(t.file()).unwrap();
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        db.query_row("select count(*) from job_polls", [], count).unwrap()
+    };
+    assert_eq!(rows(&t), 1);
+    t.pass(minutes(6 * 24 * 60)).await;
+    assert_eq!(rows(&t), 0);
+    t.get(&format!("/v1/watches/{watch}")).await.expect(404);
+    // An erasure deletes it at once.
+    api.state("running");
+    let watch = t.register(&registration(&poll(&api))).await;
+    t.pass(seconds(5)).await;
+    t.delete(&format!("/v1/watches/{watch}")).await;
+    t.rest().await;
+    assert_eq!(rows(&t), 0);
+    t.stop().await;
+    t.restart().await;
     t.finish().await;
 }
 

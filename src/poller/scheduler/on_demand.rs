@@ -4,6 +4,9 @@
 //! (scheme, host and port), with a rate, a breaker and a health of its own: a host that fails, or that limits the rate,
 //! delays only the jobs that this app has there.
 //!
+//! A 401 pauses none of these queues. It is an error of the one job, whose credential is its own: others at the host may
+//! have a valid one.
+//!
 //! **The number of queues is limited**, because each step of the poller visits all of them. An app has
 //! [`QUEUES_OF_APP`] of its own, and all apps together have [`QUEUES`]. The jobs at further origins share one more queue
 //! of their app. They may delay one another, and no job of another app.
@@ -80,7 +83,7 @@ impl OnDemand {
         index
     }
 
-    /// Returns the indexes of the queues of an app.
+    /// Returns the indexes of an app's queues.
     pub fn of_app(&self, app: AppNo) -> impl Iterator<Item = usize> {
         self.index_of.iter().filter(move |((known, _), _)| *known == app).map(|(_, index)| *index as usize)
     }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use ringback::domain::{
-    Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, JobNo, Masked, NewWatch, Rate,
-    SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem, TlsSummary, Watch,
+    Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, JobNo, Masked,
+    NewWatch, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem,
+    TlsSummary, Watch, WatchStatus,
 };
 use ringback::store::{
     BootstrapTenant, CreateApp, CreateDestination, Keyring, RotateDestinationSecret, RotateSecret, StoreError,
@@ -111,15 +112,15 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
 
 /// Checks that reads and deliveries get all secrets as they were written.
 async fn check(fixture: &StoreFixture, watches: &[Watch]) {
+    let mut polls = fixture.store.jobs(JobNo(0), 1_000, at(0)).await.expect("read");
+    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.reveal() == CANARIES[9]));
     for watch in watches {
         let shown = fixture.shown(watch.id).await;
+        let is_polled = shown.status == WatchStatus::Watching;
+        assert_eq!(polls.iter().any(|job| job.no == watch.job_no), is_polled, "{polls:?}");
         let given: Vec<_> = watch.destinations.iter().map(|(one, _)| one).collect();
         assert_eq!(shown.destinations.iter().map(|(one, _)| one).collect::<Vec<_>>(), given);
     }
-    let mut polls = fixture.store.jobs(JobNo(0), 1_000, at(0)).await.expect("read");
-    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.reveal() == CANARIES[9]));
-    let is_read = |watch: &Watch| polls.iter().any(|job| job.no == watch.job_no);
-    assert!(watches.iter().all(is_read), "{polls:?}");
     // The identity does not depend on the encryption key.
     let again = fixture.store.new_poll(fixture.app, CANARIES[9].to_owned(), String::new());
     assert!(polls.iter().all(|job| job.name.account == format!("{:?}", again.id)));

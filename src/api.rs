@@ -26,6 +26,7 @@ mod keys;
 mod labels;
 mod openapi;
 mod operations;
+mod poll_fields;
 mod providers;
 mod register;
 mod router;

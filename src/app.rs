@@ -42,13 +42,14 @@ use crate::clock::trust::ClockTrust;
 use crate::config::{Config, ConfigError, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{
-    Activity, AppNo, Masked, PendingDelivery, ProviderState, Timestamp, credential_variable, draw_private_key,
+    Activity, AppNo, INLINE, Limits, Masked, PendingDelivery, PollPolicy, ProviderState, Timestamp,
+    credential_variable, draw_private_key,
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 use crate::poller::Tokens;
 pub use crate::poller::{Provider, Purpose};
-use crate::providers::{Definition, InvalidDefinition, Providers, load_providers};
+use crate::providers::{Definition, InlinePoll, InvalidDefinition, Providers, load_providers};
 use crate::store::{
     BootstrapTenant, DatabaseLocation, Keyring, Store, StoreError, StoreOptions, WRITE_RETRY_PAUSE, Writer,
 };
@@ -136,7 +137,7 @@ impl App {
         environment: HostEnvironment,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<Self>> {
-        let (ConfiguredProviders { definitions, providers, invalid }, templates) =
+        let (ConfiguredProviders { definitions, providers, invalid, inline }, templates) =
             load(&config).map_err(|errors| anyhow!(errors.join("\n")))?;
         let egress = egress(&config, &environment)?;
         let shares = DescriptorShares::of(environment.descriptors);
@@ -164,7 +165,8 @@ impl App {
         warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
-        let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
+        let (poller, polls_ended) =
+            Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers, inline);
         let mut delivery = config.delivery.clone();
         delivery.concurrency = delivery.concurrency.min(shares.attempts);
         let (dispatcher, attempts_ended) =
@@ -185,8 +187,8 @@ impl App {
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
-            provider_states: Box::new(move || {
-                let mut states = provider_states.providers();
+            provider_states: Box::new(move |app| {
+                let mut states = provider_states.providers(app);
                 states.extend(invalid.iter().map(|one| ProviderState::invalid(&one.id, &one.mistakes)));
                 // The providers that can be polled come first.
                 states.sort_by(|one, other| (!one.configured, &one.id).cmp(&(!other.configured, &other.id)));
@@ -494,6 +496,8 @@ struct ConfiguredProviders {
     definitions: Providers,
     providers: Vec<Provider>,
     invalid: Vec<InvalidDefinition>,
+    /// Settings of jobs without a definition.
+    inline: (PollPolicy, Limits),
 }
 
 /// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.
@@ -506,9 +510,11 @@ fn load(config: &Config) -> Result<(ConfiguredProviders, Templates), Vec<String>
     }
 }
 
-/// Returns every error in the files that the configuration names.
-pub fn configuration_errors(config: &Config) -> Vec<String> {
+/// Returns every error in the files that the configuration names. A definition with mistakes disables only its provider, so
+/// its mistakes do not refuse a start.
+pub fn configuration_errors(config: &Config, is_start: bool) -> Vec<String> {
     let mut errors = match configured_providers(config) {
+        Ok(_) if is_start => Vec::new(),
         Ok(loaded) => loaded.invalid.into_iter().flat_map(|one| one.mistakes).collect(),
         Err(errors) => errors,
     };
@@ -552,7 +558,8 @@ fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<Stri
     let invalid_ids = invalid.iter().map(|one| one.id.as_str());
     let named =
         config.providers.iter().filter(|(_, own)| own.definition.is_some()).map(|(id, _)| id.as_str());
-    let known: Vec<&str> = definitions.keys().map(String::as_str).chain(invalid_ids).chain(named).collect();
+    let known = definitions.keys().map(String::as_str).chain(invalid_ids).chain(named).chain([INLINE]);
+    let known: Vec<&str> = known.collect();
     let unknown = config.check_providers(&known, all_read);
     errors.splice(0..0, unknown.iter().map(ToString::to_string));
     let mut providers = Vec::new();
@@ -566,11 +573,55 @@ fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<Stri
             })),
         }
     }
+    let inline = inline_settings(config, &mut errors);
     if errors.is_empty() {
-        return Ok(ConfiguredProviders { definitions, providers, invalid });
+        return Ok(ConfiguredProviders { definitions, providers, invalid, inline });
     }
     errors.extend(invalid.into_iter().flat_map(|one| one.mistakes));
     Err(errors)
+}
+
+/// Returns the settings of jobs without a definition, `[providers.inline]`, and adds the errors in them.
+fn inline_settings(config: &Config, errors: &mut Vec<String>) -> (PollPolicy, Limits) {
+    let own = config.providers.get(INLINE).cloned().unwrap_or_default();
+    let mut wrong: Vec<(&str, &str)> = Vec::new();
+    let settings = [
+        ("api_key", own.api_key.is_some()),
+        ("base_url", own.base_url.is_some()),
+        ("hosts", own.hosts.is_some()),
+    ];
+    let why = "has no meaning for jobs without a definition, which use the address and the credential of the client; \
+               remove it";
+    wrong.extend(settings.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| (*key, why)));
+    let (mut policy, mut limits) = (InlinePoll::POLICY, InlinePoll::LIMITS);
+    if let Err(error) = replace_settings(&own, &mut policy, &mut limits) {
+        wrong.push((error, MIN_ABOVE_MAX));
+    }
+    errors.extend(wrong.iter().map(|(key, why)| {
+        let source = config.source(&format!("providers.{INLINE}.{key}"));
+        format!("{source}: [providers.{INLINE}] {key}: {why}")
+    }));
+    (policy, limits)
+}
+
+const MIN_ABOVE_MAX: &str = "min_interval is greater than max_interval; lower it or raise max_interval";
+
+/// Replaces the settings that the operator has set. The error is the key with a mistake.
+fn replace_settings(
+    own: &ProviderConfig,
+    policy: &mut PollPolicy,
+    limits: &mut Limits,
+) -> Result<(), &'static str> {
+    policy.first = own.first.unwrap_or(policy.first);
+    policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
+    policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
+    limits.rate = own.rate.unwrap_or(limits.rate);
+    limits.burst = own.burst.unwrap_or(limits.burst);
+    limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
+    if policy.min_interval > policy.max_interval {
+        return Err(if own.min_interval.is_some() { "min_interval" } else { "max_interval" });
+    }
+    Ok(())
 }
 
 /// Logs the providers that are disabled.
@@ -619,20 +670,12 @@ fn provider(
         errors.push(("api_key", format!("api_key: {error}")));
     }
     let (mut policy, mut limits) = (definition.poll, definition.limits);
-    policy.first = own.first.unwrap_or(policy.first);
-    policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
-    policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
-    if policy.min_interval > policy.max_interval {
-        let error = "min_interval is greater than max_interval; lower it or raise max_interval".to_owned();
-        let key = if own.min_interval.is_some() { "min_interval" } else { "max_interval" };
-        errors.push((key, error));
+    if let Err(key) = replace_settings(&own, &mut policy, &mut limits) {
+        errors.push((key, MIN_ABOVE_MAX.to_owned()));
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    limits.rate = own.rate.unwrap_or(limits.rate);
-    limits.burst = own.burst.unwrap_or(limits.burst);
-    limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
     let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
     Ok(Provider { definition, credential: own.api_key, base_url, policy, limits, tokens: Tokens::default() })
 }

@@ -15,6 +15,7 @@ mod follow;
 mod group;
 pub mod listen;
 mod output;
+mod poll_arguments;
 pub mod provider;
 pub mod request_fields;
 pub mod retry;

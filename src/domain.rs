@@ -58,7 +58,8 @@ pub use id::{
     AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, OperationId, RequestId, WatchId, hash, random,
 };
 pub use job::{
-    EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS, params_key,
+    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, NewPoll, Observation, Output, PollStats, SHARDS,
+    params_key,
 };
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};

@@ -99,8 +99,10 @@ pub struct Egress {
     plain: HttpClient,
     /// Client for the operator's addresses.
     trusted: HttpClient,
-    /// Client for providers' addresses that a client has chosen.
+    /// Client for providers' https addresses that a client has chosen.
     guarded: HttpClient,
+    /// Client for their http addresses, with the stricter rules.
+    guarded_plain: HttpClient,
     /// TLS for other protocols than HTTP.
     tls: Arc<rustls::ClientConfig>,
     /// Verifier of receivers whose identity has no authorities of its own.
@@ -212,6 +214,8 @@ pub struct Received {
     pub truncated: bool,
     /// Time from the first lookup to the last byte.
     pub duration: Duration,
+    /// Number of redirects that were followed, each with a request of its own.
+    pub redirects: u8,
 }
 
 impl Received {
@@ -275,6 +279,7 @@ impl Egress {
             plain: client(AddressPolicy::Plain, false),
             trusted: client(AddressPolicy::Trusted, true),
             guarded: client(AddressPolicy::Secure, true),
+            guarded_plain: client(AddressPolicy::Plain, true),
             tls: Arc::new(bare),
             verifier,
             lookup_cache: LookupCache::default(),
@@ -402,8 +407,12 @@ impl Egress {
 
     /// Sends a request to a provider. An incomplete response is an error. The deadline includes the redirects.
     pub async fn fetch(&self, mut fetch: Fetch) -> Result<Received, SendError> {
-        let client = if fetch.is_guarded { &self.guarded } else { &self.trusted };
-        let mut duration = Duration::ZERO;
+        let client = match (fetch.is_guarded, fetch.url.scheme()) {
+            (false, _) => &self.trusted,
+            (true, "http") => &self.guarded_plain,
+            (true, _) => &self.guarded,
+        };
+        let (mut duration, mut redirects) = (Duration::ZERO, 0);
         loop {
             let url = fetch.url.clone();
             // Only a redirect needs them again.
@@ -422,12 +431,13 @@ impl Egress {
             let (mut received, read) = self.exchange(client, request, left, fetch.max_body).await?;
             read?;
             duration += received.duration;
-            received.duration = duration;
+            (received.duration, received.redirects) = (duration, redirects);
             let location = received.header("location").filter(|_| fetch.max_redirects > 0);
             let next = |location| redirect_target(&fetch.url, &fetch.method, received.status, location);
             match location.and_then(next) {
                 Some((url, keeps_body)) => {
                     fetch.max_redirects -= 1;
+                    redirects += 1;
                     fetch.url = url;
                     if !keeps_body {
                         (fetch.method, fetch.body) = (Method::GET, Bytes::new());
@@ -495,6 +505,7 @@ impl Egress {
             body: body.into(),
             truncated: read.is_err(),
             duration: watch.elapsed(),
+            redirects: 0,
         };
         Ok((received, read))
     }

@@ -34,6 +34,8 @@ mod erase;
 mod events;
 mod groups;
 mod idempotency;
+mod identity;
+mod job_polls;
 mod jobs;
 mod keys;
 mod lists;

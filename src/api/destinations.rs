@@ -552,9 +552,19 @@ pub(super) async fn check(
     until: Moment,
 ) -> Result<Option<egress::Target>, AddressError> {
     let ParsedAddress::Url(url) = address else { return Ok(None) };
+    check_url(egress, app, url, until).await.map(Some)
+}
+
+/// Checks a URL and resolves its name, as [`check`] does.
+pub(super) async fn check_url(
+    egress: &Egress,
+    app: AppNo,
+    url: &str,
+    until: Moment,
+) -> Result<egress::Target, AddressError> {
     let checked = AssertUnwindSafe(egress.check(app, url, until)).catch_unwind().await;
     let panicked = |_| Err(AddressError::Invalid("could not be resolved; send the request again".to_owned()));
-    checked.unwrap_or_else(panicked).map(Some)
+    checked.unwrap_or_else(panicked)
 }
 
 /// A destination of a watch.

@@ -13,7 +13,7 @@ use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Query, not_one_of}
 use super::labels::check_reference;
 use super::register::find_provider;
 use crate::domain::{
-    ChannelKind, DeliveryStatus, DestinationId, EventType, Reason, Timestamp, WatchId, WatchStatus,
+    ChannelKind, DeliveryStatus, DestinationId, EventType, INLINE, Reason, Timestamp, WatchId, WatchStatus,
     parse_duration,
 };
 use crate::store::{DeliveryFilter, WatchFilter};
@@ -174,7 +174,10 @@ pub(super) fn delivery_filter(
 pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, api: &Api) -> WatchFilter {
     WatchFilter {
         status: source.word("status", WatchStatus::WORDS, WatchStatus::parse),
-        provider: source.parsed("provider", |name| find_provider(api, name).map(|_| name.to_owned())),
+        provider: source.parsed("provider", |name| match name {
+            INLINE => Ok(name.to_owned()),
+            _ => find_provider(api, name).map(|_| name.to_owned()),
+        }),
         job_id: source.parsed("jobId", check_job_id),
         reference: source.parsed("reference", check_reference),
         group: source.parsed("groupId", groups::check_id),

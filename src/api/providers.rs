@@ -85,7 +85,8 @@ struct ProviderPoll {
 
 /// List providers
 ///
-/// The providers that can be watched, with their health, their budget and their poll schedule.
+/// The providers that can be watched, with their health, their budget and their poll schedule. The provider `inline`
+/// stands for the app's jobs that are polled as their registrations say, if it has any.
 #[utoipa::path(
     get, path = "/v1/providers", operation_id = "listProviders", tag = "Providers", security(("key" = ["read"])),
     params(PageParams),
@@ -97,7 +98,7 @@ pub async fn list(call: Call) -> Answer {
     let from = query.read("cursor", cursor::WRONG, cursor::decode_feed_position).unwrap_or(0);
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let states = (call.api.provider_states)();
+    let states = (call.api.provider_states)(call.app());
     let data: Vec<Provider> = states.iter().skip(from).take(limit).map(shown).collect();
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < states.len());

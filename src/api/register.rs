@@ -11,12 +11,13 @@ use super::groups::{self, GroupFields};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use super::labels::{check_name, check_reference};
+use super::poll_fields::{self, PollRequest};
 use crate::clock::Moment;
 use crate::domain::{
-    AppNo, EventList, EventSet, EventType, GroupRequest, JobName, NewWatch, Payload, ProviderHealth,
+    AppNo, EventList, EventSet, EventType, GroupRequest, INLINE, JobName, NewWatch, Payload, ProviderHealth,
     ProviderState, Terms, Timestamp, Watch, WatchId, credential_variable, shown,
 };
-use crate::providers::{Definition, ParamError};
+use crate::providers::{Definition, InlinePoll, ParamError};
 use crate::store::RegisterRefusal;
 use crate::telemetry::traces::Context;
 
@@ -38,6 +39,7 @@ const POLL_INTERVAL: (&str, &str) = ("1s", "24h");
 /// The fields of a registration that a change of the watch cannot have, besides the destinations.
 pub(super) const FIXED_FIELDS: &[&str] = &[
     "jobId",
+    "poll",
     "provider",
     "params",
     "payload",
@@ -57,17 +59,24 @@ pub async fn read(
     (now, until): (Timestamp, Moment),
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
-    let (watch, requests, group) = parse(api, app, text, now, &mut errors);
+    let (watch, requests, group, poll) = parse(api, app, text, now, &mut errors);
     let destinations = destinations(api, app, &requests, (now, until), &mut errors).await?;
     let group = match group {
         Some(group) => Some(resolve_group(api, app, group, (now, until), &mut errors).await?),
         None => None,
     };
+    let inline = match poll {
+        Some(request) => poll_fields::resolve(api, app, request, until, &mut errors).await,
+        None => None,
+    };
     errors.check()?;
     // Without an error, the watch is there.
-    let Some(watch) = watch else {
+    let Some(mut watch) = watch else {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object"));
     };
+    if let Some((job, poll)) = inline {
+        (watch.job, watch.poll) = (job, Some(Box::new(poll)));
+    }
     let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
     Ok(NewWatch { traceparent, destinations, group, ..watch })
 }
@@ -95,13 +104,12 @@ fn parse(
     text: &str,
     now: Timestamp,
     errors: &mut FieldErrors,
-) -> (Option<NewWatch>, DestinationRequests, Option<GroupFields>) {
+) -> (Option<NewWatch>, DestinationRequests, Option<GroupFields>, Option<PollRequest>) {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let Some(mut fields) = ObjectReader::read(raw, "", errors) else {
-        return (None, Vec::new(), None);
+        return (None, Vec::new(), None, None);
     };
-    let definition = provider(api, &mut fields);
-    let job = job(definition.as_deref(), &mut fields);
+    let (definition, job, poll) = subject(api, &mut fields);
     let has_group = fields.has("group");
     let at = fields.at("group");
     let group = fields.take("group").and_then(|raw| groups::read(api, raw, &at, fields.errors));
@@ -111,7 +119,10 @@ fn parse(
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
     let events = events(&mut fields, EventList::OfWatch).unwrap_or_else(EventSet::endings);
     let metadata = fields.take("metadata").and_then(|raw| check_metadata(raw, &mut fields));
-    let deadline = definition.map_or(DEADLINE, |definition| definition.poll.deadline);
+    let deadline = match (&definition, &poll) {
+        (_, Some(_)) => InlinePoll::POLICY.deadline,
+        (definition, None) => definition.as_ref().map_or(DEADLINE, |definition| definition.poll.deadline),
+    };
     let terms = Terms {
         expires_at: now.plus(fields.duration("expiresIn", EXPIRES_IN).unwrap_or(deadline)),
         expected_at: fields.time("expectedAt").filter(|at| *at > now),
@@ -123,6 +134,7 @@ fn parse(
         app,
         id: WatchId(api.store.ids().draw(now)),
         job,
+        poll: None,
         events,
         payload: payload.unwrap_or(Payload::Event),
         name,
@@ -134,12 +146,39 @@ fn parse(
         group: None,
         created_at: now,
     });
-    (watch, requests, group)
+    (watch, requests, group, poll)
+}
+
+/// Reads what is watched: a job of a provider, or one that is polled as the registration says. The name of the latter
+/// is made when its address has been checked.
+fn subject(
+    api: &Api,
+    fields: &mut ObjectReader<'_, '_>,
+) -> (Option<Arc<Definition>>, Option<JobName>, Option<PollRequest>) {
+    if let Some(raw) = fields.take("poll") {
+        let poll = poll_fields::read(raw, fields);
+        let unnamed = || JobName {
+            provider: INLINE.to_owned(),
+            account: String::new(),
+            job_id: String::new(),
+            params: String::new(),
+        };
+        let job = poll.is_some().then(unnamed);
+        return (None, job, poll);
+    }
+    let definition = provider(api, fields);
+    let job = job(definition.as_deref(), fields);
+    (definition, job, None)
 }
 
 fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
     let is_given = fields.has("provider");
     let name = if is_given { fields.text("provider")? } else { api.default_provider().to_owned() };
+    if name == INLINE {
+        let detail = "`inline` stands for a job without a definition; say in `poll` how it is polled";
+        fields.error("provider", FieldErrorCode::Conflict, detail);
+        return None;
+    }
     let definition = fields.keep("provider", find_provider(api, &name))?;
     if !is_usable(api, definition) {
         fields.error("provider", FieldErrorCode::NoCredential, no_credential(api, &name, is_given));
@@ -169,7 +208,7 @@ fn no_credential(api: &Api, name: &str, is_given: bool) -> String {
 pub(super) fn find_provider<'a>(api: &'a Api, name: &str) -> Result<&'a Arc<Definition>, Invalid> {
     api.providers.get(name).ok_or_else(|| {
         let is_invalid = |state: &ProviderState| state.id == name && state.health == ProviderHealth::Invalid;
-        let detail = if (api.provider_states)().iter().any(is_invalid) {
+        let detail = if (api.provider_states)(api.operator).iter().any(is_invalid) {
             format!("the definition of `{name}` has mistakes, which GET /v1/providers lists; the operator must correct them")
         } else {
             let known: Vec<&str> = api.providers.keys().map(String::as_str).collect();

@@ -21,6 +21,7 @@ use super::http::{
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
 use super::labels::{self, check_name, check_reference};
+use super::poll_fields::Poll;
 use super::register;
 use super::waiting::Waits;
 use crate::channels;
@@ -37,17 +38,20 @@ use crate::store::{
 /// The bounds of `wait`, the time to wait for the end of a watch.
 const WAIT: (&str, &str) = ("1ms", "60s");
 
-/// A registration. `jobId` is required, and so is a destination (or `"notify": []`), unless the app has a default
+/// A registration. `jobId` or `poll` is required, and so is a destination (or `"notify": []`), unless the app has a default
 /// destination.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "`register` reads it field by field; a test compares the two")]
 pub struct Registration {
-    /// Id of the job at its provider. It must match the provider's pattern.
+    /// Id of the job at its provider. It must match the provider's pattern. With `poll`, it is only shown; default: the
+    /// path of the URL.
     #[schema(min_length = 1, example = "job_abc123def456")]
-    job_id: String,
+    job_id: Option<String>,
     /// The job's provider. Default: the only provider with a credential, else `muvi`.
     provider: Option<String>,
+    /// How to poll a job without a definition, in place of `provider`. The provider is then `inline`.
+    poll: Option<Poll>,
     /// URL of a webhook: https, at a public address unless the operator permits others.
     #[schema(max_length = 2048)]
     callback_url: Option<String>,
@@ -98,7 +102,12 @@ pub struct WatchView<'a> {
     id: WatchId,
     status: WatchStatus,
     job_id: &'a str,
+    /// `inline` for a job that is polled as the registration says.
     provider: &'a str,
+    /// How such a job is polled, with `***` for the values of headers, the query and the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    poll: Option<&'a RawValue>,
     /// Name for people.
     #[schema(required)]
     name: Option<&'a str>,
@@ -179,6 +188,7 @@ impl<'a> WatchView<'a> {
             status: watch.status,
             job_id: &watch.job.job_id,
             provider: &watch.job.provider,
+            poll: watch.poll.as_deref().and_then(|poll| serde_json::from_str(poll).ok()),
             name: watch.name.as_deref(),
             reference: watch.reference.as_deref(),
             job: Job {
@@ -245,6 +255,7 @@ pub(super) fn registered_size(watch: &NewWatch) -> usize {
     FIXED_SIZE
         + names
         + watch.metadata.as_deref().map_or(0, str::len)
+        + watch.poll.as_ref().map_or(0, |poll| poll.shown.len() + 8)
         + watch.group.as_ref().map_or(0, |group| group.name.len())
         + destinations_size(&watch.destinations)
 }
@@ -569,7 +580,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, GroupRequest, Ids, JobName,
-        JobNo, KeyKind, Masked, Observation, SignatureForm, Signing, Terms,
+        JobNo, KeyKind, Masked, NewPoll, Observation, SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -608,6 +619,11 @@ mod tests {
                 app: AppNo(1),
                 id: WatchId(ids.draw(at)),
                 job: job.clone(),
+                poll: Some(Box::new(NewPoll {
+                    id: ids.draw(at),
+                    source: Masked::new("s".repeat(9_000)),
+                    shown: format!("{{\"url\":\"{}\"}}", "u".repeat(2_000)),
+                })),
                 events: EventType::of_watches().collect(),
                 payload: Payload::Event,
                 name: Some("n".repeat(200)),
@@ -630,6 +646,7 @@ mod tests {
                 id: new.id,
                 status: WatchStatus::Watching,
                 job: new.job.clone(),
+                poll: new.poll.as_ref().map(|poll| poll.shown.clone()),
                 job_no: JobNo(1),
                 seen: Observation::default(),
                 destinations: new.destinations.iter().map(shown).collect(),

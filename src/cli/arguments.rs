@@ -78,16 +78,13 @@ pub(super) fn configuration(flags: &Flags) -> Result<Config, Failure> {
 }
 
 /// Reads the configuration and the definitions and templates that it names, and returns all errors of both, together
-/// with those of its destinations. If only destinations can have errors, they are checked if `checks_destinations`: a
-/// start checks them when it knows the apps.
-pub(super) async fn complete_configuration(
-    flags: &Flags,
-    checks_destinations: bool,
-) -> Result<Config, Failure> {
+/// with those of its destinations. A start continues if only definitions have mistakes. It checks the destinations when it
+/// knows the apps, unless there are other errors to which theirs can be added.
+pub(super) async fn complete_configuration(flags: &Flags, is_start: bool) -> Result<Config, Failure> {
     let (config, errors) = read_configuration(flags);
     let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    lines.extend(configuration_errors(&config));
-    if !config.destinations.is_empty() && (checks_destinations || !lines.is_empty()) {
+    lines.extend(configuration_errors(&config, is_start));
+    if !config.destinations.is_empty() && (!is_start || !lines.is_empty()) {
         let checked = match HostEnvironment::system() {
             Ok(environment) => destination_errors(&config, environment).await,
             Err(error) => Err(error),

@@ -325,22 +325,26 @@ impl Poll {
             let why = failure.message;
             Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
         })?;
+        let secrets = request.secrets.clone();
         // Without the query, which can hold secrets.
         let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
         let received = egress.fetch(app::Provider::fetch(request)).await;
         let mut received = received
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
+        provider.hide_credential(&mut received, &secrets);
         let mut answer = definition.interpret(&self.job_id, answer(&received));
         while let Some(before) = awaiting(&answer)
             && !before.results.is_empty()
         {
             let authorized = provider.authorized(&egress, &Clock::System, job, Purpose::Result(before)).await;
             let (request, _) = authorized.map_err(|failure| Failure::Failed(failure.message))?;
+            let secrets = request.secrets.clone();
             received = egress.fetch(app::Provider::fetch(request)).await.map_err(|why| {
                 Failure::Failed(format!(
                     "the job has completed, but its result could not be requested: {why}"
                 ))
             })?;
+            provider.hide_credential(&mut received, &secrets);
             answer = definition.interpret_result(&self.job_id, before, self::answer(&received));
         }
         if let Interpretation::Ok(report) = &mut answer {

@@ -54,7 +54,7 @@ impl Serve {
         // First: a process with the number 1, as in a container, never gets a signal that it does not handle.
         let (mut first, mut both) = (Signals::install()?, Signals::install()?);
         survive_file_size_limit()?;
-        let config = complete_configuration(&self.flags, false).await?;
+        let config = complete_configuration(&self.flags, true).await?;
         telemetry::logs::init(&config.log, config.log_format)?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -205,7 +205,7 @@ impl ShowConfig {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         // An error in a flag is one of the errors that this command lists, not a wrong use of it.
-        let config = complete_configuration(&self.flags, true).await;
+        let config = complete_configuration(&self.flags, false).await;
         let config = config.map_err(|failure| Failure::Failed(failure.to_string()))?;
         for warning in &config.warnings {
             print_note(format_args!("warning: {warning}"));

@@ -10,6 +10,7 @@ use super::arguments::{by_name, duration, parameter};
 use super::client::{Paging, Server};
 use super::follow::{self, Follow};
 use super::output::{Failure, print_line, print_note, text, texts};
+use super::poll_arguments::PollArguments;
 use super::request_fields::Body;
 use super::terminal::{Column, Terminal};
 use super::waiting::WaitNotes;
@@ -26,6 +27,12 @@ Example:
   ringback watch job_abc123def456 --follow \\
     --webhook https://app.example.com/hooks/muvi
 
+A job API without a definition:
+  ringback watch --poll-url https://api.example.com/jobs/123 \\
+    --poll-header 'authorization: Bearer …' \\
+    --status '$.state' --completed done --failed error \\
+    --output '$.result.url' --follow
+
 Without --webhook, --email, --slack and --destination nothing is sent: use --follow, or ringback show later.
 
 When the watch expires, the job is polled once more. If this poll fails, it is repeated for 60 s, so the watch can end up to a minute after --expires-in.
@@ -37,7 +44,8 @@ With --follow, the command waits after the end for up to --delivery-wait until d
 With --follow, progress goes to stderr: a bar on a terminal, elsewhere a line with the first status and one per change. stdout has the watch; with --json only the ended watch.")]
 pub struct Watch {
     /// Id of the job at its provider
-    job_id: String,
+    #[arg(required_unless_present = "poll_url")]
+    job_id: Option<String>,
     /// Send a webhook to this URL; can be repeated
     #[arg(long, value_name = "URL")]
     webhook: Vec<String>,
@@ -53,6 +61,8 @@ pub struct Watch {
     /// Provider of the job [default: the default of the server]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
+    #[command(flatten)]
+    poll: PollArguments,
     /// Events to send, such as job.completed,job.failed or job.* [default: every end]
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     events: Vec<String>,
@@ -176,6 +186,7 @@ impl Watch {
         let notify = (self.is_silent() || !more.is_empty()).then(|| json!(more).to_string());
         let body = Body::of_json(&[
             ("jobId", "JOB_ID", given(json!(self.job_id))),
+            ("poll", "--poll-url", self.poll.json()?),
             ("provider", "--provider", given(json!(self.provider))),
             ("callbackUrl", "--webhook", given(json!(self.webhook.first()))),
             ("email", "--email", given(json!(self.email))),
@@ -199,6 +210,7 @@ impl Watch {
         };
         let body = of_group.into_iter().zip(arguments).fold(body, name);
         let name = |body: Body, (n, flag)| body.with_argument(format!("/notify/{n}/url"), flag);
+        let body = PollArguments::name_arguments(body);
         let body = flags_of_more.enumerate().fold(body, name);
         let first = more.len() - self.destination.len();
         let name = |body: Body, n: usize| {
@@ -294,6 +306,25 @@ mod tests {
         let line = Line::try_parse_from([&["watch", "job_1"], line].concat())
             .unwrap_or_else(|error| panic!("{error}"));
         line.watch.body().expect("a body").json
+    }
+
+    #[test]
+    fn a_poll_stands_in_place_of_the_job_id() {
+        let line = "watch --poll-url https://a/1 --poll-header x:y:z --status $.s --completed done,ok --failed error \
+                    --output $.o --error $.e";
+        let line = Line::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{error}"));
+        insta::assert_snapshot!(line.watch.body().expect("a body").json, @r#"{"poll":{"completed":["done","ok"],"error":"$.e","failed":["error"],"headers":{"x":"y:z"},"output":"$.o","status":"$.s","url":"https://a/1"},"notify":[]}"#);
+        for wrong in [
+            &["watch"] as &[&str],
+            &["watch", "--poll-url", "https://a/1", "--provider", "muvi"],
+            &["watch", "job_1", "--status", "$.s"],
+            &["watch", "--poll-url", "https://a/1", "--completed", "done"],
+        ] {
+            assert!(Line::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
+        let line = ["watch", "--poll-url", "https://a/1", "--poll-header", "no-colon"];
+        let line = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(line.watch.body(), Err(Failure::Usage(_))));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Timestamp;
-use super::id::hash;
+use super::id::{Id, hash};
+use super::{Masked, Timestamp};
 
 /// Number of shards. A job, its watches and its deliveries belong to one shard, and a shard has one owner.
 /// The number never changes, because shards are stored.
@@ -17,13 +17,28 @@ pub const SHARDS: u16 = 1024;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobNo(pub i64);
 
+/// Provider of the jobs whose registrations say how they are polled.
+pub const INLINE: &str = "inline";
+
+/// How a job without a definition is polled, as its registration says.
+#[derive(Clone, Debug)]
+pub struct NewPoll {
+    /// Keyed hash of the app and the source: the `account` of the job.
+    pub id: Id,
+    /// The poll object, as canonical JSON. It can hold credentials.
+    pub source: Masked,
+    /// The same without them, for people.
+    pub shown: String,
+}
+
 /// Identity of a job. Watches with equal names share one poll.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobName {
     /// Id of the provider.
     pub provider: String,
-    /// Name of the credential that polls use. It is never a hash of the key, because a new key would then
-    /// orphan the job.
+    /// What separates the job from others with the same id. `default`: the definition and the credential are the
+    /// operator's, and all apps share the job. A new key of the operator changes nothing. For a job without a
+    /// definition, the hash of its app and of how it is polled.
     pub account: String,
     /// The provider's id of the job.
     pub job_id: String,

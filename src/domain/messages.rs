@@ -1,8 +1,10 @@
 //! Messages between components, and how busy a component is.
 
+use std::sync::Arc;
+
 use super::{
-    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingDelivery,
-    Terms, Timestamp, WatchId,
+    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, Masked,
+    PendingDelivery, Terms, Timestamp, WatchId,
 };
 
 /// What the poller needs to know about a job to schedule its polls.
@@ -12,6 +14,8 @@ pub struct JobSnapshot {
     pub no: JobNo,
     /// Identity of the job.
     pub name: JobName,
+    /// How it is polled, if no definition says it: the poll object of its registration, as JSON.
+    pub poll: Option<Arc<Masked>>,
     /// An app with a watch of the job. The job is polled in its turn.
     pub app: AppNo,
     /// Another app whose watches wait for the job.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     AppNo, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind, EventId, EventSet, EventType,
-    GroupRequest, JobName, JobNo, JobStatus, Observation, Payload, Reason, Timestamp, WatchId,
+    GroupRequest, JobName, JobNo, JobStatus, NewPoll, Observation, Payload, Reason, Timestamp, WatchId,
 };
 
 word_enum! {
@@ -52,6 +52,8 @@ pub struct NewWatch {
     pub id: WatchId,
     /// The job to watch.
     pub job: JobName,
+    /// How the job is polled, if no definition says it.
+    pub poll: Option<Box<NewPoll>>,
     /// Events to deliver.
     pub events: EventSet,
     /// Form of the delivered body.
@@ -114,6 +116,8 @@ pub struct Watch {
     pub status: WatchStatus,
     /// The watched job.
     pub job: JobName,
+    /// How the job is polled, if no definition says it: JSON without secrets.
+    pub poll: Option<String>,
     /// Row number of the job.
     pub job_no: JobNo,
     /// The job as last polled; for a watch that ended with its job, as it ended.

@@ -56,6 +56,11 @@ fn fetch(port: u16) -> Fetch {
     Fetch::new(url, &[], LIMIT, 1 << 20)
 }
 
+/// Returns a poll of an address that a client has chosen.
+fn guarded_poll(url: &str) -> Fetch {
+    Fetch { is_guarded: true, ..Fetch::new(url.parse().unwrap(), &[], LIMIT, 1 << 20) }
+}
+
 /// Starts a server on loopback that passes the connection of every request to `answer`.
 async fn server<F, A>(answer: F) -> u16
 where
@@ -736,7 +741,8 @@ fn a_date_in_retry_after_is_compared_with_the_date_of_the_answer() {
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let after = |headers: Vec<(String, String)>| {
         let duration = Duration::ZERO;
-        let received = Received { status: 429, headers, body: Bytes::new(), truncated: false, duration };
+        let received =
+            Received { status: 429, headers, body: Bytes::new(), truncated: false, duration, redirects: 0 };
         received.retry_after(Timestamp::parse("2026-02-18T15:00:00Z").unwrap()).map(|wait| wait.as_secs())
     };
     // The clock of the server is 20 minutes ahead, then 20 minutes behind.

@@ -127,9 +127,21 @@ impl Budget {
         }
     }
 
+    /// Counts requests that followed a poll at once, because the provider redirected it: the next polls wait for them.
+    pub fn charge(&mut self, requests: u8, now: Timestamp) {
+        if requests > 0 {
+            self.full_at = self.full_at.max(micros(now)) + self.spacing * i64::from(requests);
+        }
+    }
+
     /// Returns whether polls are limited to probes, or are impossible.
     pub fn is_held_back(&self) -> bool {
         self.hold.is_some() || self.limits.concurrency == 0
+    }
+
+    /// Returns whether it limits nothing but the rate of further polls: a new budget would be as strict.
+    pub fn is_unlimited(&self, now: Timestamp) -> bool {
+        self.in_flight == 0 && self.cooldown_until <= now && self.full_at <= micros(now)
     }
 
     /// Returns whether the provider rejects the credential.

@@ -69,7 +69,7 @@ pub(super) fn decide(
     started: Timestamp,
     now: Timestamp,
 ) -> Decision {
-    let PollResponse { meaning, retry_after, raw, http_status, no_answer, memory } = response;
+    let PollResponse { meaning, retry_after, raw, http_status, no_answer, memory, redirects } = response;
     let retry_after = retry_after.map(|after| after.min(RETRY_AFTER_MAX));
     let not_before = retry_after.map(|after| now.plus(after));
     let mut decision = Decision { job, now, not_before, ..Decision::default() };
@@ -101,6 +101,7 @@ pub(super) fn decide(
     let failed =
         FailedPoll { job, app: schedule.app, started, is_only_app: queue.turns.is_only_app(schedule.app) };
     let budget = &mut queue.budget;
+    budget.charge(redirects, now);
     decision.on_response(schedule, &meaning, http_status.is_some(), queue.policy.not_found_grace);
     let change = match &meaning {
         Interpretation::Ok(report) => {
@@ -140,7 +141,7 @@ pub(super) fn decide(
             failure: PollFailure::Unauthorized { .. } | PollFailure::NoCredential,
             ..
         } => {
-            let change = budget.unauthorized(started, now);
+            let change = if queue.members.is_some() { None } else { budget.unauthorized(started, now) };
             if !budget.is_paused() {
                 decision.back_off(schedule, queue.policy.min_interval);
             }

@@ -39,7 +39,7 @@ pub(super) fn decide_result(
     request: ResultRequest,
     now: Timestamp,
 ) -> Decision {
-    let PollResponse { meaning, retry_after, raw, http_status, .. } = response;
+    let PollResponse { meaning, retry_after, raw, http_status, redirects, .. } = response;
     let retry_after = retry_after.map(|after| after.min(RETRY_AFTER_MAX));
     let mut decision = Decision::new(job, pending.generation, now);
     let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
@@ -49,6 +49,7 @@ pub(super) fn decide_result(
     }
     let index = schedule.queue();
     let queue = &mut scheduler.queues[index];
+    queue.budget.charge(redirects, now);
     let (failure, message) = match meaning {
         Interpretation::Ok(report) => {
             (pending.report, pending.failures, pending.last_error) = (report, 0, None);

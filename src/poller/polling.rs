@@ -1,7 +1,7 @@
 //! The poller: it starts polls, writes their results, and reports its state.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
@@ -11,10 +11,11 @@ use super::decide_result::{ResultRequest, decide_result, give_up_result};
 use super::pending_result::{MEMORY_KIB, PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
+use super::tokens::Tokens;
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AppNo, JobName, JobNo, Limits, PollPolicy, PollStats, ProgressRound, ProviderHealth,
-    ProviderState, Rate, Timestamp,
+    Activity, AppNo, INLINE, JobName, JobNo, Limits, Masked, PollPolicy, PollStats, ProgressRound,
+    ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::providers::{Definition, Interpretation, NextResult};
@@ -46,6 +47,8 @@ pub struct Poller {
     clock: Clock,
     /// The providers and their metrics, in the order of the scheduler's queues.
     providers: Vec<(ProviderMetrics, Provider)>,
+    /// Metrics of the jobs without a definition; exported from the first poll on.
+    inline_metrics: OnceLock<ProviderMetrics>,
     scheduler: Mutex<Scheduler>,
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
@@ -55,24 +58,37 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Creates a poller without jobs. `providers` are sorted by id. The receiver closes when the last poll has ended.
+    /// Creates a poller without jobs. `providers` are sorted by id, and `inline` has the settings of jobs without a
+    /// definition. The receiver closes when the last poll has ended.
     pub fn new(
         store: Store,
         egress: Arc<Egress>,
         clock: Clock,
         providers: Vec<Provider>,
+        inline: (PollPolicy, Limits),
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let now = clock.now();
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
-        let scheduler = Mutex::new(Scheduler::new(queues, now));
+        let scheduler = Mutex::new(Scheduler::new(queues, inline, now));
         let is_configured = |p: &Provider| p.credential.is_some() || !p.definition.needs_credential();
         let metrics = |p: &Provider| store.metrics().provider(&p.definition.id, is_configured(p));
         let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
         let result_memory = Arc::new(Semaphore::new(MEMORY_KIB));
-        let poller = Self { store, egress, clock, providers, scheduler, give_ups, result_memory, alive };
+        let inline_metrics = OnceLock::new();
+        let poller = Self {
+            store,
+            egress,
+            clock,
+            providers,
+            inline_metrics,
+            scheduler,
+            give_ups,
+            result_memory,
+            alive,
+        };
         (Arc::new(poller), ended)
     }
 
@@ -113,8 +129,9 @@ impl Poller {
         self.scheduler().stats(job, now)
     }
 
-    /// Returns the state of each provider, sorted by id.
-    pub fn providers(&self) -> Vec<ProviderState> {
+    /// Returns the state of each provider, sorted by id, and at the end that of the jobs without a definition, if this app
+    /// has any.
+    pub fn providers(&self, app: AppNo) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
         let state = |((_, provider), queue): (&(ProviderMetrics, Provider), &ProviderQueue)| {
@@ -137,7 +154,8 @@ impl Poller {
                 mistakes: Vec::new(),
             }
         };
-        self.providers.iter().zip(&scheduler.queues).map(state).collect()
+        let of_definitions = self.providers.iter().zip(&scheduler.queues).map(state);
+        of_definitions.chain(inline_state(&scheduler, app, now)).collect()
     }
 
     /// Updates the metrics of each provider, and returns the load for the other metrics.
@@ -146,6 +164,14 @@ impl Poller {
         for (queue, (metrics, _)) in scheduler.queues.iter().zip(&self.providers) {
             let budget = &queue.budget;
             metrics.set_state(budget.in_flight, budget.is_open(), budget.is_paused());
+        }
+        if let Some(metrics) = self.inline_metrics.get() {
+            let (mut in_flight, mut is_open) = (0, false);
+            for budget in scheduler.on_demand.all().map(|index| &scheduler.queues[index].budget) {
+                in_flight += budget.in_flight;
+                is_open |= budget.is_open();
+            }
+            metrics.set_state(in_flight, is_open, false);
         }
         Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
     }
@@ -281,6 +307,66 @@ impl Poller {
     }
 }
 
+impl Poller {
+    /// Makes the provider of a job without a definition.
+    fn inline_provider(&self, source: &Masked) -> Result<Provider, String> {
+        let definition = Definition::inline(source.reveal())?;
+        let (policy, limits) = self.scheduler().on_demand.settings();
+        let tokens = Tokens::default();
+        Ok(Provider { definition, credential: None, base_url: None, policy, limits, tokens })
+    }
+
+    fn inline_metrics(&self) -> &ProviderMetrics {
+        self.inline_metrics.get_or_init(|| self.store.metrics().provider(INLINE, true))
+    }
+}
+
+/// Returns the state of an app's jobs without a definition: the worst health of its queues, and their sums.
+fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<ProviderState> {
+    let (policy, limits) = scheduler.on_demand.settings();
+    let of_queue = |index: usize| {
+        let queue = &scheduler.queues[index];
+        let (health, held_until) = queue.budget.health(now);
+        ProviderState {
+            id: INLINE.to_owned(),
+            definition: INLINE.to_owned(),
+            name: "Jobs without a definition".to_owned(),
+            configured: true,
+            health,
+            held_until,
+            last_good_at: queue.budget.last_ok,
+            last_error: queue.last_error.clone().map(|error| (error.at, error.text)),
+            in_flight: queue.budget.in_flight,
+            waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
+            policy,
+            limits,
+            mistakes: Vec::new(),
+        }
+    };
+    let severity = |health: ProviderHealth| match health {
+        ProviderHealth::Ok => 0,
+        ProviderHealth::Degraded => 1,
+        ProviderHealth::Paused
+        | ProviderHealth::Down
+        | ProviderHealth::Invalid
+        | ProviderHealth::Unconfigured => 2,
+    };
+    scheduler.on_demand.of_app(app).map(of_queue).reduce(|one, other| {
+        let health = std::cmp::max_by_key(one.health, other.health, |health| severity(*health));
+        ProviderState {
+            health,
+            held_until: one.held_until.max(other.held_until),
+            last_good_at: one.last_good_at.max(other.last_good_at),
+            last_error: std::cmp::max_by_key(one.last_error, other.last_error, |error| {
+                error.as_ref().map(|(at, _)| *at)
+            }),
+            in_flight: one.in_flight + other.in_flight,
+            waiting: (one.waiting + other.waiting).min(WAITING_SHOWN),
+            ..other
+        }
+    })
+}
+
 /// Returns the queue of jobs whose provider is not defined any more. They cannot be polled; they expire in time.
 fn queue_of_unknown_providers(now: Timestamp) -> ProviderQueue {
     let hour = Duration::from_secs(3600);
@@ -305,10 +391,21 @@ impl PollTask {
         let poller = Arc::clone(&self.poller);
         let found = poller.scheduler().jobs.get(&self.job).map(|schedule| {
             let trace = schedule.trace.as_deref().copied();
-            (schedule.queue(), schedule.name.clone(), trace)
+            (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), trace)
         });
-        let Some((queue, name, trace)) = found else { return };
-        let Some((metrics, provider)) = poller.providers.get(queue) else { return };
+        let Some((queue, name, source, trace)) = found else { return };
+        let inline = source.map(|source| poller.inline_provider(&source)).transpose();
+        let inline = match inline {
+            Ok(inline) => inline,
+            Err(error) => {
+                // It was valid when it was registered, so an earlier version has stored something else.
+                tracing::error!(job = name.job_id, error, "the stored poll object of a job cannot be used");
+                return;
+            }
+        };
+        let provider = inline.as_ref().map(|provider| (poller.inline_metrics(), provider));
+        let of_definition = || poller.providers.get(queue).map(|(metrics, provider)| (metrics, provider));
+        let Some((metrics, provider)) = provider.or_else(of_definition) else { return };
         if let Some(pending) = self.take_pending() {
             return self.request_result(provider, &name, trace, pending).await;
         }

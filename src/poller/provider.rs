@@ -10,9 +10,11 @@ use url::Url;
 use super::exchange;
 use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
-use crate::domain::{JobName, Limits, Masked, PollPolicy, credential_variable};
+use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
-use crate::providers::{Answer, Credential, Definition, Interpretation, JobReport, PollFailure, Request};
+use crate::providers::{
+    Answer, Credential, Definition, Interpretation, JobReport, MASK, PollFailure, Request,
+};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -53,6 +55,8 @@ pub(super) struct PollResponse {
     pub(super) raw: Option<Bytes>,
     /// Memory for the pending results of the job, if there are any and it was free.
     pub(super) memory: Option<OwnedSemaphorePermit>,
+    /// Number of further requests that redirects caused.
+    pub(super) redirects: u8,
 }
 
 /// What an exchange is for.
@@ -68,7 +72,15 @@ impl PollResponse {
     /// Returns the response to a poll that failed without an answer.
     fn failed(failure: PollFailure, message: String) -> Self {
         let meaning = Interpretation::Failed { failure, message };
-        Self { meaning, http_status: None, retry_after: None, no_answer: None, raw: None, memory: None }
+        Self {
+            meaning,
+            http_status: None,
+            retry_after: None,
+            no_answer: None,
+            raw: None,
+            memory: None,
+            redirects: 0,
+        }
     }
 
     /// Returns the response to a poll for which there is no token.
@@ -92,9 +104,22 @@ impl Provider {
 
     /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
     fn masked(&self, text: String, derived: &[String]) -> String {
-        match self.key() {
-            Some(key) => self.definition.mask(text, key, derived),
-            None => text,
+        self.definition.mask(text, self.key(), derived)
+    }
+
+    /// Replaces the credential by `***` in a whole answer, before anything reads it: what is read goes to receivers and to
+    /// logs, and a text that is cut could keep most of the key.
+    pub fn hide_credential(&self, received: &mut Received, derived: &[String]) {
+        let Some(key) = self.key() else { return };
+        let secrets = self.definition.credential_texts(key, derived);
+        let is_in = |text: &str| secrets.iter().any(|secret| text.contains(secret.as_str()));
+        let hidden = |text: &str| secrets.iter().fold(text.to_owned(), |text, one| text.replace(one, MASK));
+        for (_, value) in received.headers.iter_mut().filter(|(_, value)| is_in(value)) {
+            *value = hidden(value);
+        }
+        let text = String::from_utf8_lossy(&received.body);
+        if is_in(&text) {
+            received.body = Bytes::from(hidden(&text));
         }
     }
 
@@ -151,18 +176,21 @@ impl Provider {
         let authorized = self.authorized(egress, clock, (&name.job_id, &name.params), purpose).await;
         let (request, token) = authorized.map_err(|failure| PollResponse::without_token(*failure))?;
         let secrets = request.secrets.clone();
-        let received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
+        let mut received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
             let (failure, kind) = match (&error, purpose) {
                 (SendError::Refused(_), Purpose::Result(_)) => (PollFailure::Refused, "refused"),
                 _ => exchange::failure_of(&error),
             };
             PollResponse { no_answer: Some(kind), ..PollResponse::failed(failure, error.to_string()) }
         })?;
+        self.hide_credential(&mut received, &secrets);
         let now = clock.now();
         let retry_after = received.retry_after(now);
         let mut meaning = interpret(definition, &name.job_id, &received, purpose).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.settle(now);
+            // A registration lists the words that end the job. Each other word means that it runs.
+            report.unknown_status &= definition.id != INLINE;
         }
         if let Interpretation::Failed { failure, message } = &mut meaning {
             let refused = token.as_ref().filter(|_| received.status == 401);
@@ -171,12 +199,15 @@ impl Provider {
             {
                 *failure = PollFailure::TokenRefused;
             }
-            // A provider's error message is logged and shown to users.
+            // A provider's error is logged and shown to users. The answer may have a short key.
             *message = self.masked(std::mem::take(message), &secrets);
+            if let PollFailure::Unauthorized { code } = failure {
+                *code = self.masked(std::mem::take(code), &secrets);
+            }
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
-        let http_status = Some(received.status);
-        Ok(PollResponse { meaning, http_status, retry_after, no_answer: None, raw, memory: None })
+        let (http_status, no_answer, redirects) = (Some(received.status), None, received.redirects);
+        Ok(PollResponse { meaning, http_status, retry_after, no_answer, raw, memory: None, redirects })
     }
 
     /// Returns the request for a job, and the token in it, which may have to be requested before.

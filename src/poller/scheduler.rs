@@ -52,6 +52,7 @@
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). So does the age of a
 //! job, on which its intervals depend. The expiry of a watch does not move: it is a time that its client was given.
 
+mod on_demand;
 mod queue;
 mod recent_polls;
 mod turns;
@@ -60,6 +61,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+pub(super) use self::on_demand::OnDemand;
 pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use self::recent_polls::RecentPolls;
@@ -67,7 +69,8 @@ use super::pending_result::PendingResult;
 use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
-use crate::domain::{JobNo, JobSnapshot, JobStatus, PollStats, PollerMessage, Timestamp};
+use crate::domain::{JobNo, JobSnapshot, JobStatus, Limits, PollPolicy, PollStats, PollerMessage, Timestamp};
+use crate::providers::InlinePoll;
 
 /// Number of finished jobs whose poll statistics are kept.
 const FINISHED_KEPT: usize = 10_000;
@@ -79,6 +82,8 @@ pub(super) struct Scheduler {
     pub(super) queues: Vec<ProviderQueue>,
     /// Index in `queues` of the queue of each provider.
     queue_of: HashMap<String, u32>,
+    /// The queues of jobs without a definition. They come after the others.
+    pub(super) on_demand: OnDemand,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
     /// Whether the clock can be trusted with the end of watches. `None` before the first step.
@@ -115,13 +120,19 @@ pub(super) struct FinishedPoll {
 }
 
 impl Scheduler {
-    /// Creates a scheduler without jobs. The last queue is for the jobs of unknown providers.
-    pub(super) fn new(queues: Vec<ProviderQueue>, now: Timestamp) -> Self {
+    /// Creates a scheduler without jobs. The last queue is for the jobs of unknown providers. The settings are those of
+    /// jobs without a definition.
+    pub(super) fn new(
+        queues: Vec<ProviderQueue>,
+        (policy, limits): (PollPolicy, Limits),
+        now: Timestamp,
+    ) -> Self {
         let queue_of = queues.iter().zip(0..).map(|(queue, index)| (queue.provider.clone(), index)).collect();
         Self {
             jobs: HashMap::new(),
             queues,
             queue_of,
+            on_demand: OnDemand::new(policy, limits),
             started_at: now,
             clock: SetBackDetector { last: now },
             trust: None,
@@ -184,6 +195,7 @@ impl Scheduler {
     pub(super) fn apply(&mut self, message: PollerMessage, now: Timestamp) {
         match message {
             PollerMessage::Watch(facts) => {
+                self.forget_unpollable(&facts, now);
                 if let Some(found) = self.jobs.get_mut(&facts.no) {
                     let before = found.watching;
                     let queue = &mut self.queues[found.queue()];
@@ -261,12 +273,31 @@ impl Scheduler {
         self.schedule_new_watch(facts.no, now);
     }
 
+    /// Removes the schedule of a job without a definition of which it was not known how it is polled, if it is known now.
+    fn forget_unpollable(&mut self, facts: &JobSnapshot, now: Timestamp) {
+        let found = self.jobs.get(&facts.no);
+        let is_unpollable = |found: &Box<JobSchedule>| found.poll.is_none() && !found.in_flight;
+        if facts.poll.is_some() && found.is_some_and(is_unpollable) {
+            self.remove(facts.no, now);
+        }
+    }
+
     fn insert(&mut self, facts: &JobSnapshot, now: Timestamp) {
-        // The last queue has an empty name.
-        let queue = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
-        let mut new = Box::new(JobSchedule::new(facts, queue.copied().unwrap_or_default()));
+        let queue = match &facts.poll {
+            Some(poll) => {
+                let origin = InlinePoll::origin_of(poll.reveal());
+                self.on_demand.queue(&mut self.queues, facts.app, origin, now)
+            }
+            None => {
+                // The queue for unknown providers has an empty name.
+                let known = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
+                known.copied().unwrap_or_default()
+            }
+        };
+        let mut new = Box::new(JobSchedule::new(facts, queue));
         let queue = &mut self.queues[new.queue()];
         queue.turns.add_job(new.app);
+        queue.add_member(facts.no);
         if let Some(other) = facts.other_app {
             queue.add_app(facts.no, &mut new, other, facts.registered_at);
         }
@@ -313,6 +344,7 @@ impl Scheduler {
     /// Returns the actions that are due. Each poll has been granted by the budget and counts as in flight.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Action> {
         self.recent_polls.drop_past(now);
+        self.on_demand.drop_idle(&mut self.queues, now);
         let mut actions = Vec::new();
         let lead = self.lead.map(|(lead, _)| lead).unwrap_or_default();
         let expiry_now = now.minus(lead);
@@ -424,16 +456,26 @@ impl Scheduler {
     /// as the minimum interval and their own `Retry-After` permit.
     pub(super) fn clear_backoffs(&mut self, index: usize, now: Timestamp) {
         let queue = &mut self.queues[index];
-        for (job, found) in &mut self.jobs {
-            if found.queue() != index || found.in_flight {
-                continue;
+        let clear = |job: JobNo, found: &mut JobSchedule, queue: &mut ProviderQueue| {
+            let rare = found.rare.as_mut().filter(|rare| rare.failures > 0 && !found.in_flight);
+            let Some(rare) = rare else { return };
+            (rare.failures, rare.backoff_until) = (0, Timestamp::default());
+            let not_before = rare.not_before;
+            let poll_at = found.earliest_poll(queue.policy.min_interval, now).max(not_before);
+            queue.schedule_poll(job, found, poll_at);
+            queue.schedule_expiry(job, found);
+        };
+        // There may be many queues that were made on demand, and each knows its jobs.
+        if let Some(members) = queue.members.take() {
+            for job in &members {
+                if let Some(found) = self.jobs.get_mut(job) {
+                    clear(*job, found, queue);
+                }
             }
-            if let Some(rare) = found.rare.as_mut().filter(|rare| rare.failures > 0) {
-                (rare.failures, rare.backoff_until) = (0, Timestamp::default());
-                let not_before = rare.not_before;
-                let poll_at = found.earliest_poll(queue.policy.min_interval, now).max(not_before);
-                queue.schedule_poll(*job, found, poll_at);
-                queue.schedule_expiry(*job, found);
+            queue.members = Some(members);
+        } else {
+            for (job, found) in self.jobs.iter_mut().filter(|(_, found)| found.queue() == index) {
+                clear(*job, found, queue);
             }
         }
         queue.drop_stale(&self.jobs);
@@ -444,6 +486,7 @@ impl Scheduler {
         let queue = &mut self.queues[found.queue()];
         self.recent_polls.remember(job, found.spacing(queue.policy.min_interval), now);
         found.apps().for_each(|app| queue.turns.remove_job(app));
+        queue.remove_member(job);
         queue.drop_stale(&self.jobs);
         if self.finished.insert(job, found.stats(None)).is_none() {
             self.finished_order.push_back(job);

@@ -24,8 +24,21 @@ use crate::domain::Timestamp;
 /// Shortest secret that is replaced in messages. A shorter one would replace words.
 const SECRET_MIN: usize = 4;
 
+/// Fields of credentials that name an account, and are no secrets.
+const PUBLIC_FIELDS: &[&str] = &[
+    "client_email",
+    "token_uri",
+    "client_id",
+    "account",
+    "user",
+    "username",
+    "access_key_id",
+    "key_id",
+    "tenant",
+];
+
 /// Text that stands for the credential in a request that is shown.
-pub(super) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// What authorises a request.
 #[derive(Clone, Copy)]
@@ -158,7 +171,7 @@ impl Auth {
     pub(super) fn check(&self, credential: &str) -> Result<(), String> {
         let now = Timestamp::from_millis(0);
         match &self.form {
-            AuthForm::Header(header) if header.prefix.is_empty() => Ok(()),
+            AuthForm::Header(header) if header.prefix.is_empty() => printable(credential).map(drop),
             AuthForm::Header(header) => check_word(credential, &header.prefix),
             AuthForm::Token(form, _) => match form.bare_token(credential) {
                 Some(token) => printable(token).map(drop),
@@ -320,12 +333,25 @@ impl Auth {
 
     /// Returns every text from which the credential could be read, as it can occur in a message.
     pub(super) fn secrets(&self, credential: &str) -> Vec<String> {
+        self.texts(credential, &["client_email", "token_uri"])
+    }
+
+    /// Returns the same without the fields that name an account. An answer can name it as well, in the URL of a result for
+    /// example.
+    pub(super) fn secrets_in_answers(&self, credential: &str) -> Vec<String> {
+        self.texts(credential, PUBLIC_FIELDS)
+    }
+
+    /// Returns the texts of all fields of a credential but these.
+    fn texts(&self, credential: &str, public: &[&str]) -> Vec<String> {
         let mut secrets = match &self.form {
             AuthForm::Header(_) => vec![credential.to_owned()],
             AuthForm::Basic => {
                 let pair = user_and_password(credential).unwrap_or_default();
-                let password = pair.split_once(':').map_or("", |(_, password)| password);
-                vec![credential.to_owned(), STANDARD.encode(&pair), password.to_owned()]
+                let (user, password) = pair.split_once(':').unwrap_or_default();
+                // Without a password, the user is the key.
+                let secret = if password.is_empty() { user } else { password };
+                vec![credential.to_owned(), STANDARD.encode(&pair), secret.to_owned()]
             }
             AuthForm::Headers(_)
             | AuthForm::Query(_)
@@ -334,14 +360,13 @@ impl Auth {
             | AuthForm::Jwt(..)
             | AuthForm::Aws(_) => {
                 let mut fields = self.read(credential).unwrap_or_default();
-                // Public facts about an account, which messages may name.
-                ["client_email", "token_uri"].iter().for_each(|name| drop(fields.remove(*name)));
+                public.iter().for_each(|name| drop(fields.remove(*name)));
                 let mut secrets: Vec<_> = fields.into_values().collect();
                 secrets.push(credential.to_owned());
                 secrets
             }
         };
-        let encoded: Vec<String> = secrets.iter().map(|secret| percent_encode(secret)).collect();
+        let encoded = secrets.iter().flat_map(|secret| encodings(secret)).collect::<Vec<_>>();
         secrets.extend(encoded);
         // A credential of one value is replaced whatever its length.
         secrets.retain(|secret| secret.len() >= SECRET_MIN || secret == credential);
@@ -362,6 +387,26 @@ impl Auth {
             names.into_iter().map(|name| (name.to_owned(), value.into())).collect();
         Value::Object(fields).to_string()
     }
+}
+
+/// Returns a secret as URLs, JSON and HTML spell it.
+fn encodings(secret: &str) -> [String; 5] {
+    let escaped = percent_encode(secret);
+    let lower = lower_escapes(&escaped);
+    let json = Value::from(secret).to_string();
+    let json = json.trim_matches('"').to_owned();
+    let html = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    [escaped, lower, json.replace('/', "\\/"), json, html]
+}
+
+/// Returns a percent-encoded text with the digits of its escapes in lower case.
+fn lower_escapes(text: &str) -> String {
+    let mut rest = 0;
+    let lower = text.chars().map(|c| {
+        rest = if c == '%' { 3 } else { rest - i32::from(rest > 0) };
+        if rest > 0 { c.to_ascii_lowercase() } else { c }
+    });
+    lower.collect()
 }
 
 /// Returns headers with the fields of a credential.

@@ -23,7 +23,7 @@ use super::definition::{Definition, Example, Expect, Meaning, RequestForm};
 use super::extract::Extract;
 use super::json::Dialect;
 use super::rule::Rule;
-use crate::domain::{EndingKind, JobStatus};
+use crate::domain::{EndingKind, INLINE, JobStatus};
 pub use reader::Mistake;
 use reader::{Mistaken, Node, Report, TableReader};
 use request::{Params, RequestParts};
@@ -118,6 +118,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         request: parts.form?,
         meaning: meaning?,
         examples,
+        secrets: Vec::new(),
     })
 }
 
@@ -140,6 +141,9 @@ fn head(file: &TableReader<'_>) -> Option<Head> {
         let id = node.text()?;
         if !is_provider_id(id) {
             node.wrong("must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
+        }
+        if id == INLINE {
+            node.wrong("`inline` stands for jobs without a definition; choose another id");
         }
         Some(id.to_owned())
     });

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use regex::Regex;
+use url::Url;
 
 use super::auth::{Auth, MASK};
 use super::body::BodyTemplate;
@@ -20,6 +21,9 @@ use super::rule::Rule;
 use super::template::{Param, Template, UrlTemplate};
 use super::value::Scalar;
 use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
+
+/// Length from which a secret is replaced in a whole answer, in bytes.
+const HIDDEN_MIN: usize = 8;
 
 /// How to request a job from one job API, and what the responses mean.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Definition {
     pub(super) request: RequestForm,
     pub(super) meaning: Meaning,
     pub(super) examples: Vec<Example>,
+    /// Texts of the request that no message repeats, besides the credential.
+    pub(super) secrets: Vec<String>,
 }
 
 /// The parts of a request, before the values of the parameters are known.
@@ -71,6 +77,8 @@ pub(super) enum Target {
     JobUrl,
     /// The URL is in an answer.
     Answer,
+    /// This URL, which a client has given with the job.
+    Given(Url),
 }
 
 /// Methods of a poll.
@@ -319,14 +327,23 @@ impl Definition {
         self.request.auth.as_ref().map_or(Ok(()), |auth| auth.check(key))
     }
 
-    /// Replaces the credential in a text by `***`, in every form in which it is sent, and what was derived from it
-    /// ([`Request::secrets`]).
+    /// Returns the texts that are replaced in a whole answer, the longest first: the credential in every form in which it is
+    /// sent or repeated, and what was derived from it. A short one is left out, because it could be a part of the answer's
+    /// own words.
+    pub fn credential_texts(&self, key: &str, derived: &[String]) -> Vec<String> {
+        let secrets = self.request.auth.as_ref().map(|auth| auth.secrets_in_answers(key)).unwrap_or_default();
+        derived.iter().cloned().chain(secrets).filter(|secret| secret.len() >= HIDDEN_MIN).collect()
+    }
+
+    /// Replaces the credential and other secrets of the request in a text by `***`, in every form in which they are sent,
+    /// and what was derived from the credential ([`Request::secrets`]).
     ///
     /// [`Request::secrets`]: super::Request::secrets
-    pub fn mask(&self, text: String, key: &str, derived: &[String]) -> String {
-        let secrets = self.request.auth.as_ref().map(|auth| auth.secrets(key)).unwrap_or_default();
+    pub fn mask(&self, text: String, key: Option<&str>, derived: &[String]) -> String {
+        let auth = self.request.auth.as_ref().zip(key);
+        let secrets = auth.map(|(auth, key)| auth.secrets(key)).unwrap_or_default();
         let derived = derived.iter().filter(|secret| !secret.is_empty());
-        derived.chain(&secrets).fold(text, |text, secret| {
+        derived.chain(&secrets).chain(&self.secrets).fold(text, |text, secret| {
             if text.contains(secret.as_str()) { text.replace(secret.as_str(), MASK) } else { text }
         })
     }
@@ -348,6 +365,7 @@ impl Definition {
         match &self.request.target {
             Target::Url(url) => url.origin(),
             Target::JobUrl | Target::Answer => "the URL of the job".to_owned(),
+            Target::Given(url) => url.origin().ascii_serialization(),
         }
     }
 

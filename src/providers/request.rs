@@ -176,6 +176,14 @@ impl Definition {
     pub fn set_operator_hosts(&mut self, hosts: &str, is_rebased: bool) -> Result<(), String> {
         let entries = hosts.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let hosts = entries.map(HostPattern::parse).collect::<Result<Vec<_>, _>>()?;
+        let wildcards = self.request.auth.iter().flat_map(|auth| &auth.send_to).filter(|one| !one.is_exact());
+        let wildcards: Vec<&HostPattern> = wildcards.collect();
+        if let Some(wrong) = hosts.iter().find(|host| !wildcards.iter().any(|one| one.covers(host))) {
+            let wrong = wrong.example();
+            return Err(format!(
+                "{wrong} is below no wildcard of the definition, so it has no effect; remove it"
+            ));
+        }
         if let Some(auth) = &mut self.request.auth {
             (auth.operator_hosts, auth.is_rebased) = (hosts, is_rebased);
         }
@@ -255,6 +263,7 @@ impl Definition {
                 (url.render(base_url, encoded, plain)?, chosen_by)
             }
             (Target::JobUrl, Some(found), _) => (found.at(base_url)?, ChosenBy::Client),
+            (Target::Given(url), _, _) => (url.clone(), ChosenBy::Client),
             (Target::Answer, _, Some(url)) => (url.clone(), ChosenBy::Provider),
             (Target::JobUrl, None, _) => return Err("the definition has no form of job URLs".to_owned()),
             (Target::Answer, _, None) => return Err("the answer to the poll has no URL".to_owned()),
@@ -488,6 +497,10 @@ impl JobUrl {
         }
         if !self.hosts.iter().any(|pattern| pattern.contains(&url)) {
             return Err("is a URL of another host than those that the definition allows".to_owned());
+        }
+        // `…/a?` and `…/a` would be two jobs.
+        if url.query() == Some("") {
+            return Err("must not end with `?`".to_owned());
         }
         if url.query().is_some() && !self.keeps_query {
             return Err("must not contain a query".to_owned());

@@ -67,9 +67,10 @@ impl HttpRange {
 
 impl Rule {
     /// Returns whether the rule decides an answer. A rule about the job needs a readable body: a truncated one must not
-    /// end it.
+    /// end it. The body of a redirect describes no job, and is often HTML.
     pub(super) fn applies(&self, scope: Scope<'_>, is_readable: bool) -> bool {
-        (is_readable || matches!(self.verdict, Verdict::Poll(_)))
+        let is_redirect = (300..400).contains(&scope.head.status);
+        (is_readable || is_redirect || matches!(self.verdict, Verdict::Poll(_)))
             && (self.http.is_empty() || self.http.iter().any(|range| range.contains(scope.head.status)))
             && self.all.iter().all(|condition| condition.holds(scope))
             && (self.any.is_empty() || self.any.iter().any(|condition| condition.holds(scope)))

@@ -43,6 +43,11 @@ impl Template {
         Ok(Self { start: start.to_owned(), parts })
     }
 
+    /// Makes a template without parameters, whatever the text contains.
+    pub(super) fn literal(text: &str) -> Self {
+        Self { start: text.to_owned(), parts: Vec::new() }
+    }
+
     /// Returns the names of the parameters.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().map(|(name, _)| name.as_str())
@@ -265,6 +270,19 @@ impl Param {
         self.table.default.as_ref()
     }
 
+    /// Checks a value that is no part of a request. The error is a sentence.
+    pub(super) fn check_text(value: &str) -> Result<(), String> {
+        Err(if value.is_empty() {
+            "must not be empty".to_owned()
+        } else if value.len() > MAX_VALUE {
+            format!("must be at most {MAX_VALUE} bytes")
+        } else if value.chars().any(char::is_control) {
+            "must not contain control characters".to_owned()
+        } else {
+            return check_value(value);
+        })
+    }
+
     /// Checks a value. The error is a sentence.
     pub(super) fn check(&self, value: &str) -> Result<(), String> {
         let ParamTable { pattern, encode, r#enum, .. } = &self.table;
@@ -273,15 +291,8 @@ impl Param {
             Encode::Segment => leaves(value),
             Encode::Path => value.split('/').any(leaves),
         };
-        Err(if value.is_empty() {
-            "must not be empty".to_owned()
-        } else if value.len() > MAX_VALUE {
-            format!("must be at most {MAX_VALUE} bytes")
-        } else if value.chars().any(char::is_control) {
-            "must not contain control characters".to_owned()
-        } else if let Err(error) = check_value(value) {
-            error
-        } else if leaves {
+        Self::check_text(value)?;
+        Err(if leaves {
             "must not contain `.`, `..` or an empty part between slashes".to_owned()
         } else if r#enum.as_ref().is_some_and(|all| all.iter().all(|one| one != value)) {
             format!("must be one of {}", r#enum.as_deref().unwrap_or_default().join(", "))

@@ -184,7 +184,11 @@ fn forget_jobs(tx: &Tx<'_>, erased: &[OldWatch], now: Timestamp) -> Result<()> {
         }
     }
     prune::delete_jobs(tx, &ended)?;
-    for sql in ["delete from observations where job = $1", "delete from endings where job = $1"] {
+    for sql in [
+        "delete from observations where job = $1",
+        "delete from endings where job = $1",
+        "delete from job_polls where job = $1",
+    ] {
         tx.each(sql, orphaned.iter().map(|job| params![job]))?;
     }
     let seen = to_json(&Observation::default());

@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::db::{Result, Row, params, row_sql};
 use super::idempotency::Outcome;
+use super::job_polls;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, read_rounds, to_json};
+use super::sealing::Keyring;
 use crate::domain::{
     AppNo, AppsApart, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage, Terms, Timestamp,
     WatchId,
@@ -42,7 +44,8 @@ pub struct NotFound;
 const JOB: &str =
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
     case when j.poll_requested_at is null then 0 else 1 end, j.had_status,
-    j.progress_rounds";
+    j.progress_rounds, (select p.id from job_polls p where p.job = j.no),
+    (select p.source from job_polls p where p.job = j.no)";
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
 /// for each column, and one for each app that watches the job. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
@@ -65,6 +68,7 @@ pub(super) const TERMS: &str = "select
 impl ReadStore {
     /// Returns a page of the jobs that have watches or a requested poll, in the order of their rows.
     pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobSnapshot>> {
+        let keyring = self.shared.keyring.clone();
         self.read(INTERNAL, move |tx| {
             // First the page, from the indexes alone, then its columns: otherwise each page would read all
             // jobs that come after it.
@@ -82,7 +86,7 @@ impl ReadStore {
                  left join watches w on w.job = j.no and w.status = 'watching'
                  group by j.no order by j.no"
             );
-            tx.list(&sql, params![after, limit], |row| read_snapshot(row, now))
+            tx.list(&sql, params![after, limit], |row| read_snapshot(row, now, &keyring))
         })
         .await
     }
@@ -102,14 +106,14 @@ impl ReadStore {
     }
 }
 
-fn read_snapshot(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
-    let (watching, app) = (row.count(11)?, AppNo(row.opt_int(16)?.unwrap_or_default()));
-    let other_app = row.opt_int(17)?.map(AppNo).filter(|other| *other != app);
-    Ok(JobSnapshot { watching, terms: read_terms(row, 12)?, other_app, ..read_job(row, app, now)? })
+fn read_snapshot(row: &Row<'_>, now: Timestamp, keyring: &Keyring) -> Result<JobSnapshot> {
+    let (watching, app) = (row.count(13)?, AppNo(row.opt_int(18)?.unwrap_or_default()));
+    let other_app = row.opt_int(19)?.map(AppNo).filter(|other| *other != app);
+    Ok(JobSnapshot { watching, terms: read_terms(row, 14)?, other_app, ..read_job(row, app, now, keyring)? })
 }
 
 /// Reads the columns [`JOB`].
-fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
+fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp, keyring: &Keyring) -> Result<JobSnapshot> {
     let seen: Observation = row.json(6)?;
     let rounds = read_rounds(row, 10)?;
     let known = Known::new(&seen, &rounds, now);
@@ -117,6 +121,7 @@ fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
         traced: None,
         no: JobNo(row.int(0)?),
         name: read_name(row, 1)?,
+        poll: job_polls::read(row, 11, keyring)?,
         app,
         other_app: None,
         generation: row.int(5)?,
@@ -148,10 +153,10 @@ pub(super) fn notify_poller(batch: &mut Batch<'_>) -> Result<()> {
     let requested = std::mem::take(&mut batch.requested_polls);
     let keys = || requested.keys().map(|job| params![job]);
     let sql = format!("{JOB} from jobs j where j.no = $1");
-    let mut requests = requested.values();
+    let (mut requests, keyring) = (requested.values(), &batch.shared.keyring);
     let read = |row: &Row<'_>| {
         let (app, now) = requests.next().copied().unwrap_or((AppNo(0), Timestamp::default()));
-        read_job(row, app, now)
+        read_job(row, app, now, keyring)
     };
     let jobs = batch.tx.ones(&sql, keys(), read)?;
     let terms = batch.tx.ones(TERMS, keys(), |row| read_terms(row, 0))?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::db::{DatabaseLocation, Tx, WriterConnection};
+use super::identity::IdentityKey;
 use super::reads::{ReadStore, Shared};
 use super::sealing::Keyring;
 use super::writer::Writer;
@@ -47,9 +48,11 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
     }
     let fill = |tx: &Tx<'_>| apps::draw_missing_keys(tx, &keyring);
     while connection.transaction("private keys cannot be drawn", fill)? {}
+    let identity_key = connection
+        .transaction("the key of identities cannot be drawn", |tx| IdentityKey::load(tx, &keyring))?;
     let tx = connection.tx();
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
     let files = connection.files();
-    let shared = Arc::new(Shared { files, ..Shared::new(ids, tenants, keyring, public_url) });
+    let shared = Arc::new(Shared { files, identity_key, ..Shared::new(ids, tenants, keyring, public_url) });
     Ok((connection, ReadStore { shared, readers: Arc::new(readers), request_clock: None }))
 }

@@ -219,6 +219,7 @@ pub(super) fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
     for sql in [
         "delete from observations where job = $1",
         "delete from endings where job = $1",
+        "delete from job_polls where job = $1",
         "delete from jobs where no = $1",
     ] {
         tx.each(sql, unwatched().map(|job| params![job]))?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::db::{Fault, Files, Readers, Result, StoreError, Tx};
+use super::identity::IdentityKey;
 use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
 use super::schema::{SchemaChange, SchemaState, unusable_tables};
 use super::sealing::Keyring;
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) ids: Ids,
     /// Seals and opens secrets at rest.
     pub(super) keyring: Keyring,
+    /// Key of the hashes that identify jobs without a definition.
+    pub(super) identity_key: IdentityKey,
     /// Public URL of the API: the `source` of `CloudEvents`.
     pub(super) public_url: String,
     /// Whether the database refused the last batch.

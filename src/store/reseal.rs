@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::db::{self, Tx, WriterConnection, params, row_sql};
+use super::job_polls;
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Id};
 
@@ -49,6 +50,13 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
     while let Some(last) = next {
         let changed;
         (changed, next) = connection.transaction(failure, |tx| saved_destinations(tx, keyring, last))?;
+        count += changed;
+    }
+    count += connection.transaction(failure, |tx| job_polls::reseal_key(tx, keyring))?;
+    let mut next = Some(0);
+    while let Some(last) = next {
+        let changed;
+        (changed, next) = connection.transaction(failure, |tx| job_polls::reseal(tx, keyring, last))?;
         count += changed;
     }
     let mut next = Some((Id::from_bytes([0; 16]), -1));

@@ -20,7 +20,7 @@ use crate::clock::Moment;
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Every table of the database, with its columns in alphabetical order. A test compares the list with the migrations.
-pub(super) const TABLES: [(&str, &str); 22] = [
+pub(super) const TABLES: [(&str, &str); 24] = [
     (
         "apps",
         "created_at deleted_at id name no old_secret_expires_at old_signing_key old_signing_secret \
@@ -49,7 +49,9 @@ pub(super) const TABLES: [(&str, &str); 22] = [
     ("erased_events", "app erased_at id position"),
     ("events", "app body ending id no observed_at position type watch webhook_body"),
     ("idempotency", "app created_at key location path request_hash response status"),
+    ("identity_keys", "id key"),
     ("interruptions", "ended_at is_start started_at"),
+    ("job_polls", "id job shown source"),
     (
         "jobs",
         "account ended generation had_status job_id long_params no orphaned_at params poll_requested_at \

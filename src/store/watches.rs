@@ -136,6 +136,7 @@ fn size(watch: &Watch) -> usize {
         + outputs.sum::<usize>()
         + error
         + len(&seen.output)
+        + len(&watch.poll)
 }
 
 /// Returns a watch of the app.
@@ -168,7 +169,8 @@ pub(super) const SELECT: &str =
               where e.job = w.job and e.generation >= w.generation
                 and w.status in ('completed', 'failed', 'cancelled', 'not_found')
               order by e.generation limit 1), j.seen), w.name, w.reference,
-    (select g.name from watch_groups g where g.no = w.watch_group)
+    (select g.name from watch_groups g where g.no = w.watch_group),
+    (select p.shown from job_polls p where p.job = j.no)
   from watches w join jobs j on j.no = w.job";
 
 fn read_watch(row: &Row<'_>) -> Result<Watch> {
@@ -186,6 +188,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         name: row.opt_text(13)?,
         reference: row.opt_text(14)?,
         group: row.opt_text(15)?,
+        poll: row.opt_text(16)?,
         destinations: Vec::new(),
     })
 }

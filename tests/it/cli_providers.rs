@@ -71,4 +71,7 @@ async fn provider_new_makes_a_definition_from_answers() {
     let wrong =
         run_with("{}", &["provider", "new", "acme", "--url", "https://a.example/j1", "--auth", "x"]).await;
     assert!(wrong.expect(2).err.contains("header:NAME or query:NAME"));
+    let wrong =
+        run_with("{}", &["provider", "new", "Acme_1", "--url", "https://a.example/j1"]).await.expect(2);
+    assert!(wrong.err.starts_with("NAME: must be 1 to 40 characters"), "{wrong:#?}");
 }

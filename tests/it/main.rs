@@ -52,6 +52,7 @@ mod groups;
 mod harness;
 mod holding_back;
 mod imports;
+mod inline_polls;
 mod instances;
 mod job_apis;
 mod limits;

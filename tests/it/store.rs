@@ -95,6 +95,7 @@ impl StoreFixture {
     /// Returns a watch of the job `job_id` that notifies one address of every ending.
     pub fn watch(&self, job_id: &str) -> NewWatch {
         NewWatch {
+            poll: None,
             app: self.app,
             id: WatchId(self.store.ids().draw(START)),
             job: JobName {

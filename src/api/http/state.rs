@@ -82,8 +82,8 @@ pub struct Api {
     pub operator: AppNo,
     /// Returns the poller's statistics of a job; `None` for a job that is not polled.
     pub poll_stats: Box<dyn Fn(JobNo) -> Option<PollStats> + Send + Sync>,
-    /// Returns the poller's state of each provider.
-    pub provider_states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
+    /// Returns the poller's state of each provider, as an app sees it.
+    pub provider_states: Box<dyn Fn(AppNo) -> Vec<ProviderState> + Send + Sync>,
     /// Returns for each of these pending deliveries why it waits.
     pub delivery_waits: DeliveryWaits,
     /// Whether the server is stopping.

@@ -77,7 +77,8 @@ fn a_hook_is_shown_without_its_secret() {
 fn classified(target: SlackTarget, status: u16, header: &str, body: &str) -> Outcome {
     let headers = if header.is_empty() { Vec::new() } else { vec![("retry-after".into(), header.into())] };
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let received = Received { status, headers, body, truncated: false, duration: Duration::ZERO };
+    let received =
+        Received { status, headers, body, truncated: false, duration: Duration::ZERO, redirects: 0 };
     let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
     classify(target, &received, &clock).0
 }

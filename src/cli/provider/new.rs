@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::read_stdin;
 use crate::cli::output::{Failure, print_line, print_note};
-use crate::providers::{SkeletonAuth, SkeletonInput, skeleton};
+use crate::providers::{SkeletonAuth, SkeletonInput, is_provider_id, skeleton};
 
 /// Make a first definition from answers of an API
 ///
@@ -43,6 +43,10 @@ impl New {
         })?;
         let answers = answers.into_iter().map(RawValue::get).collect();
         let Self { name, url, job_id, auth } = &self;
+        if !is_provider_id(name) {
+            let wrong = "NAME: must be 1 to 40 characters of a-z, 0-9 and -, and begin with a letter";
+            return Err(Failure::Usage(wrong.to_owned()));
+        }
         let input = SkeletonInput { id: name, url, job_id: job_id.as_deref(), auth: auth.clone(), answers };
         let made = skeleton(&input).map_err(Failure::Usage)?;
         print_line(made.text.trim_end())?;

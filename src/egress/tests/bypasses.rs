@@ -4,17 +4,24 @@
 
 use super::*;
 
-/// Returns the errors of a registration and of an attempt. The attempt's URL was registered without the guard.
-async fn refusals(strict: &Egress, url: &str) -> (Option<AddressError>, Option<SendError>) {
+/// Returns the errors of a registration, of an attempt and of a poll. The URL was registered without the guard.
+async fn refusals(
+    strict: &Egress,
+    url: &str,
+) -> (Option<AddressError>, Option<SendError>, Option<SendError>) {
     let (lenient, _) = egress(&["0.0.0.0/0", "::/0"], here());
     let registered = strict.check(APP, url, Moment::MAX).await.err();
-    (registered, strict.send(post(&lenient, url)).await.err())
+    let polled = strict.fetch(guarded_poll(post(&lenient, url).url.as_str())).await.err();
+    (registered, strict.send(post(&lenient, url)).await.err(), polled)
 }
 
-async fn assert_both_refuse(strict: &Egress, url: &str) {
+async fn assert_all_refuse(strict: &Egress, url: &str) {
     let found = refusals(strict, url).await;
     assert!(
-        matches!(found, (Some(AddressError::Forbidden(_)), Some(SendError::Refused(_)))),
+        matches!(
+            found,
+            (Some(AddressError::Forbidden(_)), Some(SendError::Refused(_)), Some(SendError::Refused(_)))
+        ),
         "{url}: {found:?}"
     );
 }
@@ -25,8 +32,8 @@ async fn assert_both_refuse(strict: &Egress, url: &str) {
 async fn an_ipv6_address_in_brackets_is_judged() {
     let (strict, _) = egress(&[], Resolver::fixed(|name| panic!("`{name}` was read as a name")));
     for host in ["[::1]", "[::]", "[::ffff:127.0.0.1]", "[fd00:ec2::254]", "[fe80::1]"] {
-        assert_both_refuse(&strict, &format!("https://{host}/")).await;
-        assert_both_refuse(&strict, &format!("https://{host}:8443/")).await;
+        assert_all_refuse(&strict, &format!("https://{host}/")).await;
+        assert_all_refuse(&strict, &format!("https://{host}:8443/")).await;
     }
     for host in ["[fe80::1%eth0]", "[fe80::1%25eth0]", "[::1%251]"] {
         strict.check(APP, &format!("https://{host}/"), Moment::MAX).await.expect_err(host);
@@ -62,7 +69,7 @@ async fn ranges_without_receivers_are_refused() {
         "[64:ff9b:1::7f00:1]",
         "[5f00::1]",
     ] {
-        assert_both_refuse(&strict, &format!("https://{host}/")).await;
+        assert_all_refuse(&strict, &format!("https://{host}/")).await;
     }
 }
 
@@ -83,8 +90,8 @@ async fn an_ipv4_address_in_a_form_of_ipv6_is_refused() {
     ] {
         let address: IpAddr = host.parse().unwrap();
         let (strict, _) = egress(&[], Resolver::fixed(move |_| Ok(vec![PUBLIC, address])));
-        assert_both_refuse(&strict, &format!("https://[{host}]/")).await;
-        assert_both_refuse(&strict, "https://receiver.example/").await;
+        assert_all_refuse(&strict, &format!("https://[{host}]/")).await;
+        assert_all_refuse(&strict, "https://receiver.example/").await;
     }
 }
 
@@ -175,7 +182,7 @@ async fn a_name_of_a_metadata_service_is_refused_by_default() {
         let clock = Clock::Manual(ManualClock::at(Timestamp::from_millis(1_000_000)));
         let resolver = Resolver::fixed(move |_| Ok(vec![address.parse().unwrap()]));
         let default = Egress::new(Settings::default(), resolver, clock, Vec::new()).unwrap();
-        assert_both_refuse(&default, "https://metadata.google.internal/").await;
-        assert_both_refuse(&default, "https://receiver.example/latest/meta-data").await;
+        assert_all_refuse(&default, "https://metadata.google.internal/").await;
+        assert_all_refuse(&default, "https://receiver.example/latest/meta-data").await;
     }
 }

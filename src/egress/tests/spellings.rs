@@ -169,12 +169,14 @@ fn strict_and_lenient() -> [Arc<Egress>; 2] {
         .map(|allow| egress(allow, Resolver::fixed(|name| panic!("`{name}` was read as a name"))).0)
 }
 
-/// Checks that a registration, an attempt and a connection refuse an address.
+/// Checks that a registration, an attempt, a poll and a connection refuse an address.
 async fn assert_refused([strict, lenient]: &[Arc<Egress>; 2], url: &str, address: IpAddr) {
     let checked = strict.check(APP, url, Moment::MAX).await;
     assert!(matches!(checked, Err(AddressError::Forbidden(_))), "{url} ({address}): {checked:?}");
     let registered = post(lenient, url);
     assert_eq!(registered.url.literal(), Some(address), "{url}");
+    let polled = strict.fetch(guarded_poll(registered.url.as_str())).await;
+    assert!(matches!(polled, Err(SendError::Refused(_))), "{url} ({address}): {polled:?}");
     let sent = strict.send(registered).await;
     assert!(matches!(sent, Err(SendError::Refused(_))), "{url} ({address}): {sent:?}");
     assert_eq!(strict.settings.classify(&[address]), AddressClass::Forbidden, "{address}");

@@ -20,8 +20,8 @@ fn scheduler(count: i64) -> Scheduler {
     let policy =
         PollPolicy { first: SECOND, min_interval: SECOND, max_interval: SECOND, ..PollPolicy::default() };
     let limits = Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 100 };
-    let mut scheduler =
-        Scheduler::new(vec![ProviderQueue::new("muvi".to_owned(), policy, limits, at(0))], at(0));
+    let queue = ProviderQueue::new("muvi".to_owned(), policy, limits, at(0));
+    let mut scheduler = Scheduler::new(vec![queue], (policy, limits), at(0));
     for job in 1..=count {
         let terms =
             Terms { expires_at: at(20), poll_interval: None, expected_at: None, wants_progress: false };
@@ -34,6 +34,7 @@ fn scheduler(count: i64) -> Scheduler {
                 params: "{}".to_owned(),
             },
             app: AppNo(1),
+            poll: None,
             other_app: None,
             generation: 0,
             known: Known::new(&Observation::default(), &[], at(0)),
@@ -52,7 +53,15 @@ fn scheduler(count: i64) -> Scheduler {
 
 fn failed(failure: PollFailure, http_status: Option<u16>) -> PollResponse {
     let meaning = Interpretation::Failed { failure, message: "why".to_owned() };
-    PollResponse { meaning, http_status, retry_after: None, no_answer: None, raw: None, memory: None }
+    PollResponse {
+        meaning,
+        http_status,
+        retry_after: None,
+        no_answer: None,
+        raw: None,
+        memory: None,
+        redirects: 0,
+    }
 }
 
 /// Ends the poll of a job with a failure.
@@ -101,6 +110,7 @@ fn a_good_answer_without_news_is_no_failure_and_changes_nothing() {
         no_answer: None,
         raw: None,
         memory: None,
+        redirects: 0,
     };
     let mut scheduler = scheduler(1);
     for second in 1..10 {
@@ -283,6 +293,7 @@ fn the_first_failed_poll_since_a_success_is_logged() {
             no_answer: None,
             raw: None,
             memory: None,
+            redirects: 0,
         }
     };
     let mut logs = |job: i64, second: i64, response: PollResponse| {
@@ -417,6 +428,7 @@ fn completed(job: i64, memory: Option<OwnedSemaphorePermit>) -> PollResponse {
         no_answer: None,
         raw: Some(Bytes::from_static(body)),
         memory,
+        redirects: 0,
     }
 }
 

@@ -1,13 +1,14 @@
 //! The schedule of one job, and the queue of the jobs of one provider and credential, ordered by time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::recent_polls::Spacing;
 use super::turns::{APPS_OF_A_JOB, PollKind, Turns};
 use crate::domain::{
-    AppNo, AppsApart, JobName, JobNo, JobSnapshot, Known, Limits, Observation, PollPolicy, PollStats,
+    AppNo, AppsApart, JobName, JobNo, JobSnapshot, Known, Limits, Masked, Observation, PollPolicy, PollStats,
     ProgressApps, ProgressRound, Terms, Timestamp,
 };
 use crate::poller::budget::{Budget, Permit};
@@ -28,6 +29,9 @@ const LAST_POLL_WAIT: Duration = Duration::from_secs(10);
 /// Number of stale entries that a heap may always contain.
 pub const SLACK: usize = 1_024;
 
+/// The same for a queue that was made on demand, of which there are many.
+const SLACK_ON_DEMAND: usize = 32;
+
 /// The time of something that is not scheduled.
 pub const NEVER: Timestamp = Timestamp::MAX;
 
@@ -36,6 +40,8 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct JobSchedule {
     pub name: JobName,
+    /// How it is polled, if no definition says it.
+    pub poll: Option<Arc<Masked>>,
     /// The app that polls the job in its turn: the one that polled it last, at first the one that registered it.
     pub app: AppNo,
     /// Index of the provider's queue.
@@ -143,6 +149,7 @@ impl JobSchedule {
         let rare = RareState { apart: facts.apart.clone(), ..RareState::default() };
         Self {
             name: facts.name.clone(),
+            poll: facts.poll.clone(),
             app: facts.app,
             queue,
             generation: facts.generation,
@@ -413,6 +420,8 @@ pub struct ProviderQueue {
     pub expiries: TimeHeap,
     /// Polls that are due.
     pub turns: Turns,
+    /// The jobs of a queue that was made on demand (`on_demand`); `None` for a provider of the operator.
+    pub members: Option<HashSet<JobNo>>,
 }
 
 impl ProviderQueue {
@@ -427,12 +436,17 @@ impl ProviderQueue {
             polls: BinaryHeap::new(),
             expiries: BinaryHeap::new(),
             turns: Turns::default(),
+            members: None,
         }
     }
 
     /// Drops stale entries, once they outnumber the others.
     pub fn drop_stale(&mut self, jobs: &Jobs) {
-        let most = 2 * jobs.len() + SLACK;
+        let (jobs_max, slack) = match &self.members {
+            Some(members) => (members.len(), SLACK_ON_DEMAND),
+            None => (jobs.len(), SLACK),
+        };
+        let most = 2 * jobs_max + slack;
         if self.polls.len() > most {
             self.polls.retain(|Reverse((at, job))| jobs.get(job).is_some_and(|found| found.poll_at == *at));
         }
@@ -440,7 +454,7 @@ impl ProviderQueue {
             self.expiries
                 .retain(|Reverse((at, job))| jobs.get(job).is_some_and(|found| found.expiry_at == *at));
         }
-        self.turns.drop_stale(SLACK, |kind, (at, job)| is_scheduled(jobs, kind, at, job));
+        self.turns.drop_stale(slack, |kind, (at, job)| is_scheduled(jobs, kind, at, job));
     }
 
     /// Adds an app that watches a job. A poll of the job that waits already waits for the turn of this app, too.

@@ -31,7 +31,8 @@ fn scheduler(start: Timestamp) -> Scheduler {
 }
 
 fn limited(start: Timestamp, limits: Limits) -> Scheduler {
-    Scheduler::new(vec![ProviderQueue::new("muvi".to_owned(), POLICY, limits, start)], start)
+    let queue = ProviderQueue::new("muvi".to_owned(), POLICY, limits, start);
+    Scheduler::new(vec![queue], (POLICY, limits), start)
 }
 
 fn terms(expires_at: i64) -> Terms {
@@ -48,6 +49,7 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
             job_id: format!("job_{job}"),
             params: "{}".to_owned(),
         },
+        poll: None,
         app: AppNo(1),
         other_app: None,
         generation,

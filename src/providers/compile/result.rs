@@ -8,12 +8,13 @@ use super::meaning::{decodes, rules};
 use super::paths::field;
 use super::reader::{Node, TableReader};
 use super::request::{self, Params};
-use crate::providers::auth::{Auth, HostPattern};
+use crate::providers::auth::Auth;
 use crate::providers::definition::{
     BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
 };
 use crate::providers::extract::Extract;
 use crate::providers::field::{Field, Outcome, Paths};
+use crate::providers::host_pattern::HostPattern;
 use crate::providers::rule::{PollVerdict, Rule, Verdict};
 use crate::providers::template::{Template, UrlTemplate};
 
@@ -213,7 +214,7 @@ fn check_credential(
     let (Some(auth), Some(form)) = (context.auth, form) else { return };
     let is_sent = match &form.target {
         Target::Url(url) => url.fixed_origin().is_none_or(|origin| auth.trusts(origin)),
-        Target::Answer | Target::JobUrl => {
+        Target::Answer | Target::JobUrl | Target::Given(_) => {
             hosts.iter().all(|host| auth.send_to.iter().any(|pattern| pattern.covers(host)))
         }
     };
@@ -264,6 +265,6 @@ fn is_rebased(form: &RequestForm, context: &Context<'_>) -> bool {
     match (&form.target, context.request.map(|request| &request.target)) {
         (Target::Url(own), Some(Target::Url(polls))) => own.origin() == polls.origin(),
         (Target::Url(_), _) => true,
-        (Target::Answer | Target::JobUrl, _) => false,
+        (Target::Answer | Target::JobUrl | Target::Given(_), _) => false,
     }
 }

@@ -3,6 +3,7 @@
 
 use super::super::compile::compile;
 use super::{Answer, Definition, EMBEDDED, Interpretation, embedded};
+use crate::domain::Timestamp;
 
 /// A definition that uses most of schema 2.
 pub(super) const RICH: &str = include_str!("rich.toml");

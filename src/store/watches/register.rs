@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::super::batch::Batch;
@@ -16,6 +16,7 @@ use super::super::db::{Result, StoreError, Tx, params, row_sql};
 use super::super::destinations;
 use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
+use super::super::job_polls;
 use super::super::reads::ReadStore;
 use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
@@ -124,6 +125,7 @@ fn insert_in_groups(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Results<Wat
 /// Inserts watches and their jobs, and notifies the poller. Returns the watches as they are read back.
 fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo>]) -> Result<Vec<Watch>> {
     let jobs = upsert_jobs(&batch.tx, watches)?;
+    insert_polls(batch, watches, &jobs)?;
     insert_watches(&batch.tx, &batch.shared.keyring, watches, (&jobs, groups))?;
     batch.effects.tally.registered += watches.len();
     let traced = batch.shared.tracer().is_on();
@@ -136,6 +138,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
             traced: traced.then(|| (new.id, new.traceparent.clone())),
             no,
             name: new.job.clone(),
+            poll: new.poll.as_ref().map(|poll| Arc::new(poll.source.clone())),
             app: new.app,
             other_app: None,
             generation,
@@ -152,6 +155,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
             id: new.id,
             status: WatchStatus::Watching,
             job: new.job.clone(),
+            poll: new.poll.as_ref().map(|poll| poll.shown.clone()),
             job_no: no,
             seen,
             destinations: new.destinations.iter().map(|destination| (destination.clone(), None)).collect(),
@@ -166,6 +170,17 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
         });
     }
     Ok(inserted)
+}
+
+/// Inserts how the jobs without a definition are polled.
+fn insert_polls(batch: &Batch<'_>, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
+    let mut known = HashSet::new();
+    let polls = watches.iter().zip(jobs).filter_map(|(new, job)| Some((job.no, new.poll.as_deref()?)));
+    let polls: Vec<_> = polls.filter(|(job, _)| known.insert(*job)).collect();
+    if polls.is_empty() {
+        return Ok(());
+    }
+    job_polls::insert(&batch.tx, &batch.shared.keyring, polls.into_iter())
 }
 
 /// A job after the upsert.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use ringback::domain::{
-    Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, Masked, NewWatch, Rate,
-    SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem, TlsSummary, Watch,
+    Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, JobNo, Masked,
+    NewWatch, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem,
+    TlsSummary, Watch, WatchStatus,
 };
 use ringback::store::{
     BootstrapTenant, CreateApp, CreateDestination, Keyring, RotateDestinationSecret, RotateSecret, StoreError,
@@ -16,7 +17,7 @@ const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
 
 /// Secrets without a common prefix, so that remains of each are found.
-const CANARIES: [&str; 9] = [
+const CANARIES: [&str; 10] = [
     "whsec_Y2FuYXJ5LW9mLXRoZS1hcHAtMDEyMzQ1Njc4OTA=",
     "whsec_b2xkLWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
     "whsec_ZGVzdGluYXRpb24tY2FuYXJ5LTAxMjM0NTY3ODkw",
@@ -26,6 +27,7 @@ const CANARIES: [&str; 9] = [
     "whsk_cHJpdmF0ZS1jYW5hcnktb2YtdGhlLWFwcC0xMjM0NTY=",
     "whsk_b2xkLXByaXZhdGUtY2FuYXJ5LW9mLWFuLWFwcC0xMjM=",
     "whsk_bmV3LXByaXZhdGUtY2FuYXJ5LW9mLWFuLWFwcC00NTY=",
+    "canary-in-a-poll",
 ];
 
 fn ring(keys: &[[u8; 32]]) -> Keyring {
@@ -62,6 +64,9 @@ fn secretive(fixture: &StoreFixture, job: &str) -> NewWatch {
     slack.address = format!("https://hooks.slack.com/services/{}", CANARIES[4]);
     slack.headers = Vec::new();
     watch.destinations.push(slack);
+    let poll = fixture.store.new_poll(watch.app, CANARIES[9].to_owned(), "shown".to_owned());
+    watch.job.account = format!("{:?}", poll.id);
+    watch.poll = Some(Box::new(poll));
     watch
 }
 
@@ -107,11 +112,18 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
 
 /// Checks that reads and deliveries get all secrets as they were written.
 async fn check(fixture: &StoreFixture, watches: &[Watch]) {
+    let mut polls = fixture.store.jobs(JobNo(0), 1_000, at(0)).await.expect("read");
+    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.reveal() == CANARIES[9]));
     for watch in watches {
         let shown = fixture.shown(watch.id).await;
+        let is_polled = shown.status == WatchStatus::Watching;
+        assert_eq!(polls.iter().any(|job| job.no == watch.job_no), is_polled, "{polls:?}");
         let given: Vec<_> = watch.destinations.iter().map(|(one, _)| one).collect();
         assert_eq!(shown.destinations.iter().map(|(one, _)| one).collect::<Vec<_>>(), given);
     }
+    // The identity does not depend on the encryption key.
+    let again = fixture.store.new_poll(fixture.app, CANARIES[9].to_owned(), String::new());
+    assert!(polls.iter().all(|job| job.name.account == format!("{:?}", again.id)));
     let secrets = |name: &str| {
         let app = fixture.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");
         app.secrets(at(59)).map(|secret| secret.reveal().to_owned()).collect::<Vec<_>>()

@@ -1,0 +1,410 @@
+//! Jobs without a definition: their registrations say how they are polled.
+//!
+//! A registration gives a *poll object*: a URL, perhaps headers and a body, and where the answer has the status. The
+//! object becomes a [`Definition`] of this one job, so that answers are read by the same interpreter as all others.
+//! Without a status, the answer is read in the style of its API, as `operation.toml` describes.
+//!
+//! The API checks the parts with the functions of this file, and stores [`InlinePoll::source`]. The poller makes the
+//! definition again for each poll, which takes microseconds: a million definitions would not fit into memory.
+//!
+//! The address is the client's. So the request is guarded like a delivery, follows no redirect, and gets no credential of
+//! the operator.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
+
+use super::body::{BodyTemplate, JsonTemplate};
+use super::compile::compile;
+use super::definition::{BodyKind, Definition, Fold, Meaning, Method, RequestForm, StatusWords, Target};
+use super::extract::Extract;
+use super::field::{Alternative, Field, Outcome, Place};
+use super::path::Path;
+use super::template::{Param, Template, percent_encode};
+use crate::domain::{INLINE, Limits, PollPolicy, Rate};
+
+/// Timeout of a poll, including the body.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Shortest text that is replaced in messages. A shorter one would replace words.
+const SECRET_MIN: usize = 4;
+
+/// Longest id that is made of a URL, in bytes. It is a part of a database key.
+const ID_MAX: usize = 256;
+
+/// What an answer means if the registration does not say it.
+static OPERATION: LazyLock<Option<Definition>> = LazyLock::new(|| compile(include_str!("operation.toml")).0);
+
+/// A poll object. Its parts are checked by whoever makes it, and again by [`Self::definition`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InlinePoll {
+    /// URL, in normalised form.
+    pub url: String,
+    /// Method, one of [`InlinePoll::METHODS`].
+    pub method: String,
+    /// Headers; names in lower case.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// JSON body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// Path of the status; `None`: the answer has a known style.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Words of the status, by the outcome that they mean.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub words: BTreeMap<String, Vec<String>>,
+    /// Path of the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Path of the error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Prints no secret.
+impl fmt::Debug for InlinePoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+impl InlinePoll {
+    /// The methods of a poll.
+    pub const METHODS: [&'static str; 3] = ["GET", "POST", "PUT"];
+
+    /// The lists of words, each with the outcome that it means.
+    pub const LISTS: [&'static str; 4] = ["completed", "failed", "cancelled", "processing"];
+
+    /// Returns the canonical form, which is stored and identifies the job. It can hold credentials.
+    pub fn source(&self) -> String {
+        // Maps with texts as keys can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a canonical form.
+    pub fn parse(source: &str) -> Result<Self, String> {
+        serde_json::from_str(source).map_err(|error| format!("the stored poll object: {error}"))
+    }
+
+    /// Returns the poll object as a registration has it, with `***` for header values, the query and the body.
+    pub fn shown(&self) -> String {
+        let mut url = self.url.clone();
+        if let Some((start, _)) = self.url.split_once('?') {
+            url = format!("{start}?***");
+        }
+        let masked = || Value::from("***");
+        let mut fields = serde_json::Map::new();
+        fields.insert("url".to_owned(), url.into());
+        fields.insert("method".to_owned(), self.method.clone().into());
+        let headers = self.headers.keys().map(|name| (name.clone(), masked()));
+        fields.insert("headers".to_owned(), Value::Object(headers.collect()));
+        fields.extend(self.body.as_ref().map(|_| ("body".to_owned(), masked())));
+        let texts = [("status", &self.status), ("output", &self.output), ("error", &self.error)];
+        fields.extend(
+            texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?.into()))),
+        );
+        fields.extend(self.words.iter().map(|(name, words)| (name.clone(), words.clone().into())));
+        Value::Object(fields).to_string()
+    }
+
+    /// Returns scheme, host and port, which share a rate and a breaker; empty for a URL that cannot be read.
+    pub fn origin_of(source: &str) -> String {
+        let url = Self::parse(source).ok().and_then(|poll| Url::parse(&poll.url).ok());
+        url.map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+    }
+
+    /// Returns the id of the job if the registration gives none: the path of the URL, or the end of a long one.
+    pub fn default_job_id(&self) -> String {
+        let path = Url::parse(&self.url).map(|url| url.path().to_owned()).unwrap_or_default();
+        // A path is ASCII.
+        path.get(path.len().saturating_sub(ID_MAX)..).unwrap_or(&path).to_owned()
+    }
+
+    /// Checks an id that the registration gives. The error is a sentence.
+    pub fn check_job_id(job_id: &str) -> Result<(), String> {
+        Param::check_text(job_id)
+    }
+
+    /// Checks a path to a value. The error is a sentence.
+    pub fn check_path(path: &str) -> Result<(), String> {
+        Path::parse(path, 2).map(drop)
+    }
+
+    /// Checks a word of a status, and returns its text. The error is a sentence.
+    pub fn word(value: &Value) -> Result<String, String> {
+        match value {
+            Value::String(text) if !text.trim().is_empty() => Ok(text.clone()),
+            Value::String(_) => Err("must not be empty".to_owned()),
+            Value::Bool(value) => Ok(value.to_string()),
+            Value::Number(number) => Ok(super::value::number_text(number)),
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                Err("must be a string, a number, true or false".to_owned())
+            }
+        }
+    }
+
+    /// Returns the spelling in which words are compared.
+    pub fn folded(word: &str) -> String {
+        Fold::Lower.apply(word)
+    }
+
+    /// Makes the definition of the job. The error is a sentence.
+    pub fn definition(&self) -> Result<Definition, String> {
+        let operation =
+            OPERATION.as_ref().ok_or("the styles of operations have a mistake, which is a bug")?;
+        let url = Url::parse(&self.url).map_err(|error| format!("the stored URL: {error}"))?;
+        let method = Method::ALL.iter().find(|(word, _)| *word == self.method);
+        let (_, method) = method.ok_or_else(|| format!("the stored method `{}` is unknown", self.method))?;
+        let mut headers: Vec<(String, Template)> = Vec::new();
+        let mut accept = "application/json".to_owned();
+        for (name, value) in &self.headers {
+            match name.as_str() {
+                "accept" => accept.clone_from(value),
+                _ => headers.push((name.clone(), Template::literal(value))),
+            }
+        }
+        let body = self.body.clone().map(|body| BodyTemplate::Json(JsonTemplate::Fixed(body)));
+        Ok(Definition {
+            id: INLINE.to_owned(),
+            instance_of: None,
+            name: INLINE.to_owned(),
+            docs: String::new(),
+            webhooks: None,
+            notes: Vec::new(),
+            poll: InlinePoll::POLICY,
+            limits: InlinePoll::LIMITS,
+            job_id: Default::default(),
+            params: BTreeMap::new(),
+            request: RequestForm {
+                method: *method,
+                target: Target::Given(url),
+                query: BTreeMap::new(),
+                headers,
+                accept,
+                body,
+                timeout: TIMEOUT,
+                follows_redirects: false,
+                auth: None,
+            },
+            meaning: self.meaning(&operation.meaning)?,
+            examples: Vec::new(),
+            secrets: self.secrets(),
+        })
+    }
+
+    /// When jobs without a definition are polled, unless the operator sets it.
+    pub const POLICY: PollPolicy = PollPolicy {
+        first: Duration::from_secs(5),
+        min_interval: Duration::from_secs(1),
+        max_interval: Duration::from_secs(60),
+        deadline: Duration::from_secs(24 * 3600),
+        not_found_grace: Duration::from_secs(60),
+        price: Duration::from_secs(5),
+    };
+
+    /// How fast one app polls one host, unless the operator sets it.
+    pub const LIMITS: Limits =
+        Limits { rate: Rate { spacing: Some(Duration::from_secs(1)) }, burst: 5, concurrency: 4 };
+
+    fn meaning(&self, operation: &Meaning) -> Result<Meaning, String> {
+        let mut meaning = operation.clone();
+        if let Some(status) = &self.status {
+            let mut words = HashMap::new();
+            for (outcome, list) in &self.words {
+                let outcome = Outcome::of_word(outcome).ok_or("a stored list of words has no outcome")?;
+                words.extend(list.iter().map(|word| (Self::folded(word), outcome)));
+            }
+            meaning.body = BodyKind::Json;
+            meaning.rules = Vec::new();
+            meaning.status = Some(StatusWords {
+                field: field(&[status.clone()], &[])?,
+                is_text: false,
+                fold: Fold::Lower,
+                unknown: Outcome::Processing,
+                words,
+                explain: HashMap::new(),
+            });
+            meaning.extract = Extract::default();
+        }
+        let replace = |extract: &mut Extract| -> Result<(), String> {
+            if let Some(path) = &self.output {
+                let found = field(&[path.clone()], &[Outcome::Completed])?;
+                (extract.output, extract.output_json) = (found.clone(), found);
+            }
+            if let Some(path) = &self.error {
+                // The error of a job that completed is often an empty text or the word `ok`.
+                let ended = [Outcome::Failed, Outcome::Cancelled];
+                extract.error_message = field(&[path.clone(), format!("{path}.message")], &ended)?;
+                extract.error_code = field(&[format!("{path}.code")], &ended)?;
+            }
+            Ok(())
+        };
+        replace(&mut meaning.extract)?;
+        for rule in &mut meaning.rules {
+            if let super::rule::Verdict::Job(_, extract) = &mut rule.verdict {
+                replace(extract)?;
+            }
+        }
+        Ok(meaning)
+    }
+
+    /// Returns the texts that no message repeats, the longest first.
+    fn secrets(&self) -> Vec<String> {
+        let mut secrets: Vec<String> = Vec::new();
+        let is_public = |name: &str| matches!(name, "accept" | "accept-language");
+        for value in self.headers.iter().filter(|(name, _)| !is_public(name)).map(|(_, value)| value) {
+            secrets.push(value.clone());
+            // The token after the name of a scheme.
+            secrets.extend(value.split_once(' ').map(|(_, token)| token.trim().to_owned()));
+        }
+        if let Ok(url) = Url::parse(&self.url) {
+            secrets.extend(url.query().map(str::to_owned));
+            secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+        }
+        let encoded: Vec<String> = secrets.iter().map(|secret| percent_encode(secret)).collect();
+        secrets.extend(encoded);
+        secrets.retain(|secret| secret.len() >= SECRET_MIN);
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.dedup();
+        secrets
+    }
+}
+
+impl Definition {
+    /// Makes the definition of a job from the stored form of its poll object. The error is a sentence.
+    pub fn inline(source: &str) -> Result<Arc<Self>, String> {
+        InlinePoll::parse(source)?.definition().map(Arc::new)
+    }
+}
+
+/// Returns a field that is read at the first of these paths that has it, for these outcomes.
+fn field(paths: &[String], when: &[Outcome]) -> Result<Field, String> {
+    let one =
+        |path: &String| Ok(Alternative { place: Place::Path(Path::parse(path, 2)?), when: when.to_vec() });
+    paths.iter().map(one).collect::<Result<_, String>>().map(Field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{JobError, JobStatus};
+    use crate::providers::{Answer, Interpretation};
+
+    fn poll(status: Option<&str>) -> InlinePoll {
+        let words = [("completed", "Done"), ("failed", "error"), ("cancelled", "stopped")];
+        let words = words.map(|(list, word)| (list.to_owned(), vec![word.to_owned()]));
+        InlinePoll {
+            url: "https://api.example.com/jobs/123?key=query-secret".to_owned(),
+            method: "GET".to_owned(),
+            headers: [("authorization".to_owned(), "Bearer header-secret".to_owned())].into(),
+            body: None,
+            status: status.map(str::to_owned),
+            words: if status.is_some() { words.into() } else { BTreeMap::new() },
+            output: Some("$.result.url".to_owned()),
+            error: Some("$.problem".to_owned()),
+        }
+    }
+
+    fn read(poll: &InlinePoll, status: u16, body: &str) -> Interpretation {
+        let definition = poll.definition().expect("a definition");
+        definition.interpret("x", Answer { status, headers: &[], body: body.as_bytes() })
+    }
+
+    #[test]
+    fn the_examples_of_the_known_styles_hold() {
+        let (definition, mistakes) = compile(include_str!("operation.toml"));
+        assert!(mistakes.is_empty(), "{mistakes:#?}");
+        assert!(definition.is_some_and(|definition| definition.examples() >= 15));
+    }
+
+    #[test]
+    fn the_words_of_a_registration_decide_without_regard_to_case() {
+        let poll = poll(Some("$.state"));
+        for (body, expected) in [
+            (r#"{"state": "DONE"}"#, JobStatus::Completed),
+            (r#"{"state": "Error"}"#, JobStatus::Failed),
+            (r#"{"state": "stopped"}"#, JobStatus::Cancelled),
+            (r#"{"state": "queued"}"#, JobStatus::Processing),
+        ] {
+            let Interpretation::Ok(report) = read(&poll, 200, body) else { panic!("{body}") };
+            assert_eq!(report.observation.status, expected, "{body}");
+        }
+        for (status, body) in [(200, "{}"), (500, r#"{"state": "error"}"#), (200, "<html>"), (303, "")] {
+            let found = read(&poll, status, body);
+            assert!(matches!(found, Interpretation::Failed { .. }), "{status} {body}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn outputs_and_errors_are_read_for_their_outcomes() {
+        for (poll, done, failed) in [
+            (
+                poll(Some("$.state")),
+                r#"{"state": "done", "result": {"url": "https://x"}, "problem": "ok"}"#,
+                r#"{"state": "error", "problem": {"code": 7, "message": "why"}}"#,
+            ),
+            (
+                poll(None),
+                r#"{"status": "Succeeded", "result": {"url": "https://x"}, "problem": "ok"}"#,
+                r#"{"status": "Failed", "problem": {"code": 7, "message": "why"}}"#,
+            ),
+        ] {
+            let Interpretation::Ok(report) = read(&poll, 200, done) else { panic!("{poll:?}") };
+            let seen = report.observation;
+            assert_eq!((seen.output.as_deref(), seen.error), (Some("https://x"), None));
+            let Interpretation::Ok(report) = read(&poll, 200, failed) else { panic!("{poll:?}") };
+            let error = JobError { code: Some("7".to_owned()), message: Some("why".to_owned()) };
+            assert_eq!(report.observation.error, Some(error));
+        }
+    }
+
+    #[test]
+    fn the_stored_form_is_read_back_and_the_shown_one_has_no_secret() {
+        let mut poll = poll(Some("$.state"));
+        poll.method = "POST".to_owned();
+        poll.body = Some(serde_json::json!({ "token": "body-secret" }));
+        assert_eq!(InlinePoll::parse(&poll.source()).as_ref(), Ok(&poll));
+        let shown = format!("{} {poll:?}", poll.shown());
+        assert!(!shown.contains("secret"), "{shown}");
+        for part in ["jobs/123?***", r#""authorization":"***""#, r#""body":"***""#, r#""completed":["Done"]"#]
+        {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_message_repeats_no_secret_of_the_request() {
+        let definition = poll(None).definition().expect("a definition");
+        let text = "no header-secret, no Bearer header-secret, no query-secret and no key=query-secret";
+        let masked = definition.mask(text.to_owned(), None, &[]);
+        assert!(!masked.contains("secret"), "{masked}");
+    }
+
+    #[test]
+    fn the_request_has_everything_that_the_client_has_given() {
+        let mut poll = poll(None);
+        poll.headers.insert("x-braces".to_owned(), "{a} }".to_owned());
+        let request =
+            poll.definition().expect("a definition").request("any", "{}", None, None).expect("made");
+        assert_eq!(request.url.as_str(), poll.url);
+        assert!(request.is_from_client && request.max_redirects == 0);
+        for header in [("authorization", "Bearer header-secret"), ("x-braces", "{a} }")] {
+            assert!(request.headers.iter().any(|(name, value)| (name.as_str(), value.as_str()) == header));
+        }
+    }
+
+    #[test]
+    fn the_default_id_is_the_path_or_the_end_of_a_long_one() {
+        assert_eq!(poll(None).default_job_id(), "/jobs/123");
+        let long = InlinePoll { url: format!("https://a.example/{}z", "y".repeat(900)), ..poll(None) };
+        let id = long.default_job_id();
+        assert!(id.len() == ID_MAX && id.ends_with('z'), "{id}");
+    }
+}

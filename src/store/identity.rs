@@ -1,0 +1,76 @@
+//! The key of the hashes that identify jobs without a definition. `job_polls` says what it is for.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::db::{Result, StoreError, Tx, params};
+use super::sealing::{Column, Keyring};
+use crate::domain::{AppNo, Id, random};
+
+/// Key of the hashes that identify jobs without a definition.
+#[derive(Clone, Default)]
+pub struct IdentityKey([u8; 32]);
+
+impl fmt::Debug for IdentityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl IdentityKey {
+    /// Reads the key of the database, or draws it at the first start.
+    pub fn load(tx: &Tx<'_>, keyring: &Keyring) -> Result<Self> {
+        let stored =
+            tx.find("select id, key from identity_keys", [], |row| Ok((row.id(0)?, row.text(1)?)))?;
+        if let Some((id, text)) = stored {
+            return Self::parse(&keyring.open(Column::IDENTITY_KEY, id, text)?);
+        }
+        let (mut id, mut key) = ([0; 16], [0; 32]);
+        random(&mut id);
+        random(&mut key);
+        let (id, key) = (Id::from_bytes(id), Self(key));
+        let sealed = keyring.seal(Column::IDENTITY_KEY, id, &key.text())?.into_owned();
+        tx.run("insert into identity_keys (id, key) values ($1, $2)", params![id, &sealed])?;
+        Ok(key)
+    }
+
+    fn text(&self) -> String {
+        self.0.map(|byte| format!("{byte:02x}")).concat()
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let byte = |n: usize| u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
+        let key = bytes.and_then(|bytes| bytes.try_into().ok()).map(Self);
+        key.ok_or_else(|| StoreError::Inconsistent("`identity_keys.key` is not 32 bytes in hex".to_owned()))
+    }
+
+    /// Returns the identity of a poll object of an app.
+    #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
+    pub fn identify(&self, app: AppNo, source: &str) -> Id {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
+        mac.update(b"ringback: a job without a definition\0");
+        mac.update(&app.0.to_be_bytes());
+        mac.update(source.as_bytes());
+        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        Id::from_bytes(std::array::from_fn(|n| digest[n]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_depends_on_the_app_the_poll_and_the_key() {
+        let key = IdentityKey([7; 32]);
+        let id = key.identify(AppNo(1), "{}");
+        assert_eq!(id, IdentityKey::parse(&key.text()).expect("a key").identify(AppNo(1), "{}"));
+        assert_ne!(id, key.identify(AppNo(2), "{}"));
+        assert_ne!(id, key.identify(AppNo(1), "{ }"));
+        assert_ne!(id, IdentityKey([8; 32]).identify(AppNo(1), "{}"));
+        assert!(IdentityKey::parse("00").is_err() && format!("{key:?}") == "***");
+    }
+}

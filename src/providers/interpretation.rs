@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use super::definition::{BodyKind, Definition, Meaning, NotFound, ResultForm, Target};
 use super::extract::{Extract, MAX_TEXT, OutputsExpire};
-use super::field::{Head, Outcome, Scope};
+use super::field::{Field, Head, Outcome, Scope};
 use super::json::{Dialect, Parsed, parse_json};
 use super::rule::{PollVerdict, Rule, Verdict};
 use super::value::{Json, clip, cut, label, status_text, text};

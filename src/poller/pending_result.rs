@@ -81,6 +81,7 @@ pub struct PendingResult {
     /// Why the last request failed.
     pub last_error: Option<String>,
     /// Place in the memory of all pending results.
+    #[expect(dead_code, reason = "the memory is free again when this is dropped")]
     pub memory: OwnedSemaphorePermit,
 }
 

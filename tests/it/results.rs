@@ -76,7 +76,8 @@ async fn harness(place: &str, settings: &[(&str, &str)]) -> (Harness, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("muvi.toml"), DEFINITION.replace("RESULT", place)).unwrap();
     let path = folder.path().display().to_string();
-    let settings = [&[("RINGBACK_PROVIDERS__PATH", path.as_str())], settings].concat();
+    let mut settings = settings.to_vec();
+    settings.push(("RINGBACK_PROVIDERS__PATH", &path));
     (Harness::with(&settings).await, folder)
 }
 

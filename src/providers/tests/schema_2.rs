@@ -420,7 +420,7 @@ fn every_mistake_of_schema_2_is_named() {
         ("[response]\nbody = \"xml\"\n", "response.body: `xml` is not possible here"),
         (
             "[extract]\njob_id = \"none\"\noutputs_expire = { after = \"1h\" }",
-            "extract.outputs_expire: is not a key of this table",
+            "extract.outputs_expire: the key `format` is missing",
         ),
         ("[extract]\noutput = \"$.a\"", "extract: the key `job_id` is missing"),
         (

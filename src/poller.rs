@@ -17,6 +17,7 @@ mod exchange;
 mod not_found;
 mod polling;
 mod provider;
+mod public_error;
 mod schedule;
 mod scheduler;
 mod tokens;

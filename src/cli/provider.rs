@@ -335,7 +335,11 @@ impl ShowRequest {
         let params = params(&definition, &self.job_id, &self.param)?;
         let now = Clock::System.now();
         let shown = definition.shown_request(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
-        Ok(print_line(shown)?)
+        print_line(shown)?;
+        if let Some(url) = definition.shown_token_url() {
+            print_note(format_args!("\nThe key is exchanged for the token at {url}."));
+        }
+        Ok(())
     }
 }
 
@@ -363,6 +367,7 @@ impl Poll {
             let why = failure.message;
             Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
         })?;
+        let secrets = request.secrets.clone();
         // Without the query, which can hold secrets.
         let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
         let received = egress.fetch(app::Provider::fetch(request)).await;
@@ -370,8 +375,14 @@ impl Poll {
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
         let Received { status, headers, body, .. } = &received;
         let mut answer = definition.interpret(&self.job_id, Answer { status: *status, headers, body });
-        if let Interpretation::Ok(report) = &mut answer {
-            report.observation.discard_implausible_times(Clock::System.now());
+        match &mut answer {
+            Interpretation::Ok(report) => {
+                report.observation.discard_implausible_times(Clock::System.now());
+            }
+            Interpretation::Failed { message, .. } => {
+                *message = provider.masked(std::mem::take(message), &secrets);
+            }
+            Interpretation::NotYet => {}
         }
         let mut report = report(&answer);
         report["httpStatus"] = json!(received.status);

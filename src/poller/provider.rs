@@ -80,7 +80,7 @@ impl Provider {
     }
 
     /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
-    fn masked(&self, text: String, derived: &[String]) -> String {
+    pub fn masked(&self, text: String, derived: &[String]) -> String {
         match self.key() {
             Some(key) => self.definition.mask(text, key, derived),
             None => text,
@@ -111,7 +111,7 @@ impl Provider {
             return Err(PollResponse::failed(PollFailure::NoCredential, message));
         }
         let authorized = self.authorized(egress, clock, (&name.job_id, &name.params)).await;
-        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(*failure))?;
+        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(failure))?;
         let secrets = request.secrets.clone();
         let received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
             let (failure, kind) = exchange::failure_of(&error);
@@ -143,7 +143,7 @@ impl Provider {
         egress: &Egress,
         clock: &Clock,
         (job_id, params): (&str, &str),
-    ) -> Result<(Request, Option<Token>), Box<TokenFailure>> {
+    ) -> Result<(Request, Option<Token>), TokenFailure> {
         let (definition, now) = (&self.definition, clock.now());
         let token = match self.key().filter(|key| definition.needs_token(key)) {
             Some(key) => Some(self.tokens.get(egress, clock, (definition, key)).await?),
@@ -152,7 +152,7 @@ impl Provider {
         let token_text = token.as_ref().map(Token::reveal);
         let credential = self.key().map(|key| Credential { key, token: token_text, now });
         let request = definition.request(job_id, params, self.base_url.as_ref(), credential);
-        request.map(|request| (request, token)).map_err(|why| Box::new(TokenFailure::error(why)))
+        request.map(|request| (request, token)).map_err(TokenFailure::error)
     }
 }
 

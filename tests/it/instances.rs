@@ -94,4 +94,6 @@ async fn an_instance_of_a_broken_definition_is_disabled_with_it() {
     t.finish().await;
 }
 
-crate::postgres::on_postgres_too! { an_instance_has_a_credential_jobs_and_health_of_its_own }
+crate::postgres::on_postgres_too! {
+    an_instance_has_a_credential_jobs_and_health_of_its_own,
+}

@@ -19,6 +19,7 @@ mod not_found;
 mod pending_result;
 mod polling;
 mod provider;
+mod public_error;
 mod schedule;
 mod scheduler;
 mod tokens;

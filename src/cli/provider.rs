@@ -276,6 +276,9 @@ impl ShowRequest {
         for (number, shown) in (1..).zip(results) {
             print_line(format_args!("\nAfter its completion, [[result]] {number}:\n{shown}"))?;
         }
+        if let Some(url) = definition.shown_token_url() {
+            print_note(format_args!("\nThe key is exchanged for the token at {url}."));
+        }
         Ok(())
     }
 }
@@ -338,17 +341,21 @@ impl Poll {
         {
             let authorized = provider.authorized(&egress, &Clock::System, job, Purpose::Result(before)).await;
             let (request, _) = authorized.map_err(|failure| Failure::Failed(failure.message))?;
-            let secrets = request.secrets.clone();
+            let of_result = request.secrets.clone();
             received = egress.fetch(app::Provider::fetch(request)).await.map_err(|why| {
                 Failure::Failed(format!(
                     "the job has completed, but its result could not be requested: {why}"
                 ))
             })?;
-            provider.hide_credential(&mut received, &secrets);
+            provider.hide_credential(&mut received, &of_result);
             answer = definition.interpret_result(&self.job_id, before, self::answer(&received));
         }
-        if let Interpretation::Ok(report) = &mut answer {
-            report.settle(Clock::System.now());
+        match &mut answer {
+            Interpretation::Ok(report) => report.settle(Clock::System.now()),
+            Interpretation::Failed { message, .. } => {
+                *message = provider.masked(std::mem::take(message), &secrets);
+            }
+            Interpretation::NotYet => {}
         }
         let mut report = report(&answer);
         report["httpStatus"] = json!(received.status);

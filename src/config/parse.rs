@@ -248,9 +248,9 @@ pub(super) fn fields_in_one_line(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let field = |line: &&str| {
         let (name, value) = line.split_once('=')?;
-        let is_name =
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b' ');
-        is_name.then(|| (name.trim().to_owned(), value.trim().into()))
+        let (name, value) = (name.trim(), value.trim());
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        (is_name && !value.is_empty()).then(|| (name.to_owned(), value.into()))
     };
     let fields: Option<Map<String, Value>> = lines.iter().map(field).collect();
     fields.filter(|_| lines.len() > 1).map(|fields| Value::Object(fields).to_string())
@@ -563,5 +563,24 @@ mod tests {
         for text in ["hush", "", "hush!", &format!("{standard},"), &format!("{standard},{url}")] {
             assert!(encryption_keys(text).is_err_and(|wrong| !wrong.contains("hush")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_credential_with_several_fields_may_have_several_lines() {
+        let json = r#"{"client_email":"a@b.example","private_key":"-----BEGIN\nx\n"}"#;
+        for (text, expected) in [
+            (
+                "{\n  \"client_email\": \"a@b.example\",\n  \"private_key\": \"-----BEGIN\\nx\\n\"\n}\n",
+                Some(json),
+            ),
+            ("client_id=a\r\nclient_secret = b=c\n", Some(r#"{"client_id":"a","client_secret":"b=c"}"#)),
+            ("client_id=a", None),
+            ("hush\nhush", None),
+            ("aGVsbG8=\nd29ybGQ=", None),
+            ("{hush", None),
+        ] {
+            assert_eq!(fields_in_one_line(text).as_deref(), expected, "{text}");
+        }
+        assert!(credential(json).is_ok());
     }
 }

@@ -103,7 +103,7 @@ impl Provider {
     }
 
     /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
-    fn masked(&self, text: String, derived: &[String]) -> String {
+    pub fn masked(&self, text: String, derived: &[String]) -> String {
         self.definition.mask(text, self.key(), derived)
     }
 
@@ -174,7 +174,7 @@ impl Provider {
             return Err(PollResponse::failed(PollFailure::NoCredential, message));
         }
         let authorized = self.authorized(egress, clock, (&name.job_id, &name.params), purpose).await;
-        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(*failure))?;
+        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(failure))?;
         let secrets = request.secrets.clone();
         let mut received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
             let (failure, kind) = match (&error, purpose) {
@@ -217,10 +217,9 @@ impl Provider {
         clock: &Clock,
         job: (&str, &str),
         purpose: Purpose<'_>,
-    ) -> Result<(Request, Option<Token>), Box<TokenFailure>> {
+    ) -> Result<(Request, Option<Token>), TokenFailure> {
         let (definition, now) = (&self.definition, clock.now());
-        let refused =
-            |why| Box::new(TokenFailure { failure: PollFailure::Refused, ..TokenFailure::error(why) });
+        let refused = |why| TokenFailure { failure: PollFailure::Refused, ..TokenFailure::error(why) };
         let next = match purpose {
             Purpose::Poll => None,
             Purpose::Result(report) => {
@@ -237,9 +236,7 @@ impl Provider {
         let base_url = self.base_url.as_ref();
         let request = match next {
             Some(next) => definition.result_request(next, job, base_url, credential).map_err(refused),
-            None => definition
-                .request(job.0, job.1, base_url, credential)
-                .map_err(|why| Box::new(TokenFailure::error(why))),
+            None => definition.request(job.0, job.1, base_url, credential).map_err(TokenFailure::error),
         };
         Ok((request?, token))
     }

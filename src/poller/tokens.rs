@@ -12,7 +12,7 @@
 //!   token only once then rejects it.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::exchange;
@@ -91,14 +91,14 @@ impl Tokens {
         egress: &Egress,
         clock: &Clock,
         (definition, key): (&Definition, &str),
-    ) -> Result<Token, Box<TokenFailure>> {
+    ) -> Result<Token, TokenFailure> {
         let request = |left| self.request(egress, clock, (definition, key), left);
         match self.slot.get(clock, WAIT_MAX, None, request).await {
             Ok((token, _)) => Ok(token),
-            Err(NoToken::Failed(failure) | NoToken::Held(failure, _)) => Err(Box::new(failure)),
+            Err(NoToken::Failed(failure) | NoToken::Held(failure, _)) => Err(failure),
             Err(NoToken::TimedOut) => {
                 let error = SendError::timed_out(WAIT_MAX);
-                Err(Box::new(TokenFailure::of_exchange("the token URL", &error)))
+                Err(TokenFailure::of_exchange("the token URL", &error))
             }
         }
     }
@@ -135,7 +135,7 @@ impl Tokens {
         Ok((token, ()))
     }
 
-    fn newest(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    fn newest(&self) -> MutexGuard<'_, Option<String>> {
         self.refresh_token.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -304,24 +304,23 @@ impl Auth {
             }
             (None, None) => line_fields(credential),
         };
+        let is_google = matches!(&self.form, AuthForm::Token(form, _) if form.is_google());
         let listed = || names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         if names.iter().any(|name| fields.get(*name).is_none_or(std::string::String::is_empty)) {
-            return Err(match &self.form {
-                AuthForm::Token(form, _) if form.is_google() => {
-                    format!("must be the JSON key of a service account, with the fields {}", listed())
-                }
-                _ => format!("must be a JSON object, or lines `field=value`, with the fields {}", listed()),
-            });
+            let forms = if is_google {
+                "the JSON key of a service account,"
+            } else {
+                "a JSON object, or lines `field=value`,"
+            };
+            return Err(format!("must be {forms} with the fields {}", listed()));
         }
         let is_of_url = |name: &str| matches!(&self.form, AuthForm::Token(form, _) if form.is_in_url(name));
         let is_known = |name: &str| names.contains(name) || optional.contains(&name) || is_of_url(name);
-        match &self.form {
-            // Google's file has more of them.
-            AuthForm::Token(form, _) if form.is_google() => fields.retain(|name, _| is_known(name)),
-            _ if fields.keys().any(|name| !is_known(name)) => {
-                return Err(format!("has a field that is not used; the fields are {}", listed()));
-            }
-            _ => {}
+        if is_google {
+            // The file has more of them.
+            fields.retain(|name, _| is_known(name));
+        } else if fields.keys().any(|name| !is_known(name)) {
+            return Err(format!("has a field that is not used; the fields are {}", listed()));
         }
         // A private key in PEM has several lines.
         let is_line = |name: &str, c: char| c.is_control() && !(name == "private_key" && "\r\n".contains(c));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use regex::Regex;
 use url::Url;
 
-use super::auth::{Auth, MASK};
+use super::auth::{Auth, AuthForm, MASK};
 use super::body::BodyTemplate;
 use super::decode::Decode;
 use super::extract::{Extract, OutputsExpire};
@@ -315,6 +315,13 @@ impl Definition {
     /// Returns whether requests need a token, which a token URL issues for the key.
     pub fn needs_token(&self, key: &str) -> bool {
         self.request.auth.as_ref().is_some_and(|auth| auth.needs_token(key))
+    }
+
+    /// Returns where the key is exchanged for a token, for people.
+    pub fn shown_token_url(&self) -> Option<String> {
+        let auth = self.request.auth.as_ref()?;
+        let AuthForm::Token(form, _) = &auth.form else { return None };
+        Some(auth.token_url.as_ref().map_or_else(|| form.shown_url(), ToString::to_string))
     }
 
     /// Returns the method of a poll.

@@ -127,6 +127,16 @@ impl TokenForm {
         matches!(self, Self::Google(_))
     }
 
+    /// Returns where a token is requested, for people.
+    pub(super) fn shown_url(&self) -> String {
+        match self {
+            Self::OAuth2(form) => {
+                format!("{}{}", form.token_url.origin().trim_end_matches('/'), form.token_url.path)
+            }
+            Self::Google(_) => "the `token_uri` of the key".to_owned(),
+        }
+    }
+
     /// Returns the credential, if it is a token itself.
     pub(super) fn bare_token<'a>(&self, credential: &'a str) -> Option<&'a str> {
         let Self::OAuth2(form) = self else { return None };

@@ -90,23 +90,23 @@ impl SigningKey {
         let other = |kind: &str| format!("must be {kind}, as {} needs it", algorithm.word());
         match algorithm {
             Algorithm::Es256 => {
-                let pair = match &der {
-                    PrivateKeyDer::Sec1(key) => EcdsaKeyPair::from_private_key_der(
-                        &ECDSA_P256_SHA256_FIXED_SIGNING,
-                        key.secret_sec1_der(),
-                    ),
-                    key => EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_der()),
+                let curve = &ECDSA_P256_SHA256_FIXED_SIGNING;
+                let pair = if let PrivateKeyDer::Sec1(key) = &der {
+                    EcdsaKeyPair::from_private_key_der(curve, key.secret_sec1_der())
+                } else {
+                    EcdsaKeyPair::from_pkcs8(curve, der.secret_der())
                 };
-                pair.map(|pair| Self::Ecdsa(Box::new(pair)))
-                    .map_err(|_| other("a key of the elliptic curve P-256"))
+                let wrong = |_| other("a key of the elliptic curve P-256");
+                pair.map(|pair| Self::Ecdsa(Box::new(pair))).map_err(wrong)
             }
             Algorithm::Rs256 | Algorithm::Hs256 => {
-                let pair = match &der {
-                    PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
-                    key => RsaKeyPair::from_pkcs8(key.secret_der()),
+                let pair = if let PrivateKeyDer::Pkcs1(key) = &der {
+                    RsaKeyPair::from_der(key.secret_pkcs1_der())
+                } else {
+                    RsaKeyPair::from_pkcs8(der.secret_der())
                 };
-                pair.map(|pair| Self::Rsa(Box::new(pair)))
-                    .map_err(|_| other("an RSA key of 2048 to 8192 bits"))
+                let wrong = |_| other("an RSA key of 2048 to 8192 bits");
+                pair.map(|pair| Self::Rsa(Box::new(pair))).map_err(wrong)
             }
         }
     }

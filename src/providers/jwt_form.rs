@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::body::JsonTemplate;
 use super::issued_token::bare_token;
 use super::jwt::{Algorithm, SigningKey, TimeClaim, Validity, sign_token};
@@ -60,10 +58,7 @@ impl JwtForm {
             let value = fields[name].clone();
             Ok(if self.uppercase.iter().any(|one| one == name) { value.to_uppercase() } else { value })
         };
-        let claims = match self.claims.render(&value)? {
-            Value::Object(claims) => claims,
-            _ => Map::new(),
-        };
+        let claims = self.claims.render(&value)?.as_object().cloned().unwrap_or_default();
         let key_id = self.key_id.as_ref().map(|template| template.render(value)).transpose()?;
         let validity = Validity { now, lifetime: self.lifetime, times: &self.times };
         sign_token((self.algorithm, &key), key_id.as_deref(), claims, validity)

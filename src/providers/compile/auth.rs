@@ -122,11 +122,11 @@ fn auth_form(kind: &str, table: &TableReader<'_>) -> Option<AuthForm> {
         }
         "aws" => {
             let service = table.require("service").and_then(|node| node.some_text().map(str::to_owned));
-            let region = table.get("region").map(|node| node.ok(Template::parse(node.some_text()?)));
-            Some(AuthForm::Aws(AwsForm {
-                service: service?,
-                region: region.map_or(Some(None), |one| one.map(Some))?,
-            }))
+            let region = match table.get("region") {
+                Some(node) => Some(node.ok(Template::parse(node.some_text()?))?),
+                None => None,
+            };
+            Some(AuthForm::Aws(AwsForm { service: service?, region }))
         }
         _ => None,
     }
@@ -155,9 +155,10 @@ fn token_header(table: &TableReader<'_>) -> Option<AuthHeader> {
 fn oauth2(table: &TableReader<'_>) -> Option<OAuth2Form> {
     let text = |name| table.get(name).and_then(|node| node.some_text().map(str::to_owned));
     let (scope, audience) = (text("scope"), text("audience"));
-    let grant = table.get("grant").map(|node| node.word(&Grant::ALL));
-    let client_auth = table.get("client_auth").map(|node| node.word(&ClientAuth::ALL));
-    let encoding = table.get("encoding").map(|node| node.word(&Encoding::ALL));
+    let grant = table.get("grant").map_or(Some(Grant::default()), |node| node.word(&Grant::ALL));
+    let client_auth =
+        table.get("client_auth").map_or(Some(ClientAuth::default()), |node| node.word(&ClientAuth::ALL));
+    let encoding = table.get("encoding").map_or(Some(Encoding::default()), |node| node.word(&Encoding::ALL));
     let allows_token = table.get("token").and_then(|node| node.boolean()).unwrap_or(false);
     let token_url = table.require("token_url").and_then(|node| {
         let url = node.ok(UrlTemplate::parse(node.some_text()?, false))?;
@@ -169,10 +170,15 @@ fn oauth2(table: &TableReader<'_>) -> Option<OAuth2Form> {
         }
         Some(url)
     });
-    let grant = grant.map_or(Some(Grant::default()), |grant| grant)?;
-    let client_auth = client_auth.map_or(Some(ClientAuth::default()), |client_auth| client_auth)?;
-    let encoding = encoding.map_or(Some(Encoding::default()), |encoding| encoding)?;
-    Some(OAuth2Form { grant, token_url: token_url?, scope, audience, client_auth, encoding, allows_token })
+    Some(OAuth2Form {
+        grant: grant?,
+        token_url: token_url?,
+        scope,
+        audience,
+        client_auth: client_auth?,
+        encoding: encoding?,
+        allows_token,
+    })
 }
 
 fn google(table: &TableReader<'_>) -> Option<GoogleForm> {

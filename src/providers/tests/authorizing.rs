@@ -90,6 +90,7 @@ fn a_client_is_exchanged_for_a_token_that_is_sent() {
     let definition = defined(
         "type = \"oauth2\"\ngrant = \"refresh_token\"\ntoken_url = \"https://login.example/{tenant}/token\"",
     );
+    assert_eq!(definition.shown_token_url().as_deref(), Some("https://login.example/{tenant}/token"));
     let key = "client_id=id\nrefresh_token=old\ntenant=a/b";
     let request = definition.token_request(key, Some("new"), now()).unwrap();
     assert_eq!(request.url.as_str(), "https://login.example/a%2Fb/token");
@@ -132,7 +133,7 @@ fn a_service_account_signs_an_assertion_for_googles_token_url() {
         "aud": "https://oauth2.googleapis.com/token", "iat": 1_771_426_800, "exp": 1_771_430_400,
     });
     assert_eq!(claims(assertion.unwrap()), expected);
-    assert_eq!(bigquery.mask(sent.clone(), Some(&good), &request.secrets).contains("eyJ"), false);
+    assert!(!bigquery.mask(sent.clone(), Some(&good), &request.secrets).contains("eyJ"));
     for uri in [
         "https://evil.example/token",
         "http://oauth2.googleapis.com/token",

@@ -659,7 +659,9 @@ fn provider(
     let base_url = base_url.map_err(|error| errors.push(("base_url", format!("base_url: {error}")))).ok();
     if own.hosts.is_some() || own.base_url.is_some() {
         let hosts = own.hosts.as_deref().unwrap_or_default();
-        if let Err(error) = Arc::make_mut(definition).set_operator_hosts(hosts, own.base_url.is_some()) {
+        let changed = Arc::make_mut(definition);
+        let set = changed.set_operator_hosts(hosts, own.base_url.is_some());
+        if let Err(error) = set.and_then(|()| changed.check_operator_hosts()) {
             errors.push(("hosts", format!("hosts: {error}")));
         }
     }

@@ -176,18 +176,24 @@ impl Definition {
     pub fn set_operator_hosts(&mut self, hosts: &str, is_rebased: bool) -> Result<(), String> {
         let entries = hosts.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let hosts = entries.map(HostPattern::parse).collect::<Result<Vec<_>, _>>()?;
-        let wildcards = self.request.auth.iter().flat_map(|auth| &auth.send_to).filter(|one| !one.is_exact());
-        let wildcards: Vec<&HostPattern> = wildcards.collect();
-        if let Some(wrong) = hosts.iter().find(|host| !wildcards.iter().any(|one| one.covers(host))) {
-            let wrong = wrong.example();
-            return Err(format!(
-                "{wrong} is below no wildcard of the definition, so it has no effect; remove it"
-            ));
-        }
         if let Some(auth) = &mut self.request.auth {
             (auth.operator_hosts, auth.is_rebased) = (hosts, is_rebased);
         }
         Ok(())
+    }
+
+    /// Checks that each host of [`Self::set_operator_hosts`] has an effect. The error is a sentence.
+    pub fn check_operator_hosts(&self) -> Result<(), String> {
+        let Some(auth) = &self.request.auth else { return Ok(()) };
+        let is_below =
+            |host: &HostPattern| auth.send_to.iter().any(|one| !one.is_exact() && one.covers(host));
+        match auth.operator_hosts.iter().find(|host| !is_below(host)) {
+            Some(host) => {
+                let host = host.example();
+                Err(format!("{host} is below no wildcard of the definition and has no effect; remove it"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Checks a configured address. It replaces the scheme, host and port of the definition's URL, and its path, if

@@ -15,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use rcgen::KeyPair;
 use ringback::domain::Timestamp;
 use ringback::egress::{Method, redirect_target};
-use ringback::providers::{Credential, Definition, Request};
+use ringback::providers::{Answer, Credential, Definition, Interpretation, Request};
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -40,6 +40,15 @@ const HOSTS: [&str; 9] = [
     "evil.example",
     "customer.eu.good.example",
     "login.good.example",
+];
+
+/// Hosts of results.
+const RESULT_HOSTS: [&str; 5] = [
+    "api.good.example",
+    "eu.good.example",
+    "cdn.elsewhere.example",
+    "evil.example",
+    "customer.eu.good.example",
 ];
 
 /// Values of a client for a parameter in the host.
@@ -180,6 +189,18 @@ struct Case {
     credential: String,
     kind: &'static str,
     location: &'static str,
+    /// Whether the result is requested with the credential.
+    result_auth: bool,
+    /// URL of the result, as an answer names it.
+    result_url: String,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Token,
+    Poll,
+    Result,
 }
 
 impl Case {
@@ -230,6 +251,12 @@ impl Case {
             text += "redirect = \"same-origin\"\n";
         }
         text += REST;
+        let result_auth = draw.below(2) == 0;
+        if draw.below(2) == 0 {
+            let hosts =
+                some(draw, &["api.good.example", "*.good.example", "cdn.elsewhere.example", "evil.example"]);
+            text += &format!("[[result]]\npath = \"$.u\"\nhosts = {hosts:?}\nauth = {result_auth}\n");
+        }
         let example = example_id(&text, target);
         text += &examples(&example);
         Self {
@@ -247,6 +274,11 @@ impl Case {
             credential: kind.credential.clone(),
             kind: kind.name,
             location: pick(draw, &LOCATIONS),
+            result_auth,
+            result_url: {
+                let host = pick(draw, &RESULT_HOSTS);
+                job_url(draw, host)
+            },
         }
     }
 
@@ -264,14 +296,14 @@ impl Case {
         Some(definition)
     }
 
-    /// Returns every request that the service would make for the job, redirects included. `is_token`: to a token URL.
-    fn requests(&self, definition: &Definition) -> Vec<(bool, Request)> {
+    /// Returns every request that the service would make for the job, redirects included.
+    fn requests(&self, definition: &Definition) -> Vec<(Purpose, Request)> {
         let now = Timestamp::parse("2026-02-18T15:00:00Z").unwrap();
         let mut all = Vec::new();
         let key = self.credential.as_str();
         let needs_token = definition.needs_token(key);
         if needs_token {
-            all.extend(definition.token_request(key, None, now).map(|request| (true, request)));
+            all.extend(definition.token_request(key, None, now).map(|request| (Purpose::Token, request)));
         }
         let base_url = self.base_url.map(|base| definition.check_base_url(base).unwrap());
         let given = Map::from_iter([("tenant".to_owned(), json!(self.param))]);
@@ -280,11 +312,18 @@ impl Case {
         let params = definition.params(&given).unwrap_or_else(|_| Value::Object(given).to_string());
         let credential = Credential { key, token: needs_token.then_some(TOKEN), now };
         let polled = definition.request(&self.job_id, &params, base_url.as_ref(), Some(credential));
-        all.extend(polled.map(|request| (false, request)));
-        let redirected: Vec<_> = all
-            .iter()
-            .filter_map(|(is_token, request)| Some((*is_token, self.redirected(request)?)))
-            .collect();
+        all.extend(polled.map(|request| (Purpose::Poll, request)));
+        let body = json!({ "s": "ok", "u": self.result_url }).to_string();
+        let answer = Answer { status: 200, headers: &[], body: body.as_bytes() };
+        if let Interpretation::Ok(report) = definition.interpret(&self.job_id, answer)
+            && let Some(next) = report.results.first()
+        {
+            let job = (self.job_id.as_str(), params.as_str());
+            let result = definition.result_request(next, job, base_url.as_ref(), Some(credential));
+            all.extend(result.map(|request| (Purpose::Result, request)));
+        }
+        let redirected: Vec<_> =
+            all.iter().filter_map(|(purpose, request)| Some((*purpose, self.redirected(request)?))).collect();
         all.extend(redirected);
         all
     }
@@ -298,16 +337,17 @@ impl Case {
     }
 
     /// Returns whether the credential may be sent to a URL.
-    fn permits(&self, is_token: bool, url: &Url) -> bool {
+    fn permits(&self, purpose: Purpose, url: &Url) -> bool {
         let origin = |text: &str| Url::parse(text).unwrap().origin();
-        if is_token {
+        if purpose == Purpose::Token {
             let own = self.token_url.unwrap_or("https://login.good.example/token");
             let googles = self.kind == "google" && self.token_url.is_none();
             return url.origin() == origin(own)
                 || (googles && url.origin() == origin("https://oauth2.googleapis.com"));
         }
-        if let Some(base) = self.base_url {
-            return url.origin() == origin(base);
+        let is_of_base = self.base_url.is_some_and(|base| url.origin() == origin(base));
+        if is_of_base || (self.base_url.is_some() && purpose == Purpose::Poll) {
+            return is_of_base;
         }
         let is = |pattern: &str| {
             let (host, port) = pattern.split_once(':').unwrap_or((pattern, "443"));
@@ -321,7 +361,8 @@ impl Case {
         let is_allowed = self.send_to.iter().any(|pattern| is(pattern));
         let is_exact = self.send_to.iter().any(|pattern| !pattern.starts_with('*') && is(pattern));
         let is_listed = self.hosts.iter().any(|pattern| is(pattern));
-        is_allowed && (self.target == Target::Fixed || is_exact || is_listed)
+        let is_fixed = purpose == Purpose::Poll && self.target == Target::Fixed;
+        is_allowed && (is_fixed || is_exact || is_listed)
     }
 }
 
@@ -385,7 +426,9 @@ fn needles(request: &Request) -> Vec<String> {
 /// Returns the request as it is sent.
 fn sent(request: &Request) -> String {
     let mut text = format!("{} {}\n", request.method, request.url);
-    request.headers.iter().for_each(|(name, value)| drop(writeln!(text, "{name}: {value}")));
+    for (name, value) in &request.headers {
+        let _ = writeln!(text, "{name}: {value}");
+    }
     text + &String::from_utf8_lossy(&request.body)
 }
 
@@ -402,21 +445,34 @@ fn a_credential_never_reaches_a_host_outside_of_send_to() {
         let requests = case.definition(&mut draw).map(|definition| case.requests(&definition));
         let what = match &requests {
             None => "refused definition",
-            Some(all) if all.iter().any(|(is_token, _)| !is_token) => "polled",
+            Some(all) if all.iter().any(|(purpose, _)| *purpose == Purpose::Poll) => "polled",
             Some(_) => "refused request",
         };
         *seen.entry((case.kind, what)).or_default() += 1;
-        for (is_token, request) in requests.iter().flatten() {
+        for (purpose, request) in requests.iter().flatten() {
             let text = sent(request);
             let carries = needles(request).iter().any(|needle| text.contains(needle.as_str()));
+            if *purpose == Purpose::Result && !case.result_auth {
+                assert!(!carries, "seed {seed}: {case:#?}\n{text}");
+                *seen.entry(("any", "result without the credential")).or_default() += 1;
+                continue;
+            }
             assert!(
                 carries,
                 "seed {seed}: the credential is not found, so this test proves nothing:\n{case:#?}\n{text}"
             );
-            assert!(case.permits(*is_token, &request.url), "seed {seed}: {case:#?}\n{text}");
-            *seen.entry((case.kind, if *is_token { "token request" } else { "request" })).or_default() += 1;
+            assert!(case.permits(*purpose, &request.url), "seed {seed}: {case:#?}\n{text}");
+            let what = match purpose {
+                Purpose::Token => "token request",
+                Purpose::Poll => "request",
+                Purpose::Result => "result",
+            };
+            *seen.entry((case.kind, what)).or_default() += 1;
         }
     }
+    let results: u32 = seen.iter().filter(|((_, what), _)| *what == "result").map(|(_, count)| count).sum();
+    let plain = seen.get(&("any", "result without the credential")).copied().unwrap_or_default();
+    assert!(results > 50 && plain > 50, "{seen:?}");
     // Every kind was sent, and was kept back.
     for kind in kinds.iter().map(|kind| kind.name) {
         let count = |what| seen.get(&(kind, what)).copied().unwrap_or_default();

@@ -1,11 +1,11 @@
 //! The credential of a provider: how it is sent, and to which hosts.
 //!
-//! A credential with one value is configured as it is. One with several fields is configured as a JSON object, or as lines
-//! `field=value`. No message repeats any of it.
+//! A credential with one value is configured as it is. One with several fields is configured as a JSON object, or as
+//! lines `field=value`. No message repeats any of it.
 //!
-//! Three kinds of credentials are not sent themselves. `jwt` and `aws` sign each request. `oauth2` and `google` are exchanged
-//! for a token: [`Auth::token_request`] makes that request, the poller sends it and keeps the token. What is derived from a
-//! credential goes to the hosts of the credential only, and is masked like it.
+//! Three kinds of credentials are not sent themselves. `jwt` and `aws` sign each request. `oauth2` and `google` are
+//! exchanged for a token: [`Auth::token_request`] makes that request, the poller sends it and keeps the token. What is
+//! derived from a credential goes to the hosts of the credential only, and is masked like it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,8 +128,9 @@ impl Auth {
         url.scheme() == "https" && self.send_to.iter().any(|pattern| pattern.contains(url))
     }
 
-    /// Does the same for a host that a client has chosen. Below a wildcard, it may be the host of another customer of the
-    /// provider, who would get the credential. So `send_to` must have it without a wildcard, or the operator lists it.
+    /// Does the same for a host that a client has chosen. Below a wildcard, it may be the host of another customer of
+    /// the provider, who would get the credential. So `send_to` must have it without a wildcard, or the operator lists
+    /// it.
     pub(super) fn trusts_chosen(&self, url: &Url) -> bool {
         let is_exact = || self.send_to.iter().any(|pattern| pattern.is_exact() && pattern.contains(url));
         let is_listed = || self.operator_hosts.iter().any(|pattern| pattern.contains(url));
@@ -216,8 +217,8 @@ impl Auth {
         Ok(sent)
     }
 
-    /// Returns the headers that sign a whole request, and texts in them that are derived from the credential; nothing if
-    /// it is not signed. `param` returns the values of parameters.
+    /// Returns the headers that sign a whole request, and texts in them that are derived from the credential; nothing
+    /// if it is not signed. `param` returns the values of parameters.
     pub(super) fn signature(
         &self,
         supply: Supply<'_>,

@@ -1,7 +1,7 @@
 //! Named instances of definitions: `[providers.jenkins-eu] definition = "jenkins"`.
 //!
-//! An instance is a copy of a definition under the id of its section. Everything else follows from the id: clients name it
-//! as `provider`, and settings, credential, budget, health, metrics and the identity of jobs are its own.
+//! An instance is a copy of a definition under the id of its section. Everything else follows from the id: clients name
+//! it as `provider`, and settings, credential, budget, health, metrics and the identity of jobs are its own.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::config::{Config, ConfigError};
 use crate::domain::similar;
 use crate::providers::{InvalidDefinition, Providers, is_provider_id};
 
-/// Adds the configured instances to the definitions, and those of a definition with mistakes to the invalid ones. Returns
-/// every error. `all_read` is false if a part of the definitions could not be read.
+/// Adds the configured instances to the definitions, and those of a definition with mistakes to the invalid ones.
+/// Returns every error. `all_read` is false if a part of the definitions could not be read.
 pub(super) fn add(
     config: &Config,
     definitions: &mut Providers,

@@ -236,8 +236,8 @@ pub(super) fn api_key(text: &str) -> Result<Masked, String> {
     header_value(text, 16..=256)
 }
 
-/// Returns a credential with several fields in one line: the JSON object of a file, such as the key of a service account,
-/// or lines `field=value`. Returns `None` for every other text.
+/// Returns a credential with several fields in one line: the JSON object of a file, such as the key of a service
+/// account, or lines `field=value`. Returns `None` for every other text.
 pub(super) fn fields_in_one_line(text: &str) -> Option<String> {
     let text = text.trim();
     if text.starts_with('{') {

@@ -1,5 +1,5 @@
-//! Redirects to the same scheme, host and port. No others are followed: they could send a credential elsewhere, or lead to
-//! an address that nothing has checked.
+//! Redirects to the same scheme, host and port. No others are followed: they could send a credential elsewhere, or lead
+//! to an address that nothing has checked.
 
 use reqwest::Method;
 use url::Url;

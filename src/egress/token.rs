@@ -1,9 +1,9 @@
 //! Access tokens (RFC 6749) of receivers and of providers: the answer of a token URL, and the token that is kept.
 //!
-//! A token is requested when the first request needs it, and kept in memory. It is renewed before it expires. One request
-//! for a token is in flight at a time: others wait for its answer, also if that is a failure. After a failure, the next
-//! request follows after [`FAILURE_HOLDS`] at the earliest. A token that was to be renewed is used until it expires if
-//! the renewal fails.
+//! A token is requested when the first request needs it, and kept in memory. It is renewed before it expires. One
+//! request for a token is in flight at a time: others wait for its answer, also if that is a failure. After a failure,
+//! the next request follows after [`FAILURE_HOLDS`] at the earliest. A token that was to be renewed is used until it
+//! expires if the renewal fails.
 //!
 //! The module makes no request: the callers know the token URL, and what its failure means.
 
@@ -125,8 +125,8 @@ impl<F> fmt::Debug for TokenSlot<F> {
 }
 
 impl<F: Clone> TokenSlot<F> {
-    /// Returns a valid token within `limit`, and what a request for it brought, if one was made. `request` makes a request
-    /// within the time that is left. A `refused` token is not returned.
+    /// Returns a valid token within `limit`, and what a request for it brought, if one was made. `request` makes a
+    /// request within the time that is left. A `refused` token is not returned.
     pub async fn get<R, Q: Future<Output = Result<(Token, R), F>>>(
         &self,
         clock: &Clock,

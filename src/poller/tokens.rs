@@ -1,15 +1,16 @@
 //! The tokens for which API keys are exchanged: OAuth 2.0, and service accounts of Google.
 //!
-//! A token is kept in memory ([`TokenSlot`]): it is requested before the first poll that needs it, and renewed before it
-//! ends. Polls wait for the request that is in flight.
+//! A token is kept in memory ([`TokenSlot`]): it is requested before the first poll that needs it, and renewed before
+//! it ends. Polls wait for the request that is in flight.
 //!
-//! - **A failed request says nothing about a job.** If the token URL rejects the key, the provider is paused, as after a
-//!   401 of the provider itself. Every other failure is a failed poll, whose message names the host of the token URL.
-//! - **A 401 of the provider** to a token that is not new: it may have been revoked. The token is forgotten, and the poll
-//!   is repeated within the limits, with a new token ([`PollFailure::TokenRefused`]). A 401 to a new token is about the key.
-//! - **A refresh token that comes with a token** replaces the configured one, until the process ends: the configuration is
-//!   not written. A start uses the configured one again. This is logged once, because a provider that accepts each refresh
-//!   token only once then rejects it.
+//! - **A failed request says nothing about a job.** If the token URL rejects the key, the provider is paused, as after
+//!   a 401 of the provider itself. Every other failure is a failed poll, whose message names the host of the token URL.
+//! - **A 401 of the provider** to a token that is not new: it may have been revoked. The token is forgotten, and the
+//!   poll is repeated within the limits, with a new token ([`PollFailure::TokenRefused`]). A 401 to a new token is
+//!   about the key.
+//! - **A refresh token that comes with a token** replaces the configured one, until the process ends: the configuration
+//!   is not written. A start uses the configured one again. This is logged once, because a provider that accepts each
+//!   refresh token only once then rejects it.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,11 +1,11 @@
 //! The credential of a provider: how it is sent, and to which hosts.
 //!
-//! A credential with one value is configured as it is. One with several fields is configured as a JSON object, or as lines
-//! `field=value`. No message repeats any of it.
+//! A credential with one value is configured as it is. One with several fields is configured as a JSON object, or as
+//! lines `field=value`. No message repeats any of it.
 //!
-//! Three kinds of credentials are not sent themselves. `jwt` and `aws` sign each request. `oauth2` and `google` are exchanged
-//! for a token: [`Auth::token_request`] makes that request, the poller sends it and keeps the token. What is derived from a
-//! credential goes to the hosts of the credential only, and is masked like it.
+//! Three kinds of credentials are not sent themselves. `jwt` and `aws` sign each request. `oauth2` and `google` are
+//! exchanged for a token: [`Auth::token_request`] makes that request, the poller sends it and keeps the token. What is
+//! derived from a credential goes to the hosts of the credential only, and is masked like it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -141,8 +141,9 @@ impl Auth {
         url.scheme() == "https" && self.send_to.iter().any(|pattern| pattern.contains(url))
     }
 
-    /// Does the same for a host that a client has chosen. Below a wildcard, it may be the host of another customer of the
-    /// provider, who would get the credential. So `send_to` must have it without a wildcard, or the operator lists it.
+    /// Does the same for a host that a client has chosen. Below a wildcard, it may be the host of another customer of
+    /// the provider, who would get the credential. So `send_to` must have it without a wildcard, or the operator lists
+    /// it.
     pub(super) fn trusts_chosen(&self, url: &Url) -> bool {
         self.is_rebased || self.trusts_named(url)
     }
@@ -234,8 +235,8 @@ impl Auth {
         Ok(sent)
     }
 
-    /// Returns the headers that sign a whole request, and texts in them that are derived from the credential; nothing if
-    /// it is not signed. `param` returns the values of parameters.
+    /// Returns the headers that sign a whole request, and texts in them that are derived from the credential; nothing
+    /// if it is not signed. `param` returns the values of parameters.
     pub(super) fn signature(
         &self,
         supply: Supply<'_>,

@@ -1,7 +1,7 @@
 //! Signatures of requests to AWS (Signature Version 4).
 //!
-//! Source: <https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html>. The secret key signs the method,
-//! the URL, the body and some headers, and is not sent itself. A signature is valid for five minutes.
+//! Source: <https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html>. The secret key signs the
+//! method, the URL, the body and some headers, and is not sent itself. A signature is valid for five minutes.
 
 use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};

@@ -1,7 +1,7 @@
 //! The request for a token that a token URL issues: OAuth 2.0 (RFC 6749) and Google's service accounts (RFC 7523).
 //!
-//! The request carries the credential, or an assertion that it signs. It goes to the fixed host of the definition's token
-//! URL, or to the operator's token URL, and nowhere else.
+//! The request carries the credential, or an assertion that it signs. It goes to the fixed host of the definition's
+//! token URL, or to the operator's token URL, and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -148,8 +148,8 @@ impl TokenForm {
         matches!(self, Self::OAuth2(form) if form.token_url.path.names().any(|known| known == name))
     }
 
-    /// Returns the fields that the credential must have, and those that it may have. Those of the definition's token URL
-    /// are required if the URL is used.
+    /// Returns the fields that the credential must have, and those that it may have. Those of the definition's token
+    /// URL are required if the URL is used.
     pub(super) fn fields(&self, uses_url: bool) -> (BTreeSet<&str>, &'static [&'static str]) {
         match self {
             Self::OAuth2(form) => {

@@ -74,8 +74,8 @@ pub(super) enum SigningKey {
 }
 
 impl SigningKey {
-    /// Reads a key: a shared secret, or a private key in PEM. The error is the rest of a sentence about the key, and does
-    /// not repeat it.
+    /// Reads a key: a shared secret, or a private key in PEM. The error is the rest of a sentence about the key, and
+    /// does not repeat it.
     pub(super) fn parse(algorithm: Algorithm, text: &str) -> Result<Self, String> {
         if algorithm == Algorithm::Hs256 {
             return Ok(Self::Hmac(text.as_bytes().to_vec()));

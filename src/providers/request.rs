@@ -1,11 +1,11 @@
 //! The request for a job. It is data; `egress` sends it.
 //!
-//! The credential, and what is derived from it, is sent only to the hosts that the definition lists in `send_to`, and to the
-//! host and port of the configured `base_url`. A request for a token goes to the token URL only.
+//! The credential, and what is derived from it, is sent only to the hosts that the definition lists in `send_to`, and
+//! to the host and port of the configured `base_url`. A request for a token goes to the token URL only.
 //!
-//! Normally, a definition fixes the host of a request. With a parameter in the host, or with ids that are URLs, the host
-//! comes from a client. Then it must be a name that the definition allows, and the addresses of the name must be public
-//! ([`Request::is_from_client`]).
+//! Normally, a definition fixes the host of a request. With a parameter in the host, or with ids that are URLs, the
+//! host comes from a client. Then it must be a name that the definition allows, and the addresses of the name must be
+//! public ([`Request::is_from_client`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -138,8 +138,8 @@ impl Definition {
             .map_err(|error| vec![(String::new(), ParamError::Invalid(error.to_string()))])
     }
 
-    /// Checks that parameters in the host make a host to which the credential is sent. The error has the name of the first
-    /// of these parameters.
+    /// Checks that parameters in the host make a host to which the credential is sent. The error has the name of the
+    /// first of these parameters.
     fn check_host(&self, values: &BTreeMap<&str, String>) -> Result<(), (String, String)> {
         let Target::Url(url) = &self.request.target else { return Ok(()) };
         let Some(name) = url.host().and_then(|host| host.names().next()) else { return Ok(()) };
@@ -326,8 +326,8 @@ impl Definition {
         Ok(())
     }
 
-    /// Returns the request for a token that the key is exchanged for. `refresh_token` is a newer one than that of the key.
-    /// The error is a sentence.
+    /// Returns the request for a token that the key is exchanged for. `refresh_token` is a newer one than that of the
+    /// key. The error is a sentence.
     pub fn token_request(
         &self,
         key: &str,

@@ -1,9 +1,9 @@
 //! A credential, and what is derived from it, never reaches a host outside of `send_to`.
 //!
-//! Each seed makes a definition with some kind of credential, settings of the operator (base URL, hosts, token URL, named
-//! instance) and a registration of a client who wants the credential: parameters, a host, a URL as the job's id. The
-//! requests are made by the code of the service, and so is the decision about each redirect. A second, simple implementation
-//! of the rules says which hosts are permitted.
+//! Each seed makes a definition with some kind of credential, settings of the operator (base URL, hosts, token URL,
+//! named instance) and a registration of a client who wants the credential: parameters, a host, a URL as the job's id.
+//! The requests are made by the code of the service, and so is the decision about each redirect. A second, simple
+//! implementation of the rules says which hosts are permitted.
 //!
 //! A further request that a definition can make (of a result, for example) belongs into [`Case::requests`].
 

@@ -176,6 +176,11 @@ impl Provider {
     }
 }
 
+/// Returns whether the guard refuses the address of a result. It would refuse it again.
+fn is_refused_result(error: &SendError, purpose: Purpose<'_>) -> bool {
+    matches!(error, SendError::Refused(_)) && matches!(purpose, Purpose::Result(_))
+}
+
 /// Returns the meaning and the kind of a failed exchange.
 fn no_response(error: &SendError, purpose: Purpose<'_>) -> (Interpretation, Option<&'static str>) {
     let kind = match error {
@@ -192,7 +197,7 @@ fn no_response(error: &SendError, purpose: Purpose<'_>) -> (Interpretation, Opti
     let failure = match error {
         error if error.is_ours() => PollFailure::NotMade,
         error if *error == SendError::Closed => PollFailure::Closed,
-        SendError::Refused(_) if matches!(purpose, Purpose::Result(_)) => PollFailure::Refused,
+        error if is_refused_result(error, purpose) => PollFailure::Refused,
         _ => PollFailure::Error,
     };
     (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))

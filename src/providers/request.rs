@@ -190,7 +190,7 @@ impl Definition {
             values: &BTreeMap::new(),
             named: None,
             base_url,
-            credential: Some(credential),
+            credential: Credential::Sent(credential),
             max_body: self.meaning.max_body,
         };
         self.build(&self.request, &sources)
@@ -234,8 +234,8 @@ impl Definition {
             (Target::Answer, _, None) => return Err("the answer to the poll has no URL".to_owned()),
         };
         let sent = match sources.credential {
-            Some(credential) => self.credential((&url, chosen_by), base_url, credential)?.unwrap_or_default(),
-            None => super::auth::Sent::default(),
+            Credential::Sent(key) => self.credential((&url, chosen_by), base_url, key)?.unwrap_or_default(),
+            Credential::Kept => super::auth::Sent::default(),
         };
         let mut query: Vec<(String, String)> = Vec::new();
         for (name, template) in &form.query {
@@ -355,9 +355,17 @@ pub(super) struct Sources<'a> {
     pub(super) named: Option<Url>,
     /// Address that replaces the one of the form; the one of a URL that an answer names is then the operator's own.
     pub(super) base_url: Option<&'a Url>,
-    /// `None`: the request is sent without a credential.
-    pub(super) credential: Option<Option<&'a str>>,
+    pub(super) credential: Credential<'a>,
     pub(super) max_body: usize,
+}
+
+/// Whether a request has the credential.
+#[derive(Clone, Copy)]
+pub(super) enum Credential<'a> {
+    /// It is sent, if the provider needs one.
+    Sent(Option<&'a str>),
+    /// The request is made without it.
+    Kept,
 }
 
 /// Where the host of a request comes from.

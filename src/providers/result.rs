@@ -16,7 +16,7 @@ use url::{Host, Url};
 use super::auth::HostPattern;
 use super::definition::{Definition, Meaning, ResultForm};
 use super::interpretation::{Answer, Interpretation, JobReport, NextResult};
-use super::request::{MAX_URL, Request, Sources};
+use super::request::{Credential, MAX_URL, Request, Sources};
 use crate::domain::{JobError, Observation};
 
 impl Meaning {
@@ -35,7 +35,7 @@ impl Meaning {
         };
         let found = match form.meaning.interpret(job_id, answer) {
             Interpretation::Ok(found) => *found,
-            other => return other,
+            other @ (Interpretation::NotYet | Interpretation::Failed { .. }) => return other,
         };
         let observation = merged(&before.observation, found.observation);
         let results =
@@ -104,7 +104,7 @@ impl Definition {
             values: &next.values,
             named,
             base_url: base_url.filter(|base| form.is_rebased || is_of(next, base)),
-            credential: form.uses_credential.then_some(credential),
+            credential: if form.uses_credential { Credential::Sent(credential) } else { Credential::Kept },
             max_body: form.meaning.max_body,
         };
         self.build(&form.request, &sources)

@@ -309,8 +309,10 @@ impl Scheduler {
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {
-        let is_free = |found: &&Box<JobSchedule>| !found.in_flight && found.pending_result().is_none();
-        let Some(found) = self.jobs.get(&job).filter(is_free) else { return };
+        let Some(found) = self.jobs.get(&job).filter(|found| !found.in_flight) else { return };
+        if found.pending_result().is_some() {
+            return;
+        }
         let policy = &self.queues[found.queue()].policy;
         let terms = found.terms.as_ref();
         let wanted = match found.polled_at {
@@ -439,8 +441,10 @@ impl Scheduler {
         now: Timestamp,
     ) {
         self.next_step_at = Some(now);
-        let is_same = |found: &&mut Box<JobSchedule>| found.generation == generation && !found.in_flight;
-        let Some(found) = self.jobs.get_mut(&job).filter(is_same) else { return };
+        let found = self.jobs.get_mut(&job);
+        let Some(found) = found.filter(|found| found.generation == generation && !found.in_flight) else {
+            return;
+        };
         if has_ended || found.watching == 0 {
             adjust(&mut self.watching, found.watching, 0);
             (found.watching, found.terms) = (0, None);

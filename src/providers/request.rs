@@ -230,7 +230,7 @@ impl Definition {
             values: &BTreeMap::new(),
             named: None,
             base_url,
-            supply: Some(supply),
+            credential: CredentialUse::Sent(supply),
             max_body: self.meaning.max_body,
         };
         self.build(&self.request, &sources)
@@ -274,9 +274,9 @@ impl Definition {
             (Target::JobUrl, None, _) => return Err("the definition has no form of job URLs".to_owned()),
             (Target::Answer, _, None) => return Err("the answer to the poll has no URL".to_owned()),
         };
-        let sent = match sources.supply {
-            Some(supply) => self.credential((&url, chosen_by), base_url, supply)?,
-            None => Sent::default(),
+        let sent = match sources.credential {
+            CredentialUse::Sent(supply) => self.credential((&url, chosen_by), base_url, supply)?,
+            CredentialUse::Kept => Sent::default(),
         };
         let mut query: Vec<(String, String)> = Vec::new();
         for (name, template) in &form.query {
@@ -306,7 +306,14 @@ impl Definition {
             is_from_client: chosen_by != ChosenBy::Definition && base_url.is_none(),
             secrets: sent.secrets,
         };
-        self.sign(&mut request, sources.supply.flatten(), plain)?;
+        self.sign(
+            &mut request,
+            match sources.credential {
+                CredentialUse::Sent(supply) => supply,
+                CredentialUse::Kept => None,
+            },
+            plain,
+        )?;
         Ok(request)
     }
 
@@ -445,9 +452,17 @@ pub(super) struct Sources<'a> {
     pub(super) named: Option<Url>,
     /// Address that replaces the one of the form; the one of a URL that an answer names is then the operator's own.
     pub(super) base_url: Option<&'a Url>,
-    /// `None`: the request is sent without a credential.
-    pub(super) supply: Option<Option<Supply<'a>>>,
+    pub(super) credential: CredentialUse<'a>,
     pub(super) max_body: usize,
+}
+
+/// Whether a request has the credential.
+#[derive(Clone, Copy)]
+pub(super) enum CredentialUse<'a> {
+    /// It is sent, if the provider needs one.
+    Sent(Option<Supply<'a>>),
+    /// The request is made without it.
+    Kept,
 }
 
 /// Where the host of a request comes from.

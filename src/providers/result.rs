@@ -17,7 +17,7 @@ use super::auth::{Credential, Supply};
 use super::definition::{Definition, Meaning, ResultForm};
 use super::host_pattern::HostPattern;
 use super::interpretation::{Answer, Interpretation, JobReport, NextResult};
-use super::request::{MAX_URL, Request, Sources, shown};
+use super::request::{CredentialUse, MAX_URL, Request, Sources, shown};
 use crate::domain::{JobError, Observation, Timestamp};
 
 impl Meaning {
@@ -36,7 +36,7 @@ impl Meaning {
         };
         let found = match form.meaning.interpret(job_id, answer) {
             Interpretation::Ok(found) => *found,
-            other => return other,
+            other @ (Interpretation::NotYet | Interpretation::Failed { .. }) => return other,
         };
         let observation = merged(&before.observation, found.observation);
         let results =
@@ -115,7 +115,7 @@ impl Definition {
             values: &next.values,
             named,
             base_url: base_url.filter(|base| form.is_rebased || is_of(next, base)),
-            supply: form.uses_credential.then_some(supply),
+            credential: if form.uses_credential { CredentialUse::Sent(supply) } else { CredentialUse::Kept },
             max_body: form.meaning.max_body,
         };
         self.build(&form.request, &sources)

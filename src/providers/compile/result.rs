@@ -16,7 +16,7 @@ use crate::providers::extract::Extract;
 use crate::providers::field::{Field, Outcome, Paths};
 use crate::providers::host_pattern::HostPattern;
 use crate::providers::rule::{PollVerdict, Rule, Verdict};
-use crate::providers::template::{Template, UrlTemplate};
+use crate::providers::template::{Param, Template, UrlTemplate};
 
 /// Largest number of results.
 const MAX_RESULTS: usize = 3;
@@ -110,13 +110,11 @@ fn target(table: &TableReader<'_>) -> Option<(Target, Field, Vec<HostPattern>)> 
         }
         (None, Some(node)) => {
             let place = field(&node);
-            let hosts = match hosts_node {
-                Some(node) => request::hosts(&node),
-                None => {
-                    table.wrong("the key `hosts` is missing, the hosts that the URL at `path` can have");
-                    return None;
-                }
+            let Some(hosts_node) = hosts_node else {
+                table.wrong("the key `hosts` is missing, the hosts that the URL at `path` can have");
+                return None;
             };
+            let hosts = request::hosts(&hosts_node);
             (!place.is_empty() && !hosts.is_empty()).then_some((Target::Answer, place, hosts))
         }
         _ => {
@@ -251,7 +249,7 @@ fn check_names(
     }
     if let Target::Url(url) = &form.target {
         for name in url.host().into_iter().flat_map(Template::names) {
-            let is_limited = context.params.others.get(name).is_some_and(|param| param.is_limited());
+            let is_limited = context.params.others.get(name).is_some_and(Param::is_limited);
             if !is_limited {
                 let sentence = "is in the host, so it must be a parameter with a `pattern` or an `enum`";
                 table.wrong_key("url", format!("`{{{name}}}` {sentence}"));

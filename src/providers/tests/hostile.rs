@@ -108,10 +108,7 @@ fn no_mutated_answer_causes_a_panic() {
                 let answer = Answer { status, headers: &example.headers, body: &body };
                 let first = definition.interpret(&example.job_id, answer);
                 assert_eq!(definition.interpret(&example.job_id, answer), first, "reading is pure");
-                let before = match first {
-                    Interpretation::Ok(report) => *report,
-                    _ => continue,
-                };
+                let Interpretation::Ok(before) = first else { continue };
                 definition.interpret_result(&example.job_id, &before, answer);
                 for next in &before.results {
                     let _ = definition.result_request(

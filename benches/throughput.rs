@@ -12,7 +12,8 @@
 //! `RINGBACK_BENCH_BASE=PATH cargo bench` compares with another binary, such as that of the previous
 //! version: each figure is measured for both binaries, one directly after the other, in alternating
 //! order, and `beside_base` holds the ratios (new to base, the median of the rounds).
-//! `RINGBACK_BENCH_ROUNDS` sets the number of rounds.
+//! `RINGBACK_BENCH_ROUNDS` sets the number of rounds. `RINGBACK_BENCH_FIGURES=deliveries,together cargo bench` measures
+//! only these figures, for a profile or to compare a change with its base.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints")]
@@ -294,6 +295,9 @@ async fn main() {
     let (server, local) = Local::start().await;
     let base = std::env::var("RINGBACK_BENCH_BASE").ok();
     let rounds = std::env::var("RINGBACK_BENCH_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
+    let only = std::env::var("RINGBACK_BENCH_FIGURES").ok();
+    let is_chosen =
+        |name: &&str| only.as_ref().is_none_or(|only| only.split(',').any(|chosen| chosen == *name));
     let mut figures: HashMap<String, Vec<f64>> = HashMap::new();
     let mut syncs = Vec::new();
     for round in 0..rounds {
@@ -303,7 +307,7 @@ async fn main() {
             ("bare_get".to_owned(), bare_get(local).await),
             ("commits".to_owned(), commits().await),
         ];
-        for name in FIGURES {
+        for name in FIGURES.into_iter().filter(is_chosen) {
             let mut binaries = vec![(BINARY, "")];
             binaries.extend(base.as_deref().map(|path| (path, "base_")));
             if round % 2 == 1 {
@@ -323,6 +327,10 @@ async fn main() {
         for (name, figure) in found {
             figures.entry(name).or_default().push(figure);
         }
+    }
+    if only.is_some() {
+        println!("{:#}", json!({ "figures": figures, "beside_base": beside_base(&figures) }));
+        return;
     }
     let bytes = memory(&Target { binary: BINARY, local, database: SQLITE }).await;
     let sync = median(&mut syncs);

@@ -251,9 +251,9 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         return Ok(());
     }
     let keyring = &batch.shared.keyring;
-    let found = batch.tx.fetch(
+    let mut found = batch.tx.fetch_each(
         "select id, channel, address, queue, headers, secret, options, saved, n from watch_destinations
-         where watch = $1 and gone_at is null order by n",
+         where watch = $1 and gone_at is null",
         new.iter().map(|(event, ..)| params![event.watch]),
         |row| {
             let found = match row.opt_int(7)? {
@@ -263,6 +263,9 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
             Ok((found, row.int(8)?))
         },
     )?;
+    for destinations in &mut found {
+        destinations.sort_by_key(|(_, n)| *n);
+    }
     let saved = saved_destinations(batch, &found)?;
     let mut created = Vec::with_capacity(new.len());
     let mut skipped = Vec::new();
@@ -431,7 +434,7 @@ fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<
         let is_left_out = row.flag(15)?;
         if is_left_out { Ok(None) } else { Ok(Some((read_pending(row, keyring)?, read_wait(row)?))) }
     };
-    let found = batch.tx.fetch(&PENDING, ids, read)?;
+    let found = batch.tx.fetch_each(&PENDING, ids, read)?;
     let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop().flatten()).collect();
     downtime::exclude(&batch.tx, loaded.iter_mut().flatten().map(|(delivery, wait)| (delivery, *wait)))?;
     Ok(loaded.into_iter().map(|found| Some(found?.0)).collect())
@@ -439,7 +442,7 @@ fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<
 
 /// Returns for each of these deliveries whether a page may contain it: it exists, and is not to be skipped.
 fn are_sendable<'v, R: ManyParams<'v>>(tx: &Tx<'_>, ids: R) -> Result<Vec<bool>> {
-    let found = tx.fetch(&LEFT_OUT, ids, |row| row.flag(0))?;
+    let found = tx.fetch_each(&LEFT_OUT, ids, |row| row.flag(0))?;
     Ok(found.into_iter().map(|rows| rows.first() == Some(&false)).collect())
 }
 

@@ -130,8 +130,8 @@ impl ReadStore {
 
 pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec<bool>> {
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
-    let wants_raw =
-        batch.tx.fetch(WANTS_RAW, commands.iter().map(|command| params![command.job]), |row| row.int(0))?;
+    let jobs = commands.iter().map(|command| params![command.job]);
+    let wants_raw = batch.tx.fetch_each(WANTS_RAW, jobs, |row| row.int(0))?;
     batch.tx.each(
         "insert into endings (job, generation, kind, seen, error, raw, ended_at, unfinished)
          values ($1, $2, $3, $4, null, $5, $6, 1)
@@ -157,7 +157,7 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
 /// Ends watches. Returns for each command whether more watches remain.
 pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches]) -> Result<Vec<bool>> {
     let rows = || commands.iter().map(|command| params![command.job, command.generation]);
-    let endings = batch.tx.fetch(
+    let endings = batch.tx.fetch_each(
         "select j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), e.kind, e.seen, e.error, e.raw,
            e.generation, e.ended_at, e.job
          from endings e join jobs j on j.no = e.job where e.job = $1 and e.generation = $2",

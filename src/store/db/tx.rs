@@ -86,6 +86,20 @@ impl Tx<'_> {
         }
     }
 
+    /// Does the same for all rows of values at once where the database can: PostgreSQL then answers once. The rows of
+    /// each result are in no order. The query is a plain `select`.
+    pub fn fetch_each<'v, T, R: ManyParams<'v>>(
+        &self,
+        sql: &'static str,
+        rows: R,
+        read: impl Read<T>,
+    ) -> Result<Vec<Vec<T>>> {
+        match self {
+            Self::Sqlite(_) => self.fetch(sql, rows, read),
+            Self::Postgres(session) => session.fetch_each(sql, rows, read),
+        }
+    }
+
     /// Runs a query once, and reads all rows of its result.
     pub fn list<'v, T>(&self, sql: &str, row: impl Params<'v>, read: impl Read<T>) -> Result<Vec<T>> {
         Ok(self.fetch(sql, [row], read)?.pop().unwrap_or_default())

@@ -218,7 +218,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
         rows,
     )?;
     // A lookup is faster than `returning`, for which SQLite fills a temporary table at each execution.
-    let found = tx.fetch(
+    let found = tx.fetch_each(
         "select no, generation, seen, registered_at, had_status, progress_rounds from jobs
          where job_id = $1 and provider = $2 and account = $3 and params = $4",
         watches.iter().zip(&keys).map(|(new, key)| {

@@ -2,7 +2,7 @@
 //!
 //! A row costs the server a message, an answer and a flush, however small its work is. An `insert` or an
 //! `update` can take all rows at once, as one array for each `$n`. The parts of a [`RowSql`] are written once for both
-//! databases; this file puts them together for arrays.
+//! databases; this file puts them together for arrays. A `select` is run within the server for each row of the arrays.
 //!
 //! If several rows of values match one row of the table, an update applies only one of them, and an upsert
 //! fails. Callers send each key once.
@@ -26,6 +26,14 @@ pub fn for_many(sql: RowSql, types: &[Type]) -> Option<String> {
             format!("{} from {arrays} where {} returning u.row", columns(update), columns(condition))
         }
     })
+}
+
+/// Returns the text of a `select` for many rows; `None` as for [`for_many`]. The last column of its result is the number,
+/// from 1, of the row of values. `offset 0` keeps the planner from joining `select` with the arrays in another way: it
+/// plans while the tables are empty, and each part would seem cheap.
+pub fn select_for_many(select: &str, types: &[Type]) -> Option<String> {
+    let (arrays, select) = (arrays(types)?, select.replace('$', "u.p"));
+    Some(format!("select q.*, u.row from {arrays} cross join lateral ({select} offset 0) q"))
 }
 
 /// Returns `unnest(…) with ordinality as u (p1, …, row)`.
@@ -86,6 +94,18 @@ mod tests {
             "update t set a = u.p1 from unnest(cast($1 as bigint[]), cast($2 as bytea[])) \
              with ordinality as u (p1, p2, row) where b = u.p2 returning u.row"
         );
+    }
+
+    #[test]
+    fn a_select_is_run_for_each_row_of_its_arrays() {
+        let many = select_for_many("select a from t where b = $1 and c = $2", &[Type::INT8, Type::BYTEA]);
+        assert_eq!(
+            many.expect("types with arrays"),
+            "select q.*, u.row from unnest(cast($1 as bigint[]), cast($2 as bytea[])) \
+             with ordinality as u (p1, p2, row) \
+             cross join lateral (select a from t where b = u.p1 and c = u.p2 offset 0) q"
+        );
+        assert_eq!(select_for_many("select a from t where b = $1", &[Type::INT4]), None);
     }
 
     #[test]

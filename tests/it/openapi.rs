@@ -387,7 +387,7 @@ async fn what_can_be_watched_is_shown_with_its_health_and_its_budget() {
     assert_eq!(
         *muvi,
         json!({
-            "id": "muvi", "name": "Muvi", "configured": true,
+            "id": "muvi", "definition": "muvi", "name": "Muvi", "configured": true,
             "health": { "status": "ok", "breaker": "closed", "pausedUntil": null, "lastGoodAt": null,
                         "lastError": null, "lastErrorAt": null },
             "budget": { "rate": "10/s", "burst": 3, "concurrency": 2, "inFlight": 0, "waiting": 0 },

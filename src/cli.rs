@@ -94,7 +94,7 @@ enum Command {
     Serve(serve::Serve),
     Config(serve::ShowConfig),
     Health(serve::Health),
-    Watch(watches::Watch),
+    Watch(Box<watches::Watch>),
     Watches(watches::Watches),
     Group(group::ShowGroup),
     Show(show::Show),

@@ -10,7 +10,7 @@ use super::request_fields::Body;
 /// How to poll a job that no provider's definition describes.
 #[derive(Debug, clap::Args)]
 pub struct PollArguments {
-    /// Poll this URL, without a provider's definition; needs no JOB_ID
+    /// Poll this URL, without a provider's definition and an id
     #[arg(long, value_name = "URL", conflicts_with_all = ["provider", "param"])]
     pub poll_url: Option<String>,
     /// Header of the poll, as 'name: value'; can be repeated

@@ -179,7 +179,7 @@ impl InlinePoll {
             notes: Vec::new(),
             poll: InlinePoll::POLICY,
             limits: InlinePoll::LIMITS,
-            job_id: Default::default(),
+            job_id: <Param as Default>::default(),
             params: BTreeMap::new(),
             request: RequestForm {
                 method: *method,
@@ -223,7 +223,7 @@ impl InlinePoll {
             meaning.body = BodyKind::Json;
             meaning.rules = Vec::new();
             meaning.status = Some(StatusWords {
-                field: field(&[status.clone()], &[])?,
+                field: field(std::slice::from_ref(status), &[])?,
                 is_text: false,
                 fold: Fold::Lower,
                 unknown: Outcome::Processing,
@@ -234,7 +234,7 @@ impl InlinePoll {
         }
         let replace = |extract: &mut Extract| -> Result<(), String> {
             if let Some(path) = &self.output {
-                let found = field(&[path.clone()], &[Outcome::Completed])?;
+                let found = field(std::slice::from_ref(path), &[Outcome::Completed])?;
                 (extract.output, extract.output_json) = (found.clone(), found);
             }
             if let Some(path) = &self.error {

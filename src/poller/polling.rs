@@ -11,7 +11,7 @@ use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AppNo, INLINE, JobName, JobNo, Limits, Masked, PollPolicy, PollStats, ProgressRound,
+    Activity, AppNo, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats, ProgressRound,
     ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
@@ -272,10 +272,10 @@ impl Poller {
 
 impl Poller {
     /// Makes the provider of a job without a definition.
-    fn inline_provider(&self, source: &Masked) -> Result<Provider, String> {
-        let definition = Definition::inline(source.reveal())?;
+    fn inline_provider(&self, source: &PollSource) -> Result<Provider, String> {
+        let (definition, credential) = Definition::inline(source)?;
         let (policy, limits) = self.scheduler().on_demand.settings();
-        Ok(Provider { definition, credential: None, base_url: None, policy, limits })
+        Ok(Provider { definition, credential, base_url: None, policy, limits })
     }
 
     fn inline_metrics(&self) -> &ProviderMetrics {

@@ -276,7 +276,7 @@ impl Scheduler {
 
     fn insert(&mut self, facts: &JobSnapshot, now: Timestamp) {
         let queue = if let Some(poll) = &facts.poll {
-            let origin = InlinePoll::origin_of(poll.reveal());
+            let origin = InlinePoll::origin_of(poll.poll.reveal());
             self.on_demand.queue(&mut self.queues, facts.app, origin, now)
         } else {
             // The queue for unknown providers has an empty name.

@@ -14,6 +14,7 @@ mod access_fields;
 mod apps;
 mod batch;
 mod bulk;
+mod credentials;
 mod deliveries;
 mod delivery_body;
 mod destinations;
@@ -82,6 +83,8 @@ fn resources() -> Vec<Resource> {
         routes!(saved_destinations::rotate_secret),
         routes!(test_send::send_to_saved),
         routes!(providers::list),
+        routes!(credentials::create, credentials::list),
+        routes!(credentials::delete),
         routes!(signing_secret::show),
         routes!(signing_secret::rotate),
         routes!(apps::create, apps::list),

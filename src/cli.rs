@@ -7,6 +7,7 @@
 mod arguments;
 mod bulk;
 pub mod client;
+mod credentials;
 pub mod deliveries;
 mod delivery_state;
 pub mod demo;
@@ -66,7 +67,7 @@ const CONTENTS: &[(&str, &[&str])] = &[
             "test",
         ],
     ),
-    ("Manage access", &["apps", "keys"]),
+    ("Manage access", &["apps", "keys", "credential"]),
     ("Other job APIs", &["provider"]),
     ("Tools", &["openapi", "completions"]),
 ];
@@ -94,7 +95,7 @@ enum Command {
     Serve(serve::Serve),
     Config(serve::ShowConfig),
     Health(serve::Health),
-    Watch(watches::Watch),
+    Watch(Box<watches::Watch>),
     Watches(watches::Watches),
     Group(group::ShowGroup),
     Show(show::Show),
@@ -106,6 +107,8 @@ enum Command {
     Test(test_send::Test),
     #[command(subcommand)]
     Destinations(destinations::Destinations),
+    #[command(subcommand)]
+    Credential(credentials::Credentials),
     #[command(subcommand)]
     Apps(tenants::Apps),
     #[command(subcommand)]
@@ -175,6 +178,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Retry(command) => wait(command.run()),
         Command::Test(command) => wait(command.run()),
         Command::Destinations(command) => wait(command.run()),
+        Command::Credential(command) => wait(command.run()),
         Command::Apps(command) => wait(command.run()),
         Command::Keys(command) => wait(command.run()),
         Command::Provider(command) => wait(command.run()),

@@ -17,6 +17,7 @@ mod words;
 mod access;
 mod address;
 mod app;
+mod credential;
 mod delivery;
 mod event;
 mod failure_streak;
@@ -44,6 +45,7 @@ mod watch;
 pub use access::{Access, Auth, AuthKind, BasicAuth, ClientCredentials, NewTls, TlsPem, TlsSummary};
 pub use address::{AddressError, is_host_name, parse_host_name};
 pub use app::{App, AppNo, Masked, Scope, draw_private_key, per_app_limit};
+pub use credential::{Credential, CredentialKind, CredentialSecret};
 pub use delivery::{
     Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,
     Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
@@ -58,8 +60,8 @@ pub use id::{
     AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, OperationId, RequestId, WatchId, hash, random,
 };
 pub use job::{
-    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, NewPoll, Observation, Output, PollStats, SHARDS,
-    params_key,
+    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, NewPoll, Observation, Output, PollSource,
+    PollStats, SHARDS, params_key,
 };
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};

@@ -26,6 +26,7 @@ mod commands;
 
 mod apps;
 mod batch;
+mod credentials;
 mod db;
 mod deliveries;
 mod destinations;
@@ -75,6 +76,7 @@ use crate::telemetry::metrics::Queues;
 pub use self::apps::{
     BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RenameApp, RenameAppRefusal, RotateSecret,
 };
+pub use self::credentials::{CreateCredential, CredentialRefusal, DeleteCredential};
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
     DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, LoadDueDeliveries,
@@ -244,6 +246,10 @@ commands! {
     /// Continues to skip or to retry the deliveries of a saved destination. If more may remain, the caller repeats the
     /// command.
     write sweep_destinations of none: SweepDestinations => bool, each(destinations::sweep_destinations);
+    /// Creates a credential.
+    idempotent create_credential of app: CreateCredential => () | CredentialRefusal, each(credentials::create);
+    /// Deletes a credential that no running watch uses.
+    write delete_credential of app: DeleteCredential => Result<(), CredentialRefusal>, each(credentials::delete);
     /// Registers a watch.
     idempotent register of inner: Register => Watch | RegisterRefusal, watches::register;
     /// Registers watches in one transaction, without those that do not fit their groups.

@@ -7,11 +7,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::credentials::check_name;
 use super::destinations::{check_url, headers};
 use super::http::object_reader;
-use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader};
+use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem};
 use crate::clock::Moment;
-use crate::domain::{AppNo, INLINE, JobName, NewPoll};
+use crate::domain::{AppNo, CredentialKind, CredentialSecret, INLINE, Id, JobName, Masked, NewPoll};
 use crate::providers::InlinePoll;
 
 /// Maximum number of words in one list.
@@ -45,6 +46,8 @@ pub struct PollObject {
     method: Option<String>,
     /// Headers, such as `authorization`. They are encrypted with the operator's key and never shown.
     headers: Option<BTreeMap<String, String>>,
+    /// Name of a credential of the app, which is sent to its hosts only.
+    credential: Option<String>,
     /// JSON body of a POST or PUT, up to 16 KiB.
     #[schema(value_type = Option<Object>)]
     body: Option<()>,
@@ -116,6 +119,7 @@ fn plain(url: String) -> InlinePoll {
         url,
         method: InlinePoll::METHODS[0].to_owned(),
         headers: BTreeMap::new(),
+        credential: None,
         body: None,
         status: None,
         words: BTreeMap::new(),
@@ -137,6 +141,7 @@ fn object_fields(mut fields: ObjectReader<'_, '_>) -> Option<InlinePoll> {
         }
         sent.insert(name, value);
     }
+    let credential = fields.parsed("credential", check_name);
     let body = body(&mut fields, method);
     let status = path(&mut fields, "status");
     let has_status = fields.has("status") || status.is_some();
@@ -147,6 +152,7 @@ fn object_fields(mut fields: ObjectReader<'_, '_>) -> Option<InlinePoll> {
         url: url?,
         method: method.to_owned(),
         headers: sent,
+        credential,
         body,
         status,
         words,
@@ -252,13 +258,14 @@ pub(super) async fn resolve(
     request: PollRequest,
     until: Moment,
     errors: &mut FieldErrors,
-) -> Option<(JobName, NewPoll)> {
+) -> Result<Option<(JobName, NewPoll)>, Problem> {
     let PollRequest { at, mut poll, job_id } = request;
-    let target = errors.keep(at, check_url(&api.egress, app, &poll.url, until).await)?;
+    let target = check_url(&api.egress, app, &poll.url, until).await;
+    let Some(target) = errors.keep(at, target) else { return Ok(None) };
     target.as_str().clone_into(&mut poll.url);
     if let Err(detail) = poll.definition() {
         errors.add("/poll", FieldErrorCode::InvalidFormat, detail);
-        return None;
+        return Ok(None);
     }
     let source = poll.source();
     if source.len() > BODY_MAX {
@@ -267,10 +274,48 @@ pub(super) async fn resolve(
             FieldErrorCode::TooLarge,
             "must not be larger than 16 KiB; shorten the headers or the body",
         );
-        return None;
+        return Ok(None);
+    }
+    let credential = match &poll.credential {
+        Some(name) => api.store.credential(app, name.clone()).await?,
+        None => None,
+    };
+    if let Some(name) = credential
+        .as_ref()
+        .and_then(|(_, secret)| header_of(secret))
+        .filter(|name| poll.headers.contains_key(name))
+    {
+        let detail = "is the header of the credential, too; remove one of the two";
+        errors.add(object_reader::pointer("/poll/headers", &name), FieldErrorCode::Conflict, detail);
+        return Ok(None);
+    }
+    if let Some(Err((code, detail))) = poll.credential.as_ref().map(|_| usable(&poll, credential.as_ref())) {
+        errors.add("/poll/credential", code, detail);
+        return Ok(None);
     }
     let job_id = job_id.unwrap_or_else(|| poll.default_job_id());
-    let new = api.store.new_poll(app, source, poll.shown());
+    let new = api.store.new_poll(app, source, poll.shown(), credential);
     let account = format!("{:?}", new.id);
-    Some((JobName { provider: INLINE.to_owned(), account, job_id, params: "{}".to_owned() }, new))
+    Ok(Some((JobName { provider: INLINE.to_owned(), account, job_id, params: "{}".to_owned() }, new)))
+}
+
+/// Returns the name of the header in which a credential is sent.
+fn header_of(secret: &Masked) -> Option<String> {
+    let secret = CredentialSecret::parse(secret).ok()?;
+    match secret.kind {
+        CredentialKind::Bearer | CredentialKind::Basic => Some("authorization".to_owned()),
+        CredentialKind::Header => Some(secret.name),
+        CredentialKind::Query => None,
+    }
+}
+
+/// Checks that the credential that a poll names exists, and may be sent to the URL.
+fn usable(poll: &InlinePoll, credential: Option<&(Id, Masked)>) -> Result<(), Invalid> {
+    let Some((_, secret)) = credential else {
+        let detail = "there is no such credential in this app; GET /v1/credentials lists them";
+        return Err((FieldErrorCode::UnknownCredential, detail.to_owned()));
+    };
+    let secret = CredentialSecret::parse(secret);
+    let checked = secret.and_then(|secret| poll.check_sent(&secret));
+    checked.map_err(|detail| (FieldErrorCode::Conflict, detail))
 }

@@ -66,7 +66,7 @@ pub async fn read(
         None => None,
     };
     let inline = match poll {
-        Some(request) => poll_fields::resolve(api, app, request, until, &mut errors).await,
+        Some(request) => poll_fields::resolve(api, app, request, until, &mut errors).await?,
         None => None,
     };
     errors.check()?;
@@ -281,6 +281,11 @@ pub(super) fn events(fields: &mut ObjectReader<'_, '_>, named: EventList) -> Opt
 pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
     match refusal {
         RegisterRefusal::DestinationDeleted => destination_deleted(),
+        RegisterRefusal::CredentialDeleted => Problem::field(
+            "/poll/credential",
+            FieldErrorCode::UnknownCredential,
+            "names a credential that was just deleted",
+        ),
         RegisterRefusal::Group(refusal) => groups::refused(&refusal),
     }
 }

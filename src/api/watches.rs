@@ -580,7 +580,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, GroupRequest, Ids, JobName,
-        JobNo, KeyKind, Masked, NewPoll, Observation, SignatureForm, Signing, Terms,
+        JobNo, KeyKind, Masked, NewPoll, Observation, PollSource, SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -621,7 +621,8 @@ mod tests {
                 job: job.clone(),
                 poll: Some(Box::new(NewPoll {
                     id: ids.draw(at),
-                    source: Masked::new("s".repeat(9_000)),
+                    source: PollSource { poll: Masked::new("s".repeat(9_000)), credential: None },
+                    credential: None,
                     shown: format!("{{\"url\":\"{}\"}}", "u".repeat(2_000)),
                 })),
                 events: EventType::of_watches().collect(),

@@ -10,12 +10,15 @@ use super::request_fields::Body;
 /// How to poll a job that no provider's definition describes.
 #[derive(Debug, clap::Args)]
 pub struct PollArguments {
-    /// Poll this URL, without a provider's definition; needs no JOB_ID
+    /// Poll this URL, without a provider's definition and an id
     #[arg(long, value_name = "URL", conflicts_with_all = ["provider", "param"])]
     pub poll_url: Option<String>,
     /// Header of the poll, as 'name: value'; can be repeated
     #[arg(long, value_name = "HEADER", requires = "poll_url")]
     poll_header: Vec<String>,
+    /// Credential of the app for the poll
+    #[arg(long, value_name = "NAME", requires = "poll_url")]
+    poll_credential: Option<String>,
     /// Path of the status, such as $.state [default: Azure, Google or HTTP style]
     #[arg(long, value_name = "PATH", requires = "poll_url")]
     status: Option<String>,
@@ -37,9 +40,10 @@ pub struct PollArguments {
 }
 
 /// The fields of a poll object, with the arguments that set them.
-const FIELDS: [(&str, &str); 8] = [
+const FIELDS: [(&str, &str); 9] = [
     ("url", "--poll-url"),
     ("headers", "--poll-header"),
+    ("credential", "--poll-credential"),
     ("status", "--status"),
     ("completed", "--completed"),
     ("failed", "--failed"),
@@ -66,6 +70,7 @@ impl PollArguments {
         let fields = [
             ("url", Some(json!(url))),
             ("headers", (!headers.is_empty()).then(|| json!(headers))),
+            ("credential", self.poll_credential.as_ref().map(|name| json!(name))),
             ("status", self.status.as_ref().map(|path| json!(path))),
             ("completed", list(&self.completed)),
             ("failed", list(&self.failed)),

@@ -20,13 +20,24 @@ pub struct JobNo(pub i64);
 /// Provider of the jobs whose registrations say how they are polled.
 pub const INLINE: &str = "inline";
 
+/// What the poller needs to poll a job without a definition.
+#[derive(Clone, Debug)]
+pub struct PollSource {
+    /// The poll object, as canonical JSON. It can hold credentials.
+    pub poll: Masked,
+    /// The text of the credential that the poll object names.
+    pub credential: Option<Masked>,
+}
+
 /// How a job without a definition is polled, as its registration says.
 #[derive(Clone, Debug)]
 pub struct NewPoll {
-    /// Keyed hash of the app and the source: the `account` of the job.
+    /// Keyed hash of the app, the source and the credential: the `account` of the job.
     pub id: Id,
-    /// The poll object, as canonical JSON. It can hold credentials.
-    pub source: Masked,
+    /// How it is polled.
+    pub source: PollSource,
+    /// Id of the credential.
+    pub credential: Option<Id>,
     /// The same without them, for people.
     pub shown: String,
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, Masked,
-    PendingDelivery, Terms, Timestamp, WatchId,
+    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingDelivery,
+    PollSource, Terms, Timestamp, WatchId,
 };
 
 /// What the poller needs to know about a job to schedule its polls.
@@ -14,8 +14,8 @@ pub struct JobSnapshot {
     pub no: JobNo,
     /// Identity of the job.
     pub name: JobName,
-    /// How it is polled, if no definition says it: the poll object of its registration, as JSON.
-    pub poll: Option<Arc<Masked>>,
+    /// How it is polled, if no definition says it.
+    pub poll: Option<Arc<PollSource>>,
     /// An app with a watch of the job. The job is polled in its turn.
     pub app: AppNo,
     /// Another app whose watches wait for the job.

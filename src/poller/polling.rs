@@ -14,7 +14,7 @@ use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use super::tokens::Tokens;
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AppNo, INLINE, JobName, JobNo, Limits, Masked, PollPolicy, PollStats, ProgressRound,
+    Activity, AppNo, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats, ProgressRound,
     ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
@@ -309,11 +309,11 @@ impl Poller {
 
 impl Poller {
     /// Makes the provider of a job without a definition.
-    fn inline_provider(&self, source: &Masked) -> Result<Provider, String> {
-        let definition = Definition::inline(source.reveal())?;
+    fn inline_provider(&self, source: &PollSource) -> Result<Provider, String> {
+        let (definition, credential) = Definition::inline(source)?;
         let (policy, limits) = self.scheduler().on_demand.settings();
         let tokens = Tokens::default();
-        Ok(Provider { definition, credential: None, base_url: None, policy, limits, tokens })
+        Ok(Provider { definition, credential, base_url: None, policy, limits, tokens })
     }
 
     fn inline_metrics(&self) -> &ProviderMetrics {

@@ -276,23 +276,20 @@ impl Scheduler {
     /// Removes the schedule of a job without a definition of which it was not known how it is polled, if it is known now.
     fn forget_unpollable(&mut self, facts: &JobSnapshot, now: Timestamp) {
         let found = self.jobs.get(&facts.no);
-        let is_unpollable = |found: &Box<JobSchedule>| found.poll.is_none() && !found.in_flight;
-        if facts.poll.is_some() && found.is_some_and(is_unpollable) {
+        let is_unpollable = found.is_some_and(|found| found.poll.is_none() && !found.in_flight);
+        if facts.poll.is_some() && is_unpollable {
             self.remove(facts.no, now);
         }
     }
 
     fn insert(&mut self, facts: &JobSnapshot, now: Timestamp) {
-        let queue = match &facts.poll {
-            Some(poll) => {
-                let origin = InlinePoll::origin_of(poll.reveal());
-                self.on_demand.queue(&mut self.queues, facts.app, origin, now)
-            }
-            None => {
-                // The queue for unknown providers has an empty name.
-                let known = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
-                known.copied().unwrap_or_default()
-            }
+        let queue = if let Some(poll) = &facts.poll {
+            let origin = InlinePoll::origin_of(poll.poll.reveal());
+            self.on_demand.queue(&mut self.queues, facts.app, origin, now)
+        } else {
+            // The queue for unknown providers has an empty name.
+            let known = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
+            known.copied().unwrap_or_default()
         };
         let mut new = Box::new(JobSchedule::new(facts, queue));
         let queue = &mut self.queues[new.queue()];

@@ -8,7 +8,7 @@
 //! definition again for each poll, which takes microseconds: a million definitions would not fit into memory.
 //!
 //! The address is the client's. So the request is guarded like a delivery, follows no redirect, and gets no credential of
-//! the operator.
+//! the operator. A credential of the app goes only to the hosts that the credential lists, by https.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
+use super::auth::{Auth, AuthForm, HostPattern};
 use super::body::{BodyTemplate, JsonTemplate};
 use super::compile::compile;
 use super::definition::{BodyKind, Definition, Fold, Meaning, Method, RequestForm, StatusWords, Target};
@@ -26,7 +27,7 @@ use super::extract::Extract;
 use super::field::{Alternative, Field, Outcome, Place};
 use super::path::Path;
 use super::template::{Param, Template, percent_encode};
-use crate::domain::{INLINE, Limits, PollPolicy, Rate};
+use crate::domain::{CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, PollSource, Rate};
 
 /// Timeout of a poll, including the body.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,6 +52,9 @@ pub struct InlinePoll {
     /// Headers; names in lower case.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// Name of the credential of the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
     /// JSON body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
@@ -106,7 +110,12 @@ impl InlinePoll {
         let headers = self.headers.keys().map(|name| (name.clone(), masked()));
         fields.insert("headers".to_owned(), Value::Object(headers.collect()));
         fields.extend(self.body.as_ref().map(|_| ("body".to_owned(), masked())));
-        let texts = [("status", &self.status), ("output", &self.output), ("error", &self.error)];
+        let texts = [
+            ("credential", &self.credential),
+            ("status", &self.status),
+            ("output", &self.output),
+            ("error", &self.error),
+        ];
         fields.extend(
             texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?.into()))),
         );
@@ -180,7 +189,7 @@ impl InlinePoll {
             notes: Vec::new(),
             poll: InlinePoll::POLICY,
             limits: InlinePoll::LIMITS,
-            job_id: Default::default(),
+            job_id: <Param as Default>::default(),
             params: BTreeMap::new(),
             request: RequestForm {
                 method: *method,
@@ -224,7 +233,7 @@ impl InlinePoll {
             meaning.body = BodyKind::Json;
             meaning.rules = Vec::new();
             meaning.status = Some(StatusWords {
-                field: field(&[status.clone()], &[])?,
+                field: field(std::slice::from_ref(status), &[])?,
                 is_text: false,
                 fold: Fold::Lower,
                 unknown: Outcome::Processing,
@@ -235,7 +244,7 @@ impl InlinePoll {
         }
         let replace = |extract: &mut Extract| -> Result<(), String> {
             if let Some(path) = &self.output {
-                let found = field(&[path.clone()], &[Outcome::Completed])?;
+                let found = field(std::slice::from_ref(path), &[Outcome::Completed])?;
                 (extract.output, extract.output_json) = (found.clone(), found);
             }
             if let Some(path) = &self.error {
@@ -278,9 +287,80 @@ impl InlinePoll {
 }
 
 impl Definition {
-    /// Makes the definition of a job from the stored form of its poll object. The error is a sentence.
-    pub fn inline(source: &str) -> Result<Arc<Self>, String> {
-        InlinePoll::parse(source)?.definition().map(Arc::new)
+    /// Makes the definition of a job from the stored form of its poll object, and the credential that it sends. The error
+    /// is a sentence.
+    pub fn inline(source: &PollSource) -> Result<(Arc<Self>, Option<Masked>), String> {
+        let poll = InlinePoll::parse(source.poll.reveal())?;
+        let mut definition = poll.definition()?;
+        let secret = source.credential.as_ref().map(CredentialSecret::parse).transpose()?;
+        let credential = match (&poll.credential, &secret) {
+            (None, _) => None,
+            (Some(name), None) => return Err(format!("the credential `{name}` was deleted")),
+            (Some(_), Some(secret)) => {
+                definition.request.auth = Some(InlinePoll::auth(secret)?);
+                Some(InlinePoll::key(secret))
+            }
+        };
+        Ok((Arc::new(definition), credential))
+    }
+}
+
+/// How an app's credential is sent.
+impl InlinePoll {
+    /// Checks a host that gets a credential, and returns it. Only exact hosts are allowed.
+    pub fn check_host(host: &str) -> Result<String, String> {
+        if host.contains('*') {
+            return Err("must be an exact host, such as api.example.com; list each".to_owned());
+        }
+        HostPattern::parse(host).map(|_| host.to_ascii_lowercase())
+    }
+
+    /// Checks what a credential sends. The error is a sentence that does not repeat it.
+    pub fn check_credential(secret: &CredentialSecret) -> Result<(), String> {
+        let (auth, key) = (Self::auth(secret)?, Self::key(secret));
+        auth.check(key.reveal())?;
+        auth.sent(key.reveal()).map(drop)
+    }
+
+    /// Checks that a credential may be sent to the URL of the poll. The error is a sentence.
+    pub fn check_sent(&self, secret: &CredentialSecret) -> Result<(), String> {
+        let is_trusted = Url::parse(&self.url).is_ok_and(|url| {
+            let auth = Self::auth(secret);
+            auth.is_ok_and(|auth| auth.trusts_chosen(&url))
+        });
+        let hosts = secret.send_to.join(" or ");
+        let why = || {
+            format!(
+                "may be sent only by https and to {hosts}; poll that host, or create a credential for this one"
+            )
+        };
+        is_trusted.then_some(()).ok_or_else(why)
+    }
+
+    fn auth(secret: &CredentialSecret) -> Result<Auth, String> {
+        let form = match secret.kind {
+            CredentialKind::Bearer => {
+                AuthForm::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned() }
+            }
+            CredentialKind::Header => AuthForm::Header { name: secret.name.clone(), prefix: String::new() },
+            CredentialKind::Basic => AuthForm::Basic,
+            CredentialKind::Query => {
+                AuthForm::Query(vec![(secret.name.clone(), Template::parse("{value}")?)])
+            }
+        };
+        let send_to = secret.send_to.iter().map(|host| HostPattern::parse(host)).collect::<Result<_, _>>()?;
+        Ok(Auth { form, send_to, operator_hosts: Vec::new(), is_rebased: false })
+    }
+
+    /// Returns the credential in the form that its `Auth` reads.
+    fn key(secret: &CredentialSecret) -> Masked {
+        match secret.kind {
+            // A value that is itself JSON must not be read as fields.
+            CredentialKind::Query => Masked::new(serde_json::json!({ "value": secret.value }).to_string()),
+            CredentialKind::Bearer | CredentialKind::Header | CredentialKind::Basic => {
+                Masked::new(secret.value.clone())
+            }
+        }
     }
 }
 
@@ -305,6 +385,7 @@ mod tests {
             method: "GET".to_owned(),
             headers: [("authorization".to_owned(), "Bearer header-secret".to_owned())].into(),
             body: None,
+            credential: None,
             status: status.map(str::to_owned),
             words: if status.is_some() { words.into() } else { BTreeMap::new() },
             output: Some("$.result.url".to_owned()),
@@ -397,6 +478,50 @@ mod tests {
         assert!(request.is_from_client && request.max_redirects == 0);
         for header in [("authorization", "Bearer header-secret"), ("x-braces", "{a} }")] {
             assert!(request.headers.iter().any(|(name, value)| (name.as_str(), value.as_str()) == header));
+        }
+    }
+
+    #[test]
+    fn a_credential_goes_only_to_its_hosts_by_https() {
+        let hosts = ["api.example.com", "api.example.com:8443", "b.example.com"];
+        let others = ["example.com", "x.api.example.com", "api.example.com.evil.com", "evilapi.example.com"];
+        let odd = [
+            "api.example.com:80",
+            "api.example.com.",
+            "user@evil.com",
+            "api.example.com@evil.com",
+            "127.0.0.1",
+        ];
+        for kind in CredentialKind::ALL {
+            let send_to = hosts[..2].iter().map(|host| (*host).to_owned()).collect();
+            let value = if *kind == CredentialKind::Basic { "u:canary" } else { "canary" };
+            let secret =
+                CredentialSecret { kind: *kind, send_to, name: "x-key".to_owned(), value: value.to_owned() };
+            assert_eq!(InlinePoll::check_credential(&secret), Ok(()), "{kind}");
+            for host in hosts.iter().chain(&others).chain(&odd) {
+                for scheme in ["https", "http"] {
+                    let url = format!("{scheme}://{host}/jobs/1");
+                    let credential = Some("c".to_owned());
+                    let poll =
+                        InlinePoll { url: url.clone(), credential, headers: BTreeMap::new(), ..poll(None) };
+                    let is_trusted = scheme == "https" && hosts[..2].contains(host);
+                    assert_eq!(poll.check_sent(&secret).is_ok(), is_trusted, "{kind} {url}");
+                    let source =
+                        PollSource { poll: Masked::new(poll.source()), credential: Some(secret.text()) };
+                    let (definition, key) = Definition::inline(&source).expect("a definition");
+                    let request = definition.request("1", "{}", None, key.as_ref().map(Masked::reveal));
+                    assert_eq!(request.is_ok(), is_trusted, "{kind} {url}");
+                    if let Ok(request) = request {
+                        let sent = format!("{} {:?}", request.url, request.headers);
+                        let basic = "dTpjYW5hcnk=";
+                        assert!(sent.contains("canary") || sent.contains(basic), "{sent}");
+                    }
+                }
+            }
+            let deleted = InlinePoll { credential: Some("c".to_owned()), ..poll(None) };
+            let source = PollSource { poll: Masked::new(deleted.source()), credential: None };
+            let error = Definition::inline(&source).map(|_| ()).expect_err("deleted");
+            assert!(error.contains("`c` was deleted"), "{error}");
         }
     }
 

@@ -47,12 +47,13 @@ impl IdentityKey {
         key.ok_or_else(|| StoreError::Inconsistent("`identity_keys.key` is not 32 bytes in hex".to_owned()))
     }
 
-    /// Returns the identity of a poll object of an app.
+    /// Returns the identity of a poll object of an app, with the credential that it names.
     #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
-    pub fn identify(&self, app: AppNo, source: &str) -> Id {
+    pub fn identify(&self, app: AppNo, source: &str, credential: Option<Id>) -> Id {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
         mac.update(b"ringback: a job without a definition\0");
         mac.update(&app.0.to_be_bytes());
+        mac.update(&credential.map_or([0; 16], Id::to_bytes));
         mac.update(source.as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         Id::from_bytes(std::array::from_fn(|n| digest[n]))
@@ -66,11 +67,12 @@ mod tests {
     #[test]
     fn the_identity_depends_on_the_app_the_poll_and_the_key() {
         let key = IdentityKey([7; 32]);
-        let id = key.identify(AppNo(1), "{}");
-        assert_eq!(id, IdentityKey::parse(&key.text()).expect("a key").identify(AppNo(1), "{}"));
-        assert_ne!(id, key.identify(AppNo(2), "{}"));
-        assert_ne!(id, key.identify(AppNo(1), "{ }"));
-        assert_ne!(id, IdentityKey([8; 32]).identify(AppNo(1), "{}"));
+        let id = key.identify(AppNo(1), "{}", None);
+        assert_eq!(id, IdentityKey::parse(&key.text()).expect("a key").identify(AppNo(1), "{}", None));
+        assert_ne!(id, key.identify(AppNo(2), "{}", None));
+        assert_ne!(id, key.identify(AppNo(1), "{ }", None));
+        assert_ne!(id, IdentityKey([8; 32]).identify(AppNo(1), "{}", None));
+        assert_ne!(id, key.identify(AppNo(1), "{}", Some(Id::MAX)));
         assert!(IdentityKey::parse("00").is_err() && format!("{key:?}") == "***");
     }
 }

@@ -9,6 +9,9 @@
 //! values and queries, which may be weak passwords. The key belongs to the database and is sealed like other secrets. It
 //! never changes, because a new one would orphan the jobs.
 //!
+//! **The credential** that a poll object names is a part of the identity, by its id: a new credential with the same name is
+//! another job's.
+//!
 //! **The poll object** is stored once for each job, sealed, and beside it a form for people, in which `***` stands for
 //! each secret. The poller gets it with each message about the job, and at a start with the row. Nothing else is needed
 //! to poll: definition, queue and budget are made from it (`poller/scheduler`).
@@ -21,13 +24,21 @@ use std::sync::Arc;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::reads::ReadStore;
 use super::sealing::{Column, Keyring};
-use crate::domain::{AppNo, JobNo, Masked, NewPoll};
+use crate::domain::{AppNo, Id, JobNo, Masked, NewPoll, PollSource};
 
 impl ReadStore {
-    /// Returns what is stored of a poll object of an app.
-    pub fn new_poll(&self, app: AppNo, source: String, shown: String) -> NewPoll {
-        let id = self.shared.identity_key.identify(app, &source);
-        NewPoll { id, source: Masked::new(source), shown }
+    /// Returns what is stored of a poll object of an app, and of the credential that it names.
+    pub fn new_poll(
+        &self,
+        app: AppNo,
+        source: String,
+        shown: String,
+        credential: Option<(Id, Masked)>,
+    ) -> NewPoll {
+        let (credential, secret) = credential.unzip();
+        let id = self.shared.identity_key.identify(app, &source, credential);
+        let source = PollSource { poll: Masked::new(source), credential: secret };
+        NewPoll { id, source, credential, shown }
     }
 }
 
@@ -38,27 +49,36 @@ pub fn insert<'p>(
     polls: impl Iterator<Item = (JobNo, &'p NewPoll)>,
 ) -> Result<()> {
     let sealed = polls.map(|(job, poll)| {
-        Ok((job, poll, keyring.seal(Column::POLL_SOURCE, poll.id, poll.source.reveal())?.into_owned()))
+        Ok((job, poll, keyring.seal(Column::POLL_SOURCE, poll.id, poll.source.poll.reveal())?.into_owned()))
     });
     let sealed: Vec<(JobNo, &NewPoll, String)> = sealed.collect::<Result<_>>()?;
     tx.upsert_each(
         row_sql!(
-            "insert into job_polls (job, id, source, shown)"
-            values ("$1, $2, $3, $4")
+            "insert into job_polls (job, id, source, shown, credential)"
+            values ("$1, $2, $3, $4, $5")
             "on conflict (job) do nothing"
         ),
-        sealed.iter().map(|(job, poll, source)| params![*job, poll.id, source, &poll.shown]),
+        sealed.iter().map(|(job, poll, source)| params![*job, poll.id, source, &poll.shown, poll.credential]),
     )
 }
 
-/// Reads two columns of a job from `first`, id and source of its poll; `None` for a job of a definition.
+/// Reads four columns of a job from `first`, id and source of its poll, and id and secret of the credential; `None` for a
+/// job of a definition. A credential that was deleted is absent.
 ///
 /// A text that does not open is logged and counts as absent: one broken row must not keep all other jobs from being
 /// polled. The job then expires.
-pub fn read(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Option<Arc<Masked>>> {
-    let Some(source) = row.opt_text(first + 1)? else { return Ok(None) };
-    match keyring.open(Column::POLL_SOURCE, row.id(first)?, source) {
-        Ok(source) => Ok(Some(Arc::new(Masked::new(source)))),
+pub fn read(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Option<Arc<PollSource>>> {
+    let Some(poll) = row.opt_text(first + 1)? else { return Ok(None) };
+    let poll = keyring.open(Column::POLL_SOURCE, row.id(first)?, poll);
+    let credential = match row.opt_text(first + 3)? {
+        Some(secret) => keyring.open(Column::CREDENTIAL_SECRET, row.id(first + 2)?, secret).map(Some),
+        None => Ok(None),
+    };
+    match poll.and_then(|poll| Ok((poll, credential?))) {
+        Ok((poll, credential)) => Ok(Some(Arc::new(PollSource {
+            poll: Masked::new(poll),
+            credential: credential.map(Masked::new),
+        }))),
         Err(error) => {
             tracing::error!(%error, "how a job is polled cannot be read: the job is not polled");
             Ok(None)

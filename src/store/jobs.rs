@@ -45,7 +45,9 @@ const JOB: &str =
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
     case when j.poll_requested_at is null then 0 else 1 end, j.had_status,
     j.progress_rounds, (select p.id from job_polls p where p.job = j.no),
-    (select p.source from job_polls p where p.job = j.no)";
+    (select p.source from job_polls p where p.job = j.no),
+    (select p.credential from job_polls p where p.job = j.no),
+    (select c.secret from job_polls p join credentials c on c.id = p.credential where p.job = j.no)";
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
 /// for each column, and one for each app that watches the job. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
@@ -107,9 +109,9 @@ impl ReadStore {
 }
 
 fn read_snapshot(row: &Row<'_>, now: Timestamp, keyring: &Keyring) -> Result<JobSnapshot> {
-    let (watching, app) = (row.count(13)?, AppNo(row.opt_int(18)?.unwrap_or_default()));
-    let other_app = row.opt_int(19)?.map(AppNo).filter(|other| *other != app);
-    Ok(JobSnapshot { watching, terms: read_terms(row, 14)?, other_app, ..read_job(row, app, now, keyring)? })
+    let (watching, app) = (row.count(15)?, AppNo(row.opt_int(20)?.unwrap_or_default()));
+    let other_app = row.opt_int(21)?.map(AppNo).filter(|other| *other != app);
+    Ok(JobSnapshot { watching, terms: read_terms(row, 16)?, other_app, ..read_job(row, app, now, keyring)? })
 }
 
 /// Reads the columns [`JOB`].

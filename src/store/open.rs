@@ -53,6 +53,6 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
     let tx = connection.tx();
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
     let files = connection.files();
-    let shared = Arc::new(Shared { files, identity_key, ..Shared::new(ids, tenants, keyring, public_url) });
+    let shared = Arc::new(Shared { identity_key, files, ..Shared::new(ids, tenants, keyring, public_url) });
     Ok((connection, ReadStore { shared, readers: Arc::new(readers), request_clock: None }))
 }

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 use super::db::{self, Tx, WriterConnection, params, row_sql};
-use super::job_polls;
 use super::sealing::{Column, Keyring};
+use super::{credentials, job_polls};
 use crate::domain::{ChannelKind, Id};
 
 /// Number of rows that one transaction reads.
@@ -57,6 +57,12 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
     while let Some(last) = next {
         let changed;
         (changed, next) = connection.transaction(failure, |tx| job_polls::reseal(tx, keyring, last))?;
+        count += changed;
+    }
+    let mut next = Some(Id::from_bytes([0; 16]));
+    while let Some(last) = next {
+        let changed;
+        (changed, next) = connection.transaction(failure, |tx| credentials::reseal(tx, keyring, last))?;
         count += changed;
     }
     let mut next = Some((Id::from_bytes([0; 16]), -1));

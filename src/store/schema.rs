@@ -20,7 +20,7 @@ use crate::clock::Moment;
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Every table of the database, with its columns in alphabetical order. A test compares the list with the migrations.
-pub(super) const TABLES: [(&str, &str); 24] = [
+pub(super) const TABLES: [(&str, &str); 25] = [
     (
         "apps",
         "created_at deleted_at id name no old_secret_expires_at old_signing_key old_signing_secret \
@@ -31,6 +31,7 @@ pub(super) const TABLES: [(&str, &str); 24] = [
         "delivery duration_ms error n request_headers response_body response_headers started_at \
          status_code",
     ),
+    ("credentials", "app created_at id kind name secret send_to"),
     (
         "deliveries",
         "app attempts created_at destination event id is_manual is_retry n next_attempt_at queue \
@@ -51,7 +52,7 @@ pub(super) const TABLES: [(&str, &str); 24] = [
     ("idempotency", "app created_at key location path request_hash response status"),
     ("identity_keys", "id key"),
     ("interruptions", "ended_at is_start started_at"),
-    ("job_polls", "id job shown source"),
+    ("job_polls", "credential id job shown source"),
     (
         "jobs",
         "account ended generation had_status job_id long_params no orphaned_at params poll_requested_at \

@@ -37,6 +37,7 @@ mod client_certificates;
 mod cloudevents;
 mod contract;
 mod crash;
+mod credentials;
 mod cuttable_proxy;
 mod database_files;
 mod definitions;

@@ -46,6 +46,9 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/signing-secret", Some(Scope::Admin)),
     ("POST", "/v1/signing-secret/rotate", Some(Scope::Admin)),
     ("GET", "/v1/providers", Some(Scope::Read)),
+    ("GET", "/v1/credentials", Some(Scope::Read)),
+    ("POST", "/v1/credentials", Some(Scope::Write)),
+    ("DELETE", "/v1/credentials/{id}", Some(Scope::Write)),
     ("GET", "/v1/apps", Some(Scope::Admin)),
     ("POST", "/v1/apps", Some(Scope::Admin)),
     ("GET", "/v1/apps/{id}", Some(Scope::Admin)),
@@ -140,8 +143,14 @@ fn unknown_id(kind: &str) -> &'static str {
         "operations" => "op_00000000000000000000000000",
         "apps" => "app_00000000000000000000000000",
         "keys" => "key_00000000000000000000000000",
+        "credentials" => "no-such-credential",
         other => panic!("add an id of {other}"),
     }
+}
+
+/// Returns a credential that can be created.
+fn credential(name: &str) -> Value {
+    json!({ "name": name, "kind": "bearer", "sendTo": ["own.example.com"], "token": "other-tenant-token" })
 }
 
 /// Another app, with one row of every kind.
@@ -168,6 +177,7 @@ const UNREACHABLE: &str = "http://127.0.0.1:1/";
 
 const METADATA: &str = "other-tenant-metadata";
 const HEADER: &str = "other-tenant-header";
+const CREDENTIAL: &str = "other-tenant-credential";
 const GROUP: &str = "other-tenant-group";
 const IDEMPOTENCY_KEY: (&str, &str) = ("idempotency-key", "other-tenant-key");
 
@@ -205,6 +215,7 @@ impl Other {
         let operation = retried["operationId"].as_str().unwrap().to_owned();
         post("/v1/watches/stop", json!({ "reference": "other-tenant" })).await;
         post("/v1/test", json!({ "destination": UNREACHABLE })).await;
+        post("/v1/credentials", credential(CREDENTIAL)).await;
         t.pass(seconds(5)).await;
         t.receiver.next_to("/other-tenant-hook").await;
         // Not a default one: it would get the watches of this test.
@@ -263,6 +274,7 @@ impl Other {
         match kind {
             "watches" => &self.watch,
             "groups" => return GROUP.to_owned(),
+            "credentials" => return CREDENTIAL.to_owned(),
             "events" => &self.event,
             "deliveries" => &self.delivery,
             "destinations" => &self.saved,
@@ -290,6 +302,7 @@ impl Other {
             "/v1/events".to_owned(),
             "/v1/deliveries".to_owned(),
             "/v1/destinations".to_owned(),
+            "/v1/credentials".to_owned(),
             "/v1/signing-secret".to_owned(),
             "/v1/apps".to_owned(),
             "/v1/keys".to_owned(),
@@ -364,8 +377,15 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
                 body: json!({ "jobId": "job_own2", "notify": [{ "destinationId": b.saved }] }).to_string(),
                 ..attempt("", Refused(422))
             },
+            Attempt {
+                body: json!({ "poll": { "url": "https://own.example.com/", "credential": "no-own" }, "notify": [] })
+                    .to_string(),
+                ..attempt("", Refused(422))
+            },
         ],
         ("GET", "/v1/destinations") => list(Vec::new()),
+        ("GET", "/v1/credentials") => vec![attempt("", Own), attempt("?cursor=AAAAAAAAAAA", Own)],
+        ("POST", "/v1/credentials") => vec![write(&credential("own"), Own)],
         ("POST", "/v1/destinations") => vec![write(&json!({ "url": "https://own.example.com/" }), Own)],
         ("GET", "/v1/watches") => {
             list(vec![attempt("?jobId=job_other1", Empty), attempt("?reference=other-tenant-order", Empty)])

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::recent_polls::Spacing;
 use super::turns::{APPS_OF_A_JOB, PollKind, Turns};
 use crate::domain::{
-    AppNo, AppsApart, JobName, JobNo, JobSnapshot, Known, Limits, Masked, Observation, PollPolicy, PollStats,
-    ProgressApps, ProgressRound, Terms, Timestamp,
+    AppNo, AppsApart, JobName, JobNo, JobSnapshot, Known, Limits, Observation, PollPolicy, PollSource,
+    PollStats, ProgressApps, ProgressRound, Terms, Timestamp,
 };
 use crate::poller::budget::{Budget, Permit};
 use crate::poller::not_found::NotFoundStreak;
@@ -41,7 +41,7 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 pub struct JobSchedule {
     pub name: JobName,
     /// How it is polled, if no definition says it.
-    pub poll: Option<Arc<Masked>>,
+    pub poll: Option<Arc<PollSource>>,
     /// The app that polls the job in its turn: the one that polled it last, at first the one that registered it.
     pub app: AppNo,
     /// Index of the provider's queue.

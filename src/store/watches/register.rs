@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, StoreError, Tx, params, row_sql};
-use super::super::destinations;
 use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
 use super::super::job_polls;
 use super::super::reads::ReadStore;
 use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
+use super::super::{credentials, destinations};
 use crate::domain::{
     AppNo, AppsApart, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage,
     ProgressRound, Timestamp, Watch, WatchStatus, params_key,
@@ -34,6 +34,8 @@ static NEVER_POLLED: LazyLock<String> =
 pub enum RegisterRefusal {
     /// A saved destination that it names was deleted meanwhile.
     DestinationDeleted,
+    /// The credential that its poll names was deleted meanwhile.
+    CredentialDeleted,
     /// It does not fit its group.
     Group(GroupRefusal),
 }
@@ -106,6 +108,10 @@ fn refusal<'w>(
     watches: impl Iterator<Item = &'w NewWatch> + Clone,
 ) -> Result<Option<RegisterRefusal>> {
     let of_group = |new: &'w NewWatch| new.group.iter().flat_map(|group| group.notify.iter().flatten());
+    let of_polls = watches.clone().filter_map(|new| new.poll.as_ref()?.credential).collect::<Vec<_>>();
+    if !credentials::all_exist(&batch.tx, &of_polls)? {
+        return Ok(Some(RegisterRefusal::CredentialDeleted));
+    }
     let named = watches.flat_map(|new| new.destinations.iter().chain(of_group(new)));
     let all_exist = destinations::all_exist(&batch.tx, named)?;
     Ok((!all_exist).then_some(RegisterRefusal::DestinationDeleted))

@@ -64,7 +64,7 @@ fn secretive(fixture: &StoreFixture, job: &str) -> NewWatch {
     slack.address = format!("https://hooks.slack.com/services/{}", CANARIES[4]);
     slack.headers = Vec::new();
     watch.destinations.push(slack);
-    let poll = fixture.store.new_poll(watch.app, CANARIES[9].to_owned(), "shown".to_owned());
+    let poll = fixture.store.new_poll(watch.app, CANARIES[9].to_owned(), "shown".to_owned(), None);
     watch.job.account = format!("{:?}", poll.id);
     watch.poll = Some(Box::new(poll));
     watch
@@ -113,7 +113,7 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
 /// Checks that reads and deliveries get all secrets as they were written.
 async fn check(fixture: &StoreFixture, watches: &[Watch]) {
     let mut polls = fixture.store.jobs(JobNo(0), 1_000, at(0)).await.expect("read");
-    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.reveal() == CANARIES[9]));
+    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.poll.reveal() == CANARIES[9]));
     for watch in watches {
         let shown = fixture.shown(watch.id).await;
         let is_polled = shown.status == WatchStatus::Watching;
@@ -122,7 +122,7 @@ async fn check(fixture: &StoreFixture, watches: &[Watch]) {
         assert_eq!(shown.destinations.iter().map(|(one, _)| one).collect::<Vec<_>>(), given);
     }
     // The identity does not depend on the encryption key.
-    let again = fixture.store.new_poll(fixture.app, CANARIES[9].to_owned(), String::new());
+    let again = fixture.store.new_poll(fixture.app, CANARIES[9].to_owned(), String::new(), None);
     assert!(polls.iter().all(|job| job.name.account == format!("{:?}", again.id)));
     let secrets = |name: &str| {
         let app = fixture.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");

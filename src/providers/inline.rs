@@ -19,12 +19,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
-use super::auth::{Auth, AuthForm, HostPattern};
+use super::auth::{Auth, AuthForm, AuthHeader};
 use super::body::{BodyTemplate, JsonTemplate};
 use super::compile::compile;
 use super::definition::{BodyKind, Definition, Fold, Meaning, Method, RequestForm, StatusWords, Target};
 use super::extract::Extract;
 use super::field::{Alternative, Field, Outcome, Place};
+use super::host_pattern::HostPattern;
 use super::path::Path;
 use super::template::{Param, Template, percent_encode};
 use crate::domain::{CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, PollSource, Rate};
@@ -339,17 +340,17 @@ impl InlinePoll {
 
     fn auth(secret: &CredentialSecret) -> Result<Auth, String> {
         let form = match secret.kind {
-            CredentialKind::Bearer => {
-                AuthForm::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned() }
+            CredentialKind::Bearer => AuthForm::Header(AuthHeader::bearer()),
+            CredentialKind::Header => {
+                AuthForm::Header(AuthHeader { name: secret.name.clone(), prefix: String::new() })
             }
-            CredentialKind::Header => AuthForm::Header { name: secret.name.clone(), prefix: String::new() },
             CredentialKind::Basic => AuthForm::Basic,
             CredentialKind::Query => {
                 AuthForm::Query(vec![(secret.name.clone(), Template::parse("{value}")?)])
             }
         };
         let send_to = secret.send_to.iter().map(|host| HostPattern::parse(host)).collect::<Result<_, _>>()?;
-        Ok(Auth { form, send_to, operator_hosts: Vec::new(), is_rebased: false })
+        Ok(Auth::new(form, send_to))
     }
 
     /// Returns the credential in the form that its `Auth` reads.
@@ -509,7 +510,12 @@ mod tests {
                     let source =
                         PollSource { poll: Masked::new(poll.source()), credential: Some(secret.text()) };
                     let (definition, key) = Definition::inline(&source).expect("a definition");
-                    let request = definition.request("1", "{}", None, key.as_ref().map(Masked::reveal));
+                    let request = definition.request(
+                        "1",
+                        "{}",
+                        None,
+                        key.as_ref().map(|key| super::super::tests::key(key.reveal())),
+                    );
                     assert_eq!(request.is_ok(), is_trusted, "{kind} {url}");
                     if let Ok(request) = request {
                         let sent = format!("{} {:?}", request.url, request.headers);

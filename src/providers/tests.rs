@@ -19,7 +19,7 @@ fn embedded() -> Providers {
 }
 
 /// Returns a credential that is a key.
-fn key(key: &str) -> Credential<'_> {
+pub(super) fn key(key: &str) -> Credential<'_> {
     Credential { key, token: None, now: Timestamp::from_millis(0) }
 }
 

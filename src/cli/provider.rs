@@ -248,7 +248,7 @@ impl Try {
         }
         if let Some(report) = awaiting(&meaning) {
             let count = report.results.len();
-            print_note(&format!(
+            print_note(format_args!(
                 "The job has completed, and {count} of its results would be requested; --result gives an answer to each.\n"
             ));
         }

@@ -83,6 +83,7 @@ fn resources() -> Vec<Resource> {
         routes!(saved_destinations::rotate_secret),
         routes!(test_send::send_to_saved),
         routes!(providers::list),
+        routes!(providers::show),
         routes!(credentials::create, credentials::list),
         routes!(credentials::delete),
         routes!(signing_secret::show),

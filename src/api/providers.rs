@@ -1,9 +1,10 @@
 //! The providers that can be watched, and their state.
 
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{Answer, Call, Page, PageParams, cursor};
+use super::http::{Answer, Call, Page, PageParams, Problem, cursor, json};
 use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
 
 /// A job API that can be watched.
@@ -103,6 +104,21 @@ pub async fn list(call: Call) -> Answer {
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < states.len());
     Ok(Page::reply(data, next.map(cursor::encode_feed_position)))
+}
+
+/// Show a provider
+///
+/// Its state, as in the list.
+#[utoipa::path(
+    get, path = "/v1/providers/{id}", operation_id = "showProvider", tag = "Providers", security(("key" = ["read"])),
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The provider.", body = Provider))
+)]
+pub async fn show(call: Call) -> Answer {
+    let id = call.only_id(|text| Some(text.to_owned()))?;
+    let states = (call.api.provider_states)(call.app());
+    let state = states.iter().find(|state| state.id == id).ok_or_else(Problem::not_found)?;
+    Ok(json(StatusCode::OK, &shown(state)))
 }
 
 fn shown(state: &ProviderState) -> Provider {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
-use super::auth::{Auth, AuthForm, AuthHeader};
+use super::auth::{Auth, AuthForm, AuthHeader, Credential, Supply};
 use super::body::{BodyTemplate, JsonTemplate};
 use super::compile::compile;
 use super::definition::{BodyKind, Definition, Fold, Meaning, Method, RequestForm, StatusWords, Target};
@@ -28,7 +28,9 @@ use super::field::{Alternative, Field, Outcome, Place};
 use super::host_pattern::HostPattern;
 use super::path::Path;
 use super::template::{Param, Template, percent_encode};
-use crate::domain::{CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, PollSource, Rate};
+use crate::domain::{
+    CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, PollSource, Rate, Timestamp,
+};
 
 /// Timeout of a poll, including the body.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -320,7 +322,8 @@ impl InlinePoll {
     pub fn check_credential(secret: &CredentialSecret) -> Result<(), String> {
         let (auth, key) = (Self::auth(secret)?, Self::key(secret));
         auth.check(key.reveal())?;
-        auth.sent(key.reveal()).map(drop)
+        let credential = Credential { key: key.reveal(), token: None, now: Timestamp::from_millis(0) };
+        auth.sent(Supply::Real(credential)).map(drop)
     }
 
     /// Checks that a credential may be sent to the URL of the poll. The error is a sentence.

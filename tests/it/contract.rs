@@ -128,6 +128,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST /v1/destinations/{id}/test", "a_disabled_destination_is_tested_and_nothing_changes"),
     ("GET /v1/signing-secret", "the_signing_secret_of_the_api_signs_webhooks"),
     ("POST /v1/signing-secret/rotate", "after_a_rotation_both_secrets_sign_until_the_grace_ends"),
+    ("GET /v1/providers/{id}", "what_can_be_watched_is_shown_with_its_health_and_its_budget"),
     ("GET /v1/providers", "what_can_be_watched_is_shown_with_its_health_and_its_budget"),
     ("GET /v1/credentials", "a_poll_sends_the_credential_that_it_names"),
     ("POST /v1/credentials", "the_error_of_a_credential_names_the_field_and_the_remedy"),

@@ -376,6 +376,9 @@ async fn what_can_be_watched_is_shown_with_its_health_and_its_budget() {
     ])
     .await;
     let list = t.get("/v1/providers?limit=100").await.expect(200);
+    let one = t.get("/v1/providers/replicate").await.expect(200);
+    assert!(list["data"].as_array().unwrap().contains(&one), "{one}");
+    t.get("/v1/providers/nope").await.expect(404);
     let by_id: BTreeMap<&str, &Value> =
         list["data"].as_array().unwrap().iter().map(|one| (one["id"].as_str().unwrap(), one)).collect();
     let replicate = by_id["replicate"];

@@ -46,6 +46,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/signing-secret", Some(Scope::Admin)),
     ("POST", "/v1/signing-secret/rotate", Some(Scope::Admin)),
     ("GET", "/v1/providers", Some(Scope::Read)),
+    ("GET", "/v1/providers/{id}", Some(Scope::Read)),
     ("GET", "/v1/credentials", Some(Scope::Read)),
     ("POST", "/v1/credentials", Some(Scope::Write)),
     ("DELETE", "/v1/credentials/{id}", Some(Scope::Write)),
@@ -144,6 +145,7 @@ fn unknown_id(kind: &str) -> &'static str {
         "apps" => "app_00000000000000000000000000",
         "keys" => "key_00000000000000000000000000",
         "credentials" => "no-such-credential",
+        "providers" => "no-such-provider",
         other => panic!("add an id of {other}"),
     }
 }
@@ -275,6 +277,8 @@ impl Other {
             "watches" => &self.watch,
             "groups" => return GROUP.to_owned(),
             "credentials" => return CREDENTIAL.to_owned(),
+            // It stands for the polls of the calling app, which has none.
+            "providers" => return "inline".to_owned(),
             "events" => &self.event,
             "deliveries" => &self.delivery,
             "destinations" => &self.saved,

@@ -172,8 +172,9 @@ fn no_response_causes_a_panic_and_garbage_is_an_error() {
         deep_object.as_bytes(),
         large.as_bytes(),
     ];
-    for definition in embedded().values() {
-        for body in &bodies {
+    for (number, definition) in embedded().values().enumerate() {
+        // The large bodies test the parser, which all definitions share.
+        for body in bodies.iter().filter(|body| body.len() < 1_000 || number % 9 == 0) {
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
             // Rules may read any text, and an HTTP status may be the status. What must name its job never ends by garbage.
             if definition.meaning.dialect == Dialect::Tolerant {

@@ -460,7 +460,7 @@ fn every_mistake_of_schema_2_is_named() {
             "request.job_url.path: needs the group",
         ),
         ("[cancel]\nmethod = \"POST\"", "cancel: is not a key of this table"),
-        ("[[result]]\nurl = \"https://a.example\"", "result: is not a key of this table"),
+        ("[[result]]\nurl = \"https://a.example\"", "result.url: `https://a.example` has no path"),
     ] {
         let found = mistakes(&text(tables));
         assert!(found.iter().any(|mistake| mistake.contains(sentence)), "{tables}\n{sentence}\n{found:#?}");

@@ -1,7 +1,6 @@
 //! `ringback provider`: lists providers, checks and tries definitions, and polls a job once.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,12 +18,11 @@ use crate::named_file;
 use crate::providers::{Answer, Definition, Interpretation, JobReport, PollFailure, definition_files};
 use list::List;
 use new::New;
+use stdin::{ANSWER_MAX, read_stdin};
 
 mod list;
 mod new;
-
-/// Largest answer that is read from the standard input, in bytes.
-const ANSWER_MAX: u64 = 16 * 1024 * 1024;
+mod stdin;
 
 /// Subcommands of `ringback provider`.
 #[derive(Debug, clap::Subcommand)]
@@ -183,16 +181,6 @@ impl Check {
         }
         Err(Failure::Failed(errors.join("\n")))
     }
-}
-
-/// Reads an answer from the standard input.
-fn read_stdin() -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    std::io::stdin()
-        .take(ANSWER_MAX)
-        .read_to_end(&mut body)
-        .map_err(|error| Failure::Failed(format!("the standard input cannot be read: {error}")))?;
-    Ok(body)
 }
 
 /// Parses `name:value`.

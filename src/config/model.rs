@@ -232,3 +232,31 @@ impl Config {
         self.source(key) != Source::Default
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::source::{Environment, File, Flags};
+
+    fn from_file(text: &str) -> Result<Config, Vec<String>> {
+        let file = File { path: "ringback.toml".into(), text: text.into() };
+        let read = Config::read(&Flags::default(), &Environment::default(), Some(file));
+        read.map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_key_that_occurs_twice_is_named() {
+        let errors =
+            from_file("log = 'info'\n[egress]\nallow = ['a']\nallow = ['b']\n").expect_err("an error");
+        assert_eq!(errors, ["ringback.toml:4: the key `allow` occurs twice; remove one"]);
+    }
+
+    #[test]
+    fn two_listeners_cannot_have_one_address() {
+        let text = "listen = '127.0.0.1:9000'\nmetrics_listen = '127.0.0.1:9000'\n";
+        let errors = from_file(text).expect_err("an error");
+        let wrong = "127.0.0.1:9000 is also the address of `listen`; choose another port";
+        assert_eq!(errors, [format!("ringback.toml:2: `metrics_listen`: {wrong}")]);
+        assert!(from_file(&text.replace("9000", "0")).is_ok());
+    }
+}

@@ -509,22 +509,6 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_occurs_twice_is_named() {
-        let errors =
-            from_file("log = 'info'\n[egress]\nallow = ['a']\nallow = ['b']\n").expect_err("an error");
-        assert_eq!(errors, ["ringback.toml:4: the key `allow` occurs twice; remove one"]);
-    }
-
-    #[test]
-    fn two_listeners_cannot_have_one_address() {
-        let text = "listen = '127.0.0.1:9000'\nmetrics_listen = '127.0.0.1:9000'\n";
-        let errors = from_file(text).expect_err("an error");
-        let wrong = "127.0.0.1:9000 is also the address of `listen`; choose another port";
-        assert_eq!(errors, [format!("ringback.toml:2: `metrics_listen`: {wrong}")]);
-        assert!(from_file(&text.replace("9000", "0")).is_ok());
-    }
-
-    #[test]
     fn a_value_that_cannot_be_meant_is_refused_with_the_remedy() {
         let errors = from_env(&[
             ("MUVI_API_KEY", "hush-0123456789\n"),

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use url::Url;
 
-use guess::{Guess, Meaning, Word};
+use guess::{Guess, Meaning, Word, quoted};
 
 /// Credential-like names of query parameters. Their values are never written into a definition.
 const KEY_NAMES: &[&str] =
@@ -296,11 +296,6 @@ fn title(id: &str) -> String {
         chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
     };
     id.split('-').map(word).collect::<Vec<_>>().join(" ")
-}
-
-/// Returns a basic string of TOML. The escapes of JSON are those of TOML, except for U+007F.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// Returns a text as it can be read best: a literal string, of one line or of several, or else one with escapes.

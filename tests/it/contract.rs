@@ -76,6 +76,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("providers.path", "a_folder_adds_and_replaces_definitions_and_lists_all_errors"),
     ("providers.NAME.api_key", "muvi_api_key_overrides_the_other_sources_of_the_key"),
     ("providers.NAME.base_url", "the_credential_is_sent_to_listed_hosts_and_the_base_url_only"),
+    ("providers.NAME.definition", "an_instance_has_a_credential_jobs_and_health_of_its_own"),
+    ("providers.NAME.token_url", "a_token_is_used_until_shortly_before_its_end"),
     ("providers.NAME.hosts", "a_chosen_host_gets_the_credential_only_if_it_is_listed"),
     ("providers.NAME.first", "polls_are_at_squared_ages"),
     ("providers.NAME.min_interval", "a_requested_poll_starts_at_once_after_the_minimum_interval"),

@@ -46,9 +46,15 @@ fn page(definition: &Definition) -> String {
         serde_json::to_string_pretty(&body).unwrap()
     );
     // As if the operator had permitted the host of the example.
+    let refused = match (definition.params(&params), definition.check_job_id(job_id)) {
+        (Err(wrong), _) => wrong.iter().map(|(_, error)| error.to_string()).collect(),
+        (_, Err(error)) => error,
+        (Ok(_), Ok(())) => String::new(),
+    };
+    let host = refused.split_once("must not be sent to ").and_then(|(_, rest)| rest.split(';').next());
     let mut permitted = definition.clone();
-    permitted.set_operator_hosts("", true).unwrap();
-    let needs_host = definition.params(&params).is_err();
+    permitted.set_operator_hosts(host.unwrap_or_default(), false).unwrap();
+    let needs_host = host.is_some();
     let params = permitted.params(&params).unwrap_or_else(|wrong| panic!("{id}: {wrong:?}"));
     let request = permitted
         .shown_request(job_id, &params, None, Timestamp::from_millis(0))

@@ -155,6 +155,11 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let test = json!({ "destination": t.receiver.url("/hooks") });
     e.call("sendTest", "POST", "/v1/test", Some(test)).await;
     e.get("listProviders", "/v1/providers?limit=1").await;
+    e.get("showProvider", "/v1/providers/muvi").await;
+    let credential =
+        json!({ "name": "my-key", "kind": "bearer", "sendTo": ["api.example.com"], "token": "sk-123456789" });
+    e.call("createCredential", "POST", "/v1/credentials", Some(credential)).await;
+    e.get("listCredentials", "/v1/credentials").await;
 
     let saved = json!({ "name": "billing", "url": t.receiver.url("/hooks/billing"), "rate": "10/s" });
     let saved = e.call("createDestination", "POST", "/v1/destinations", Some(saved)).await;

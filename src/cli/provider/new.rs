@@ -3,7 +3,7 @@
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-use super::read_stdin;
+use super::stdin::read_stdin;
 use crate::cli::output::{Failure, print_line, print_note};
 use crate::providers::{SkeletonAuth, SkeletonInput, is_provider_id, skeleton};
 

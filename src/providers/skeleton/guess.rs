@@ -254,6 +254,11 @@ impl Guess {
     }
 }
 
+/// Returns a basic string of TOML. The escapes of JSON are those of TOML, except for U+007F.
+pub(super) fn quoted(text: &str) -> String {
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
 /// Returns a name for comparison: without case, `_`, `-` and spaces.
 pub(super) fn folded(name: &str) -> String {
     name.chars().filter(|c| !"_- ".contains(*c)).flat_map(char::to_lowercase).collect()
@@ -334,7 +339,7 @@ fn words<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<Word> {
         let (toml, meaning) = match value {
             Value::String(word) => {
                 is_upper |= word.chars().any(char::is_alphabetic) && *word == word.to_uppercase();
-                (super::quoted(word), meaning(word))
+                (quoted(word), meaning(word))
             }
             Value::Bool(done) => {
                 kind = Kind::Bool;
@@ -359,7 +364,7 @@ fn words<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<Word> {
         let toml = match (kind, meaning) {
             (Kind::Bool, Meaning::Completed) => "true".to_owned(),
             (Kind::Bool, Meaning::Processing) => "false".to_owned(),
-            _ => super::quoted(&if is_upper { word.to_uppercase() } else { word.to_owned() }),
+            _ => quoted(&if is_upper { word.to_uppercase() } else { word.to_owned() }),
         };
         words.push(Word { toml, meaning: Some(meaning), is_seen: false });
     }

@@ -1,3 +1,5 @@
+//! Guarantees of first definitions.
+
 use super::*;
 use crate::providers::compile::compile;
 use crate::providers::definition::Expect;

@@ -330,7 +330,7 @@ impl Auth {
             | AuthForm::Aws(_) => {
                 let mut fields = self.read(credential).unwrap_or_default();
                 // Public facts about an account, which messages may name.
-                ["client_email", "token_uri"].iter().for_each(|name| drop(fields.remove(*name)));
+                fields.retain(|name, _| !["client_email", "token_uri"].contains(&name.as_str()));
                 let mut secrets: Vec<_> = fields.into_values().collect();
                 secrets.push(credential.to_owned());
                 secrets

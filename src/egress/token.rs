@@ -55,7 +55,7 @@ pub struct Token {
     authorization: HeaderValue,
     text: String,
     /// The refresh token of the answer, which replaces the one that was sent.
-    refresh_token: Option<String>,
+    refresh: Option<String>,
     issued_at: Moment,
     renew_at: Moment,
     expires_at: Moment,
@@ -80,7 +80,7 @@ impl Token {
 
     /// Returns the refresh token that came with it.
     pub fn refresh_token(&self) -> Option<&str> {
-        self.refresh_token.as_deref()
+        self.refresh.as_deref()
     }
 
     /// Returns whether a 401 can mean that the token was revoked: it is not quite new.
@@ -222,8 +222,8 @@ pub fn read_token(received: &Received, now: Moment) -> Result<Token, NotIssued> 
     let life = seconds.map_or(LIFE_DEFAULT, Duration::from_secs).min(LIFE_MAX);
     let renew_before = (life / 10).min(RENEW_BEFORE_MAX);
     let (renew_at, expires_at) = (now.plus(life.saturating_sub(renew_before)), now.plus(life));
-    let refresh_token = issued.refresh_token.filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
-    Ok(Token { authorization, text, refresh_token, issued_at: now, renew_at, expires_at })
+    let refresh = issued.refresh_token.filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
+    Ok(Token { authorization, text, refresh, issued_at: now, renew_at, expires_at })
 }
 
 fn bearer(text: &str) -> Option<HeaderValue> {

@@ -73,22 +73,8 @@ pub(super) fn decide(
     let mut decision = Decision { job, now, not_before, ..Decision::default() };
     let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
     decision.generation = schedule.generation;
-    if let Interpretation::Failed { failure: PollFailure::NotMade, message } = &meaning {
-        decision.on_not_made(schedule, message);
+    if decision.is_repeated(schedule, &meaning, started) {
         return decision;
-    }
-    let is_closed = matches!(
-        meaning,
-        Interpretation::Failed { failure: PollFailure::Closed | PollFailure::TokenRefused, .. }
-    );
-    if is_closed && !std::mem::replace(&mut schedule.rare().was_closed, true) {
-        // A poll that may have arrived counts for the minimum interval.
-        schedule.record_start(started);
-        decision.on_not_made(schedule, meaning.message().unwrap_or_default());
-        return decision;
-    }
-    if let Some(rare) = schedule.rare.as_mut().filter(|_| !is_closed) {
-        rare.was_closed = false;
     }
     // Without an API key, no request was made: it is neither counted nor dated.
     if !matches!(meaning, Interpretation::Failed { failure: PollFailure::NoCredential, .. }) {
@@ -139,6 +125,7 @@ pub(super) fn decide(
             failure: PollFailure::Unauthorized { .. } | PollFailure::NoCredential,
             ..
         } => {
+            // The credential of a job without a definition is its own: others at the host may have a valid one.
             let change = if queue.members.is_some() { None } else { budget.unauthorized(started, now) };
             if !budget.is_paused() {
                 decision.back_off(schedule, queue.policy.min_interval);
@@ -197,6 +184,34 @@ impl Decision {
     /// Decides nothing yet about a job.
     pub(super) fn new(job: JobNo, generation: i64, now: Timestamp) -> Self {
         Self { job, generation, now, ..Self::default() }
+    }
+
+    /// Returns whether a poll is repeated and decides nothing else: one that could not be made, or the first one in a row
+    /// whose connection was closed or whose token was refused.
+    fn is_repeated(
+        &mut self,
+        schedule: &mut JobSchedule,
+        meaning: &Interpretation,
+        started: Timestamp,
+    ) -> bool {
+        if let Interpretation::Failed { failure: PollFailure::NotMade, message } = meaning {
+            self.on_not_made(schedule, message);
+            return true;
+        }
+        let is_closed = matches!(
+            meaning,
+            Interpretation::Failed { failure: PollFailure::Closed | PollFailure::TokenRefused, .. }
+        );
+        if is_closed && !std::mem::replace(&mut schedule.rare().was_closed, true) {
+            // A poll that may have arrived counts for the minimum interval.
+            schedule.record_start(started);
+            self.on_not_made(schedule, meaning.message().unwrap_or_default());
+            return true;
+        }
+        if let Some(rare) = schedule.rare.as_mut().filter(|_| !is_closed) {
+            rare.was_closed = false;
+        }
+        false
     }
 
     /// Makes a completed job wait for its results. Without memory for that, it ends without them.

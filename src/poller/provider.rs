@@ -174,7 +174,7 @@ impl Provider {
             return Err(PollResponse::failed(PollFailure::NoCredential, message));
         }
         let authorized = self.authorized(egress, clock, (&name.job_id, &name.params), purpose).await;
-        let (request, token) = authorized.map_err(|failure| PollResponse::without_token(failure))?;
+        let (request, token) = authorized.map_err(PollResponse::without_token)?;
         let secrets = request.secrets.clone();
         let mut received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
             let (failure, kind) = match (&error, purpose) {

@@ -360,7 +360,7 @@ impl Auth {
             | AuthForm::Jwt(..)
             | AuthForm::Aws(_) => {
                 let mut fields = self.read(credential).unwrap_or_default();
-                public.iter().for_each(|name| drop(fields.remove(*name)));
+                fields.retain(|name, _| !public.contains(&name.as_str()));
                 let mut secrets: Vec<_> = fields.into_values().collect();
                 secrets.push(credential.to_owned());
                 secrets

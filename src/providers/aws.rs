@@ -96,7 +96,8 @@ fn canonical_request(request: Unsigned<'_>, own: &[(String, String)], service: &
         }),
     );
     signed.sort();
-    let lines: String = signed.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let lines = signed.iter().map(|(name, value)| format!("{name}:{value}"));
+    let lines = lines.collect::<Vec<_>>().join("\n");
     let names = signed.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
     // Each segment is encoded once more, except for S3.
     let path = if service == "s3" {
@@ -106,7 +107,7 @@ fn canonical_request(request: Unsigned<'_>, own: &[(String, String)], service: &
     };
     let query = canonical_query(url.query().unwrap_or_default());
     let body = hex(&Sha256::digest(body));
-    (format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{body}"), names)
+    (format!("{method}\n{path}\n{query}\n{lines}\n\n{names}\n{body}"), names)
 }
 
 /// Returns the pairs of a query, encoded and sorted.

@@ -591,6 +591,8 @@ fn inline_settings(config: &Config, errors: &mut Vec<String>) -> (PollPolicy, Li
         ("api_key", own.api_key.is_some()),
         ("base_url", own.base_url.is_some()),
         ("hosts", own.hosts.is_some()),
+        ("definition", own.definition.is_some()),
+        ("token_url", own.token_url.is_some()),
     ];
     let why = "has no meaning for jobs without a definition, which use the address and the credential of the client; \
                remove it";

@@ -20,8 +20,8 @@ use crate::domain::{
 use crate::egress::Egress;
 use crate::providers::{Definition, Interpretation, NextResult};
 use crate::store::{
-    ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, Store, StoreError, WRITE_RETRY_PAUSE,
-    write_until_accepted,
+    ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, RefreshEnding, Store, StoreError,
+    WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -398,9 +398,8 @@ impl PollTask {
         let inline = match inline {
             Ok(inline) => inline,
             Err(error) => {
-                // It was valid when it was registered, so an earlier version has stored something else.
-                tracing::error!(job = name.job_id, error, "the stored poll object of a job cannot be used");
-                return;
+                tracing::warn!(job = name.job_id, error, "the stored poll object of a job cannot be used");
+                return self.give_up_inline().await;
             }
         };
         let provider = inline.as_ref().map(|provider| (poller.inline_metrics(), provider));
@@ -522,6 +521,26 @@ impl PollTask {
         let Decision { generation, repeats_request, not_before, backoff_until, .. } = decision;
         let job = self.job;
         self.finish(FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until });
+    }
+
+    /// Ends the poll of a job without a definition that cannot be made any more: the credential of an ended job may have been
+    /// deleted. A requested poll is forgotten, and a watch expires in time.
+    async fn give_up_inline(&mut self) {
+        let job = self.job;
+        let found = self.poller.scheduler().jobs.get(&job).map(|found| (found.generation, found.watching));
+        let Some((generation, watching)) = found else { return };
+        if watching == 0 {
+            let refresh = RefreshEnding { job, seen: None, has_status: false };
+            self.poller.write(|| self.poller.store.refresh_ending(refresh.clone())).await;
+        }
+        self.finish(FinishedPoll {
+            job,
+            generation,
+            ended: false,
+            repeats_request: false,
+            not_before: Some(self.poller.clock.now().plus(AFTER_BUG)),
+            backoff_until: None,
+        });
     }
 
     /// Schedules the next poll.

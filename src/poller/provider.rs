@@ -110,8 +110,7 @@ impl Provider {
     /// Replaces the credential by `***` in a whole answer, before anything reads it: what is read goes to receivers and to
     /// logs, and a text that is cut could keep most of the key.
     pub fn hide_credential(&self, received: &mut Received, derived: &[String]) {
-        let Some(key) = self.key() else { return };
-        let secrets = self.definition.credential_texts(key, derived);
+        let secrets = self.definition.credential_texts(self.key(), derived);
         let is_in = |text: &str| secrets.iter().any(|secret| text.contains(secret.as_str()));
         let hidden = |text: &str| secrets.iter().fold(text.to_owned(), |text, one| text.replace(one, MASK));
         for (_, value) in received.headers.iter_mut().filter(|(_, value)| is_in(value)) {

@@ -119,6 +119,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         meaning: meaning?,
         examples,
         secrets: Vec::new(),
+        hidden: Vec::new(),
     })
 }
 

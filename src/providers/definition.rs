@@ -52,6 +52,8 @@ pub struct Definition {
     pub(super) examples: Vec<Example>,
     /// Texts of the request that no message repeats, besides the credential.
     pub(super) secrets: Vec<String>,
+    /// Those of them that are replaced in a whole answer: credentials, by their names, and long texts.
+    pub(super) hidden: Vec<String>,
 }
 
 /// The parts of a request, before the values of the parameters are known.
@@ -337,9 +339,11 @@ impl Definition {
     /// Returns the texts that are replaced in a whole answer, the longest first: the credential in every form in which it is
     /// sent or repeated, and what was derived from it. A short one is left out, because it could be a part of the answer's
     /// own words.
-    pub fn credential_texts(&self, key: &str, derived: &[String]) -> Vec<String> {
-        let secrets = self.request.auth.as_ref().map(|auth| auth.secrets_in_answers(key)).unwrap_or_default();
-        derived.iter().cloned().chain(secrets).filter(|secret| secret.len() >= HIDDEN_MIN).collect()
+    pub fn credential_texts(&self, key: Option<&str>, derived: &[String]) -> Vec<String> {
+        let auth = self.request.auth.as_ref().zip(key);
+        let secrets = auth.map(|(auth, key)| auth.secrets_in_answers(key)).unwrap_or_default();
+        let texts = derived.iter().cloned().chain(secrets).chain(self.hidden.iter().cloned());
+        texts.filter(|secret| secret.len() >= HIDDEN_MIN).collect()
     }
 
     /// Replaces the credential and other secrets of the request in a text by `***`, in every form in which they are sent,

@@ -15,6 +15,8 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -34,6 +36,9 @@ use crate::domain::{
 
 /// Timeout of a poll, including the body.
 const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Length from which a text with any name is replaced in a whole answer, in bytes.
+const HIDDEN_ANY_NAME: usize = 24;
 
 /// Shortest text that is replaced in messages. A shorter one would replace words.
 const SECRET_MIN: usize = 4;
@@ -208,6 +213,7 @@ impl InlinePoll {
             meaning: self.meaning(&operation.meaning)?,
             examples: Vec::new(),
             secrets: self.secrets(),
+            hidden: self.hidden(),
         })
     }
 
@@ -267,26 +273,83 @@ impl InlinePoll {
         Ok(meaning)
     }
 
-    /// Returns the texts that no message repeats, the longest first.
+    /// Returns the texts that no message repeats, the longest first: values of headers and of the query, and texts of the
+    /// body.
     fn secrets(&self) -> Vec<String> {
-        let mut secrets: Vec<String> = Vec::new();
-        let is_public = |name: &str| matches!(name, "accept" | "accept-language");
-        for value in self.headers.iter().filter(|(name, _)| !is_public(name)).map(|(_, value)| value) {
-            secrets.push(value.clone());
-            // The token after the name of a scheme.
-            secrets.extend(value.split_once(' ').map(|(_, token)| token.trim().to_owned()));
-        }
-        if let Ok(url) = Url::parse(&self.url) {
-            secrets.extend(url.query().map(str::to_owned));
-            secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
-        }
-        let encoded: Vec<String> = secrets.iter().map(|secret| percent_encode(secret)).collect();
-        secrets.extend(encoded);
-        secrets.retain(|secret| secret.len() >= SECRET_MIN);
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.dedup();
-        secrets
+        let texts = self.named_texts().into_iter().flat_map(|(_, text)| parts(&text));
+        longest_first(texts.filter(|secret| secret.len() >= SECRET_MIN).collect())
     }
+
+    /// Returns those of them that are replaced in a whole answer. Another text, such as the version of an API, could be a part
+    /// of the answer's own words.
+    fn hidden(&self) -> Vec<String> {
+        let is_secret =
+            |(name, text): &(String, String)| is_credential_name(name) || text.len() >= HIDDEN_ANY_NAME;
+        let texts = self.named_texts().into_iter().filter(is_secret).flat_map(|(_, text)| parts(&text));
+        longest_first(texts.collect())
+    }
+
+    /// Returns the texts that the client has given, with their names.
+    fn named_texts(&self) -> Vec<(String, String)> {
+        let is_public = |name: &str| matches!(name, "accept" | "accept-language");
+        let headers = self.headers.iter().filter(|(name, _)| !is_public(name));
+        let mut texts: Vec<(String, String)> =
+            headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if let Ok(url) = Url::parse(&self.url) {
+            texts.extend(url.query().map(|query| ("query".to_owned(), query.to_owned())));
+            texts.extend(url.query_pairs().into_owned());
+        }
+        if let Some(body) = &self.body {
+            body_texts("body", body, &mut texts);
+        }
+        texts
+    }
+}
+
+/// Adds the texts of a body with the names of their members.
+fn body_texts(name: &str, value: &Value, texts: &mut Vec<(String, String)>) {
+    match value {
+        Value::String(text) => texts.push((name.to_owned(), text.clone())),
+        Value::Array(items) => items.iter().for_each(|item| body_texts(name, item, texts)),
+        Value::Object(members) => members.iter().for_each(|(name, value)| body_texts(name, value, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Returns whether values with this name are credentials.
+fn is_credential_name(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let words =
+        ["auth", "cookie", "key", "token", "secret", "password", "passwd", "sig", "credential", "session"];
+    words.iter().any(|word| name.contains(word))
+}
+
+/// Returns a text and the parts of it that a message may repeat alone: the token after the name of a scheme, decoded
+/// `user:password`, the values of cookies, and everything percent-encoded.
+fn parts(text: &str) -> Vec<String> {
+    let mut found = vec![text.to_owned()];
+    if let Some((scheme, token)) = text.split_once(' ') {
+        let token = token.trim();
+        found.push(token.to_owned());
+        let pair = STANDARD.decode(token).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"));
+        if let Some(pair) = pair.and_then(|pair| String::from_utf8(pair).ok()) {
+            found.extend(pair.split_once(':').map(|(_, password)| password.to_owned()));
+            found.push(pair);
+        }
+    }
+    let cookies = text.split(';').filter_map(|cookie| cookie.trim().split_once('='));
+    found.extend(cookies.map(|(_, value)| value.to_owned()));
+    let encoded: Vec<String> = found.iter().map(|secret| percent_encode(secret)).collect();
+    found.extend(encoded);
+    found
+}
+
+/// Sorts texts, because a longer one can contain a shorter one.
+fn longest_first(mut texts: Vec<String>) -> Vec<String> {
+    texts.retain(|text| !text.is_empty());
+    texts.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+    texts.dedup();
+    texts
 }
 
 impl Definition {
@@ -470,6 +533,38 @@ mod tests {
         let text = "no header-secret, no Bearer header-secret, no query-secret and no key=query-secret";
         let masked = definition.mask(text.to_owned(), None, &[]);
         assert!(!masked.contains("secret"), "{masked}");
+    }
+
+    #[test]
+    fn credentials_of_a_poll_are_hidden_in_whole_answers() {
+        let mut poll = poll(None);
+        poll.headers.insert("cookie".to_owned(), "sid=cookie-value; a=b".to_owned());
+        poll.headers.insert("proxy-auth".to_owned(), "Basic bWU6YmFzaWMtdmFsdWU=".to_owned());
+        poll.headers.insert("x-version".to_owned(), "2026-02-18".to_owned());
+        poll.body =
+            Some(serde_json::json!({ "id": "job-1234567890", "login": { "password": "body-value" } }));
+        let hidden = poll.definition().expect("a definition").credential_texts(None, &[]);
+        for secret in ["header-secret", "query-secret", "cookie-value", "basic-value", "body-value"] {
+            assert!(hidden.iter().any(|text| text == secret), "{secret}: {hidden:?}");
+        }
+        // They can be words of the answer.
+        for word in ["2026-02-18", "job-1234567890", "b"] {
+            assert!(!hidden.iter().any(|text| text == word), "{word}: {hidden:?}");
+        }
+    }
+
+    #[test]
+    fn an_operation_of_one_style_is_not_ended_by_a_form_of_another() {
+        let mut poll = poll(None);
+        poll.error = None;
+        for body in [
+            r#"{"name": "operations/1", "done": "false"}"#,
+            r#"{"done": "true", "error": {"code": 3}}"#,
+            r#"{"error": {"message": "boom"}}"#,
+        ] {
+            let found = read(&poll, 200, body);
+            assert!(matches!(found, Interpretation::Failed { .. }), "{body}: {found:?}");
+        }
     }
 
     #[test]

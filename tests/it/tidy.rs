@@ -151,7 +151,9 @@ fn the_readme_is_short_and_links_every_page() {
     let linked: BTreeSet<PathBuf> = links(&readme).into_iter().map(PathBuf::from).collect();
     let missing: Vec<_> = pages().into_iter().filter(|page| !linked.contains(page)).collect();
     let optional = ["README.md", "CHANGELOG.md"].map(PathBuf::from);
-    let missing: Vec<_> = missing.iter().filter(|page| !optional.contains(page)).collect();
+    // The index of the job APIs links the page of each.
+    let is_optional = |page: &PathBuf| optional.contains(page) || page.starts_with("docs/providers");
+    let missing: Vec<_> = missing.iter().filter(|page| !is_optional(page)).collect();
     assert!(missing.is_empty(), "README.md does not link {missing:?}");
 }
 

@@ -74,7 +74,7 @@ pub struct Try {
     /// Id of the requested job [default: that of the first example]
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
-    /// File with the answer to a [[result]] of the definition, after its HTTP status if that is not 200; can be repeated
+    /// File with the answer to a result of the definition, after its HTTP status if that is not 200; can be repeated
     #[arg(long, value_name = "[STATUS:]FILE", value_parser = result_answer)]
     result: Vec<(u16, PathBuf)>,
     /// Print JSON

@@ -224,9 +224,10 @@ impl Poller {
                 Action::EndWithoutResult(job) => {
                     let decision = give_up_result(&mut self.scheduler(), job, now);
                     tokio::spawn(async move {
+                        let permit = poller.give_ups.acquire().await;
                         poller.end_without_result(decision).await;
                         poller.wake();
-                        drop(alive);
+                        drop((permit, alive));
                     });
                 }
             }

@@ -10,7 +10,7 @@ use url::Url;
 use super::exchange;
 use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
-use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable};
+use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
 use crate::providers::{
     Answer, Credential, Definition, Interpretation, JobReport, MASK, PollFailure, Request,
@@ -116,7 +116,12 @@ impl Provider {
         for (_, value) in received.headers.iter_mut().filter(|(_, value)| is_in(value)) {
             *value = hidden(value);
         }
-        let text = String::from_utf8_lossy(&received.body);
+        if secrets.is_empty() {
+            return;
+        }
+        // UTF-16 is read as well.
+        let readable = to_utf8(&received.body);
+        let text = String::from_utf8_lossy(&readable);
         if is_in(&text) {
             received.body = Bytes::from(hidden(&text));
         }
@@ -173,7 +178,12 @@ impl Provider {
             return Err(PollResponse::failed(PollFailure::NoCredential, message));
         }
         let authorized = self.authorized(egress, clock, (&name.job_id, &name.params), purpose).await;
-        let (request, token) = authorized.map_err(PollResponse::without_token)?;
+        let (request, token) = authorized.map_err(|failure| {
+            let failed = PollResponse::without_token(failure);
+            // The status of a token URL says nothing lasting about a result.
+            let http_status = failed.http_status.filter(|_| matches!(purpose, Purpose::Poll));
+            PollResponse { http_status, ..failed }
+        })?;
         let secrets = request.secrets.clone();
         let mut received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
             let (failure, kind) = match (&error, purpose) {

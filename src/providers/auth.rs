@@ -35,6 +35,11 @@ const PUBLIC_FIELDS: &[&str] = &[
     "access_key_id",
     "key_id",
     "tenant",
+    "account_id",
+    "email",
+    "domain",
+    "project_id",
+    "type",
 ];
 
 /// Text that stands for the credential in a request that is shown.
@@ -333,7 +338,7 @@ impl Auth {
 
     /// Returns every text from which the credential could be read, as it can occur in a message.
     pub(super) fn secrets(&self, credential: &str) -> Vec<String> {
-        self.texts(credential, &["client_email", "token_uri"])
+        self.texts(credential, &["client_email", "token_uri", "type"])
     }
 
     /// Returns the same without the fields that name an account. An answer can name it as well, in the URL of a result for

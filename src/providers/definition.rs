@@ -343,7 +343,13 @@ impl Definition {
         let auth = self.request.auth.as_ref().zip(key);
         let secrets = auth.map(|(auth, key)| auth.secrets_in_answers(key)).unwrap_or_default();
         let texts = derived.iter().cloned().chain(secrets).chain(self.hidden.iter().cloned());
-        texts.filter(|secret| secret.len() >= HIDDEN_MIN).collect()
+        // Digits can be a number, without which the answer is no JSON.
+        let is_hidden =
+            |text: &String| text.len() >= HIDDEN_MIN && !text.bytes().all(|byte| byte.is_ascii_digit());
+        let mut texts: Vec<String> = texts.filter(is_hidden).collect();
+        // A longer secret can contain a shorter one.
+        texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        texts
     }
 
     /// Replaces the credential and other secrets of the request in a text by `***`, in every form in which they are sent,

@@ -37,8 +37,24 @@ use crate::domain::{
 /// Timeout of a poll, including the body.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Length from which a text with any name is replaced in a whole answer, in bytes.
-const HIDDEN_ANY_NAME: usize = 24;
+/// Largest number of texts that are replaced in a whole answer, each of which is searched there.
+const HIDDEN_MAX: usize = 32;
+
+/// Words of names whose values are credentials.
+const CREDENTIAL_WORDS: &[&str] = &[
+    "authorization",
+    "cookie",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "sig",
+    "signature",
+    "apikey",
+    "accesskey",
+    "credential",
+    "auth",
+];
 
 /// Shortest text that is replaced in messages. A shorter one would replace words.
 const SECRET_MIN: usize = 4;
@@ -280,13 +296,17 @@ impl InlinePoll {
         longest_first(texts.filter(|secret| secret.len() >= SECRET_MIN).collect())
     }
 
-    /// Returns those of them that are replaced in a whole answer. Another text, such as the version of an API, could be a part
-    /// of the answer's own words.
+    /// Returns those of them that are replaced in a whole answer, at most [`HIDDEN_MAX`]: values whose names say that they are
+    /// credentials. Any other text, such as the id of the job, can be a part of the answer's own words.
     fn hidden(&self) -> Vec<String> {
-        let is_secret =
-            |(name, text): &(String, String)| is_credential_name(name) || text.len() >= HIDDEN_ANY_NAME;
-        let texts = self.named_texts().into_iter().filter(is_secret).flat_map(|(_, text)| parts(&text));
-        longest_first(texts.collect())
+        let secret = self.named_texts().into_iter().filter(|(name, _)| is_credential_name(name));
+        let words = || self.words.values().flatten();
+        let is_needed =
+            |text: &String| self.url.contains(&format!("/{text}")) || words().any(|word| word == text);
+        let mut texts = longest_first(secret.flat_map(|(_, text)| parts(&text)).collect());
+        texts.retain(|text| !is_needed(text));
+        texts.truncate(HIDDEN_MAX);
+        texts
     }
 
     /// Returns the texts that the client has given, with their names.
@@ -296,8 +316,12 @@ impl InlinePoll {
         let mut texts: Vec<(String, String)> =
             headers.map(|(name, value)| (name.clone(), value.clone())).collect();
         if let Ok(url) = Url::parse(&self.url) {
-            texts.extend(url.query().map(|query| ("query".to_owned(), query.to_owned())));
+            // A text without a name of a credential: it is only replaced in messages.
+            texts.extend(url.query().map(|query| (String::new(), query.to_owned())));
             texts.extend(url.query_pairs().into_owned());
+            // The plain `key` of a query is the API's key, as with Google.
+            let keys = url.query_pairs().filter(|(name, _)| name == "key");
+            texts.extend(keys.map(|(_, value)| ("apikey".to_owned(), value.into_owned())));
         }
         if let Some(body) = &self.body {
             body_texts("body", body, &mut texts);
@@ -316,12 +340,23 @@ fn body_texts(name: &str, value: &Value, texts: &mut Vec<(String, String)>) {
     }
 }
 
-/// Returns whether values with this name are credentials.
+/// Returns whether values with this name are credentials: one of its words says so, and it does not name an id, such as
+/// `session_id`.
 fn is_credential_name(name: &str) -> bool {
-    let name = name.to_lowercase();
-    let words =
-        ["auth", "cookie", "key", "token", "secret", "password", "passwd", "sig", "credential", "session"];
-    words.iter().any(|word| name.contains(word))
+    let mut words: Vec<String> = vec![String::new()];
+    for c in name.chars() {
+        let is_start = !c.is_alphanumeric() || c.is_uppercase();
+        if is_start && words.last().is_some_and(|word| !word.is_empty()) {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.extend(c.to_lowercase());
+        }
+    }
+    let is = |word: &str, list: &[&str]| list.contains(&word);
+    let names_secret = words.iter().any(|word| is(word, CREDENTIAL_WORDS));
+    let names_key = words.windows(2).any(|pair| is(&pair[0], &["api", "access", "auth"]) && pair[1] == "key");
+    (names_secret || names_key) && words.last().is_none_or(|word| word != "id")
 }
 
 /// Returns a text and the parts of it that a message may repeat alone: the token after the name of a scheme, decoded
@@ -537,20 +572,28 @@ mod tests {
 
     #[test]
     fn credentials_of_a_poll_are_hidden_in_whole_answers() {
-        let mut poll = poll(None);
+        let uuid = "6f1c2f5e-0d8e-4c53-9c55-2b6c1e4f7a10";
+        let mut poll = poll(Some("$.state"));
+        poll.url = format!("https://api.example.com/{uuid}?key=query-secret&video_id={uuid}&token={uuid}");
         poll.headers.insert("cookie".to_owned(), "sid=cookie-value; a=b".to_owned());
         poll.headers.insert("proxy-auth".to_owned(), "Basic bWU6YmFzaWMtdmFsdWU=".to_owned());
-        poll.headers.insert("x-version".to_owned(), "2026-02-18".to_owned());
-        poll.body =
-            Some(serde_json::json!({ "id": "job-1234567890", "login": { "password": "body-value" } }));
+        poll.headers.insert("user-agent".to_owned(), "my-integration-bot/1.0.2 production".to_owned());
+        poll.headers.insert("x-token".to_owned(), "Done".to_owned());
+        poll.body = Some(serde_json::json!({
+            "id": uuid, "session_id": "session-1234567890", "maxTokens": "12345678",
+            "login": { "password": "body-value", "apiKey": "body-key" },
+        }));
         let hidden = poll.definition().expect("a definition").credential_texts(None, &[]);
-        for secret in ["header-secret", "query-secret", "cookie-value", "basic-value", "body-value"] {
+        for secret in
+            ["header-secret", "query-secret", "cookie-value", "basic-value", "body-value", "body-key"]
+        {
             assert!(hidden.iter().any(|text| text == secret), "{secret}: {hidden:?}");
         }
         // They can be words of the answer.
-        for word in ["2026-02-18", "job-1234567890", "b"] {
-            assert!(!hidden.iter().any(|text| text == word), "{word}: {hidden:?}");
+        for word in [uuid, "production", "session-1234567890", "12345678", "Done", "b"] {
+            assert!(!hidden.iter().any(|text| word.contains(text.as_str())), "{word}: {hidden:?}");
         }
+        assert!(hidden.len() <= HIDDEN_MAX);
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 
-use ringback::domain::{AppNo, DeliveryId, Id, KeyId, Masked, NewWatch, OperationId, Scope};
+use ringback::domain::{
+    AppNo, Credential, CredentialKind, DeliveryId, Id, KeyId, Masked, NewWatch, OperationId, Scope,
+};
 use ringback::store::{
-    AmendWatch, Change, CreateDestination, CreateKey, CreateOperation, DeleteApp, DeleteDestination,
-    DeliveryFilter, DestinationChange, EnableDestination, EraseWatch, IdempotencyKey, Idempotent, KeepAnswer,
-    KeyRow, OperationTurns, PollNow, Register, RegisterMany, RetryDelivery, RotateDestinationSecret,
-    RotateSecret, StopWatch, StoreError, StoredResponse, Subject, UpdateDestination,
+    AmendWatch, Change, CreateCredential, CreateDestination, CreateKey, CreateOperation, DeleteApp,
+    DeleteCredential, DeleteDestination, DeliveryFilter, DestinationChange, EnableDestination, EraseWatch,
+    IdempotencyKey, Idempotent, KeepAnswer, KeyRow, OperationTurns, PollNow, Register, RegisterMany,
+    RetryDelivery, RotateDestinationSecret, RotateSecret, StopWatch, StoreError, StoredResponse, Subject,
+    UpdateDestination,
 };
 
 use super::operating::step;
@@ -85,6 +88,17 @@ fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
     let owned = DeleteApp { app: AppNo(i64::MAX), owner: app, operation: OperationId(draw()), total: 0, now };
     let rotated = RotateDestinationSecret { app, id, secret: secret.clone(), old_until: None, now };
     let text = |name: &str| format!("{name}-{n}");
+    let credential = CreateCredential {
+        app,
+        credential: Credential {
+            id: draw(),
+            name: text("credential"),
+            kind: CredentialKind::Bearer,
+            send_to: vec!["api.example.com".to_owned()],
+            created_at: now,
+        },
+        secret: Masked::new("hush"),
+    };
     macro_rules! list {
         ($($name:ident: $command:expr;)*) => {
             vec![$((stringify!($name), {
@@ -104,6 +118,8 @@ fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
             keyed(EnableDestination { app, id, retry_skipped: true, now }, app, &text("enable"));
         rotate_destination_secret: keyed(rotated, app, &text("rotate_destination_secret"));
         delete_destination: DeleteDestination { app, id, now };
+        create_credential: keyed(credential, app, &text("create_credential"));
+        delete_credential: DeleteCredential { app, name: text("unknown") };
         register: keyed(Register(watch(&text("job"))), app, &text("register"));
         register_many:
             keyed(RegisterMany(vec![watch(&text("a")), watch(&text("b"))]), app, &text("register_many"));
@@ -132,6 +148,7 @@ fn rows(fixture: &StoreFixture) -> Vec<(&'static str, usize)> {
         "idempotency",
         "operations",
         "operational_events",
+        "credentials",
     ];
     tables.map(|table| (table, fixture.count(table))).to_vec()
 }

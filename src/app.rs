@@ -47,7 +47,6 @@ use crate::domain::{
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
-use crate::poller::Tokens;
 pub use crate::poller::{Provider, Purpose};
 use crate::providers::{Definition, InlinePoll, InvalidDefinition, Providers, load_providers};
 use crate::store::{
@@ -683,7 +682,7 @@ fn provider(
         return Err(errors);
     }
     let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
-    Ok(Provider { definition, credential: own.api_key, base_url, policy, limits, tokens: Tokens::default() })
+    Ok(Provider::new(definition, own.api_key, base_url, policy, limits))
 }
 
 /// Number of variables that a warning lists.

@@ -26,4 +26,4 @@ mod tokens;
 
 pub use polling::Poller;
 pub use provider::{Provider, Purpose};
-pub use tokens::{TokenFailure, Tokens};
+pub use tokens::TokenFailure;

@@ -26,6 +26,7 @@ mod repair;
 mod request;
 mod result;
 mod rule;
+mod secret_texts;
 mod skeleton;
 mod template;
 mod value;
@@ -37,13 +38,14 @@ use std::sync::{Arc, LazyLock};
 
 use crate::domain::file_text;
 use crate::named_file;
-pub use auth::{Credential, MASK};
+pub use auth::Credential;
 pub use compile::{Mistake, is_provider_id};
 pub use definition::{Definition, Parameter};
 pub use extract::OutputsExpire;
 pub use inline::InlinePoll;
 pub use interpretation::{Answer, Interpretation, JobReport, NextResult, PollFailure};
 pub use request::{ParamError, Request};
+pub use secret_texts::SecretTexts;
 pub use skeleton::{Skeleton, SkeletonAuth, SkeletonInput, skeleton};
 
 /// Every `src/providers/definitions/*.toml`: (file name, text). The build script lists the folder.

@@ -11,7 +11,6 @@ use super::decide_result::{ResultRequest, decide_result, give_up_result};
 use super::pending_result::{MEMORY_KIB, PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
-use super::tokens::Tokens;
 use crate::clock::Clock;
 use crate::domain::{
     Activity, AppNo, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats, ProgressRound,
@@ -313,8 +312,7 @@ impl Poller {
     fn inline_provider(&self, source: &PollSource) -> Result<Provider, String> {
         let (definition, credential) = Definition::inline(source)?;
         let (policy, limits) = self.scheduler().on_demand.settings();
-        let tokens = Tokens::default();
-        Ok(Provider { definition, credential, base_url: None, policy, limits, tokens })
+        Ok(Provider::new(definition, credential, None, policy, limits))
     }
 
     fn inline_metrics(&self) -> &ProviderMetrics {

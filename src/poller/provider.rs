@@ -1,6 +1,7 @@
 //! A configured provider, and one request to it.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -13,7 +14,7 @@ use crate::clock::Clock;
 use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
 use crate::providers::{
-    Answer, Credential, Definition, Interpretation, JobReport, MASK, PollFailure, Request,
+    Answer, Credential, Definition, Interpretation, JobReport, PollFailure, Request, SecretTexts,
 };
 
 /// Largest response body that is passed on byte for byte.
@@ -40,7 +41,9 @@ pub struct Provider {
     /// Limits of rate and concurrency.
     pub limits: Limits,
     /// The token for which the API key is exchanged, if the definition needs one.
-    pub tokens: Tokens,
+    tokens: Tokens,
+    /// The texts by which an answer could repeat the API key.
+    hidden: OnceLock<SecretTexts>,
 }
 
 /// The response to a poll.
@@ -91,6 +94,18 @@ impl PollResponse {
 }
 
 impl Provider {
+    /// Creates a provider without a token.
+    pub fn new(
+        definition: Arc<Definition>,
+        credential: Option<Masked>,
+        base_url: Option<Url>,
+        policy: PollPolicy,
+        limits: Limits,
+    ) -> Self {
+        let (tokens, hidden) = (Tokens::default(), OnceLock::new());
+        Self { definition, credential, base_url, policy, limits, tokens, hidden }
+    }
+
     /// Returns the API key.
     pub fn key(&self) -> Option<&str> {
         self.credential.as_ref().map(Masked::reveal)
@@ -110,20 +125,19 @@ impl Provider {
     /// Replaces the credential by `***` in a whole answer, before anything reads it: what is read goes to receivers and to
     /// logs, and a text that is cut could keep most of the key.
     pub fn hide_credential(&self, received: &mut Received, derived: &[String]) {
-        let secrets = self.definition.credential_texts(self.key(), derived);
-        let is_in = |text: &str| secrets.iter().any(|secret| text.contains(secret.as_str()));
-        let hidden = |text: &str| secrets.iter().fold(text.to_owned(), |text, one| text.replace(one, MASK));
-        for (_, value) in received.headers.iter_mut().filter(|(_, value)| is_in(value)) {
-            *value = hidden(value);
-        }
+        let own = self.hidden.get_or_init(|| self.definition.hidden_texts(self.key()));
+        let secrets = if derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(derived)) };
         if secrets.is_empty() {
             return;
         }
+        for (_, value) in &mut received.headers {
+            if let Some(hidden) = secrets.hide(value) {
+                *value = hidden;
+            }
+        }
         // UTF-16 is read as well.
-        let readable = to_utf8(&received.body);
-        let text = String::from_utf8_lossy(&readable);
-        if is_in(&text) {
-            received.body = Bytes::from(hidden(&text));
+        if let Some(hidden) = secrets.hide(&String::from_utf8_lossy(&to_utf8(&received.body))) {
+            received.body = Bytes::from(hidden);
         }
     }
 

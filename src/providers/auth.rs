@@ -18,7 +18,8 @@ use super::aws::{Keys, Scope, Unsigned, region_of, shown_headers, signed_headers
 use super::host_pattern::HostPattern;
 use super::issued_token::{TokenForm, TokenRequest};
 use super::jwt_form::JwtForm;
-use super::template::{Template, percent_encode};
+use super::secret_texts::{MASK, spellings};
+use super::template::Template;
 use crate::domain::Timestamp;
 
 /// Shortest secret that is replaced in messages. A shorter one would replace words.
@@ -41,9 +42,6 @@ const PUBLIC_FIELDS: &[&str] = &[
     "project_id",
     "type",
 ];
-
-/// Text that stands for the credential in a request that is shown.
-pub const MASK: &str = "***";
 
 /// What authorises a request.
 #[derive(Clone, Copy)]
@@ -371,14 +369,10 @@ impl Auth {
                 secrets
             }
         };
-        let encoded = secrets.iter().flat_map(|secret| encodings(secret)).collect::<Vec<_>>();
+        let encoded = secrets.iter().flat_map(|secret| spellings(secret)).collect::<Vec<_>>();
         secrets.extend(encoded);
         // A credential of one value is replaced whatever its length.
         secrets.retain(|secret| secret.len() >= SECRET_MIN || secret == credential);
-        secrets.retain(|secret| !secret.is_empty());
-        // A longer secret can contain a shorter one.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.dedup();
         secrets
     }
 
@@ -392,26 +386,6 @@ impl Auth {
             names.into_iter().map(|name| (name.to_owned(), value.into())).collect();
         Value::Object(fields).to_string()
     }
-}
-
-/// Returns a secret as URLs, JSON and HTML spell it.
-fn encodings(secret: &str) -> [String; 5] {
-    let escaped = percent_encode(secret);
-    let lower = lower_escapes(&escaped);
-    let json = Value::from(secret).to_string();
-    let json = json.trim_matches('"').to_owned();
-    let html = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    [escaped, lower, json.replace('/', "\\/"), json, html]
-}
-
-/// Returns a percent-encoded text with the digits of its escapes in lower case.
-fn lower_escapes(text: &str) -> String {
-    let mut rest = 0;
-    let lower = text.chars().map(|c| {
-        rest = if c == '%' { 3 } else { rest - i32::from(rest > 0) };
-        if rest > 0 { c.to_ascii_lowercase() } else { c }
-    });
-    lower.collect()
 }
 
 /// Returns headers with the fields of a credential.

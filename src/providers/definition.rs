@@ -9,7 +9,7 @@ use std::time::Duration;
 use regex::Regex;
 use url::Url;
 
-use super::auth::{Auth, AuthForm, MASK};
+use super::auth::{Auth, AuthForm};
 use super::body::BodyTemplate;
 use super::decode::Decode;
 use super::extract::{Extract, OutputsExpire};
@@ -18,6 +18,7 @@ use super::host_pattern::HostPattern;
 use super::json::Dialect;
 use super::path::Path;
 use super::rule::Rule;
+use super::secret_texts::SecretTexts;
 use super::template::{Param, Template, UrlTemplate};
 use super::value::Scalar;
 use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
@@ -336,20 +337,15 @@ impl Definition {
         self.request.auth.as_ref().map_or(Ok(()), |auth| auth.check(key))
     }
 
-    /// Returns the texts that are replaced in a whole answer, the longest first: the credential in every form in which it is
-    /// sent or repeated, and what was derived from it. A short one is left out, because it could be a part of the answer's
-    /// own words.
-    pub fn credential_texts(&self, key: Option<&str>, derived: &[String]) -> Vec<String> {
+    /// Returns the texts that are replaced in a whole answer: the credential in every form in which it is sent or repeated. A
+    /// short one is left out, because it could be a part of the answer's own words.
+    pub fn hidden_texts(&self, key: Option<&str>) -> SecretTexts {
         let auth = self.request.auth.as_ref().zip(key);
         let secrets = auth.map(|(auth, key)| auth.secrets_in_answers(key)).unwrap_or_default();
-        let texts = derived.iter().cloned().chain(secrets).chain(self.hidden.iter().cloned());
         // Digits can be a number, without which the answer is no JSON.
         let is_hidden =
             |text: &String| text.len() >= HIDDEN_MIN && !text.bytes().all(|byte| byte.is_ascii_digit());
-        let mut texts: Vec<String> = texts.filter(is_hidden).collect();
-        // A longer secret can contain a shorter one.
-        texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        texts
+        SecretTexts::new(secrets.into_iter().chain(self.hidden.iter().cloned()).filter(is_hidden))
     }
 
     /// Replaces the credential and other secrets of the request in a text by `***`, in every form in which they are sent,
@@ -359,10 +355,8 @@ impl Definition {
     pub fn mask(&self, text: String, key: Option<&str>, derived: &[String]) -> String {
         let auth = self.request.auth.as_ref().zip(key);
         let secrets = auth.map(|(auth, key)| auth.secrets(key)).unwrap_or_default();
-        let derived = derived.iter().filter(|secret| !secret.is_empty());
-        derived.chain(&secrets).chain(&self.secrets).fold(text, |text, secret| {
-            if text.contains(secret.as_str()) { text.replace(secret.as_str(), MASK) } else { text }
-        })
+        let texts = secrets.into_iter().chain(derived.iter().chain(&self.secrets).cloned());
+        SecretTexts::new(texts).hide(&text).unwrap_or(text)
     }
 
     /// Returns the id of the definition: another one for a named instance.

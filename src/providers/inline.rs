@@ -10,7 +10,7 @@
 //! The address is the client's. So the request is guarded like a delivery, follows no redirect, and gets no credential of
 //! the operator. A credential of the app goes only to the hosts that the credential lists, by https.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -29,7 +29,8 @@ use super::extract::Extract;
 use super::field::{Alternative, Field, Outcome, Place};
 use super::host_pattern::HostPattern;
 use super::path::Path;
-use super::template::{Param, Template, percent_encode};
+use super::secret_texts::spellings;
+use super::template::{Param, Template};
 use crate::domain::{
     CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, PollSource, Rate, Timestamp,
 };
@@ -65,7 +66,7 @@ const ID_MAX: usize = 256;
 /// What an answer means if the registration does not say it.
 static OPERATION: LazyLock<Option<Definition>> = LazyLock::new(|| compile(include_str!("operation.toml")).0);
 
-/// A poll object. Its parts are checked by whoever makes it, and again by [`Self::definition`].
+/// A poll object. Its parts are checked by the caller that makes it, and again by [`Self::definition`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InlinePoll {
@@ -289,11 +290,12 @@ impl InlinePoll {
         Ok(meaning)
     }
 
-    /// Returns the texts that no message repeats, the longest first: values of headers and of the query, and texts of the
-    /// body.
+    /// Returns the texts that no message repeats: values of headers and of the query, and texts of the body.
     fn secrets(&self) -> Vec<String> {
         let texts = self.named_texts().into_iter().flat_map(|(_, text)| parts(&text));
-        longest_first(texts.filter(|secret| secret.len() >= SECRET_MIN).collect())
+        let mut texts = with_spellings(texts.collect());
+        texts.retain(|secret| secret.len() >= SECRET_MIN);
+        texts
     }
 
     /// Returns those of them that are replaced in a whole answer, at most [`HIDDEN_MAX`]: values whose names say that they are
@@ -303,8 +305,8 @@ impl InlinePoll {
         let words = || self.words.values().flatten();
         let is_needed =
             |text: &String| self.url.contains(&format!("/{text}")) || words().any(|word| word == text);
-        let mut texts = longest_first(secret.flat_map(|(_, text)| parts(&text)).collect());
-        texts.retain(|text| !is_needed(text));
+        let mut texts = with_spellings(secret.flat_map(|(_, text)| parts(&text)).collect());
+        texts.retain(|text| !text.is_empty() && !is_needed(text));
         texts.truncate(HIDDEN_MAX);
         texts
     }
@@ -328,6 +330,15 @@ impl InlinePoll {
         }
         texts
     }
+}
+
+/// Adds the other spellings of secrets after them, without repetitions.
+fn with_spellings(mut texts: Vec<String>) -> Vec<String> {
+    let more: Vec<String> = texts.iter().flat_map(|text| spellings(text)).collect();
+    texts.extend(more);
+    let mut seen = HashSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
+    texts
 }
 
 /// Adds the texts of a body with the names of their members.
@@ -360,7 +371,7 @@ fn is_credential_name(name: &str) -> bool {
 }
 
 /// Returns a text and the parts of it that a message may repeat alone: the token after the name of a scheme, decoded
-/// `user:password`, the values of cookies, and everything percent-encoded.
+/// `user:password`, and the values of cookies.
 fn parts(text: &str) -> Vec<String> {
     let mut found = vec![text.to_owned()];
     if let Some((scheme, token)) = text.split_once(' ') {
@@ -374,17 +385,7 @@ fn parts(text: &str) -> Vec<String> {
     }
     let cookies = text.split(';').filter_map(|cookie| cookie.trim().split_once('='));
     found.extend(cookies.map(|(_, value)| value.to_owned()));
-    let encoded: Vec<String> = found.iter().map(|secret| percent_encode(secret)).collect();
-    found.extend(encoded);
     found
-}
-
-/// Sorts texts, because a longer one can contain a shorter one.
-fn longest_first(mut texts: Vec<String>) -> Vec<String> {
-    texts.retain(|text| !text.is_empty());
-    texts.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
-    texts.dedup();
-    texts
 }
 
 impl Definition {
@@ -583,7 +584,7 @@ mod tests {
             "id": uuid, "session_id": "session-1234567890", "maxTokens": "12345678",
             "login": { "password": "body-value", "apiKey": "body-key" },
         }));
-        let hidden = poll.definition().expect("a definition").credential_texts(None, &[]);
+        let hidden = poll.definition().expect("a definition").hidden_texts(None);
         for secret in
             ["header-secret", "query-secret", "cookie-value", "basic-value", "body-value", "body-key"]
         {
@@ -591,9 +592,9 @@ mod tests {
         }
         // They can be words of the answer.
         for word in [uuid, "production", "session-1234567890", "12345678", "Done", "b"] {
-            assert!(!hidden.iter().any(|text| word.contains(text.as_str())), "{word}: {hidden:?}");
+            assert!(!hidden.iter().any(|text| word.contains(text)), "{word}: {hidden:?}");
         }
-        assert!(hidden.len() <= HIDDEN_MAX);
+        assert!(hidden.iter().count() <= HIDDEN_MAX);
     }
 
     #[test]

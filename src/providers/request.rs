@@ -14,10 +14,11 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::{Host, Position, Url};
 
-use super::auth::{AuthForm, Credential, MASK, Sent, Supply};
+use super::auth::{AuthForm, Credential, Sent, Supply};
 use super::aws::Unsigned;
 use super::definition::{Definition, JobUrl, RequestForm, Target};
 use super::host_pattern::HostPattern;
+use super::secret_texts::MASK;
 use super::template::{Param, check_base, percent_encode};
 use crate::domain::{Timestamp, credential_variable};
 
@@ -306,14 +307,7 @@ impl Definition {
             is_from_client: chosen_by != ChosenBy::Definition && base_url.is_none(),
             secrets: sent.secrets,
         };
-        self.sign(
-            &mut request,
-            match sources.credential {
-                CredentialUse::Sent(supply) => supply,
-                CredentialUse::Kept => None,
-            },
-            plain,
-        )?;
+        self.sign(&mut request, sources.credential.supply(), plain)?;
         Ok(request)
     }
 
@@ -463,6 +457,16 @@ pub(super) enum CredentialUse<'a> {
     Sent(Option<Supply<'a>>),
     /// The request is made without it.
     Kept,
+}
+
+impl<'a> CredentialUse<'a> {
+    /// Returns what authorises the request.
+    fn supply(self) -> Option<Supply<'a>> {
+        match self {
+            Self::Sent(supply) => supply,
+            Self::Kept => None,
+        }
+    }
 }
 
 /// Where the host of a request comes from.

@@ -1,6 +1,6 @@
 //! A first definition, made from the URL of a job and from answers of its API.
 //!
-//! The guesses are about names and words that many job APIs use. A guess cannot be told from a fact by its look, so
+//! The guesses are about names and words that many job APIs use. A guess cannot be distinguished from a fact, so
 //! every part that no answer confirms has a comment that begins with `# ?`, and is listed for the author. The examples
 //! have no `expect`: `provider check` then shows what each answer means, for the author to confirm.
 

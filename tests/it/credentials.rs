@@ -1,4 +1,4 @@
-//! Credentials of an app: where they go, and that nobody sees them.
+//! Credentials of an app: where they go, and that no answer shows them.
 
 use std::sync::{Arc, Mutex};
 

@@ -311,19 +311,25 @@ impl InlinePoll {
         texts
     }
 
-    /// Returns the texts that the client has given, with their names.
+    /// Returns the texts that the client has given, with their names. A key in a header, or the plain `key` of a query, as with
+    /// Google, is the key of the API.
     fn named_texts(&self) -> Vec<(String, String)> {
         let is_public = |name: &str| matches!(name, "accept" | "accept-language");
-        let headers = self.headers.iter().filter(|(name, _)| !is_public(name));
-        let mut texts: Vec<(String, String)> =
-            headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut texts = Vec::new();
+        for (name, value) in self.headers.iter().filter(|(name, _)| !is_public(name)) {
+            let is_key = words_of(name).iter().any(|word| word == "key");
+            texts.push((if is_key { "apikey" } else { name }.to_owned(), value.clone()));
+        }
         if let Ok(url) = Url::parse(&self.url) {
-            // A text without a name of a credential: it is only replaced in messages.
+            // Without a name, it is only replaced in messages.
             texts.extend(url.query().map(|query| (String::new(), query.to_owned())));
-            texts.extend(url.query_pairs().into_owned());
-            // The plain `key` of a query is the API's key, as with Google.
-            let keys = url.query_pairs().filter(|(name, _)| name == "key");
-            texts.extend(keys.map(|(_, value)| ("apikey".to_owned(), value.into_owned())));
+            let given = url.query().into_iter().flat_map(|query| query.split('&'));
+            let as_given = given.filter_map(|pair| pair.split_once('='));
+            let as_given = as_given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let pairs = as_given.chain(url.query_pairs().into_owned());
+            texts.extend(pairs.map(
+                |(name, value)| if name == "key" { ("apikey".to_owned(), value) } else { (name, value) },
+            ));
         }
         if let Some(body) = &self.body {
             body_texts("body", body, &mut texts);
@@ -354,6 +360,15 @@ fn body_texts(name: &str, value: &Value, texts: &mut Vec<(String, String)>) {
 /// Returns whether values with this name are credentials: one of its words says so, and it does not name an id, such as
 /// `session_id`.
 fn is_credential_name(name: &str) -> bool {
+    let words = words_of(name);
+    let is = |word: &str, list: &[&str]| list.contains(&word);
+    let names_secret = words.iter().any(|word| is(word, CREDENTIAL_WORDS));
+    let names_key = words.windows(2).any(|pair| is(&pair[0], &["api", "access", "auth"]) && pair[1] == "key");
+    (names_secret || names_key) && words.last().is_none_or(|word| word != "id")
+}
+
+/// Returns the words of a name in lower case: `apiKey` and `api-key` have two.
+fn words_of(name: &str) -> Vec<String> {
     let mut words: Vec<String> = vec![String::new()];
     for c in name.chars() {
         let is_start = !c.is_alphanumeric() || c.is_uppercase();
@@ -364,10 +379,7 @@ fn is_credential_name(name: &str) -> bool {
             word.extend(c.to_lowercase());
         }
     }
-    let is = |word: &str, list: &[&str]| list.contains(&word);
-    let names_secret = words.iter().any(|word| is(word, CREDENTIAL_WORDS));
-    let names_key = words.windows(2).any(|pair| is(&pair[0], &["api", "access", "auth"]) && pair[1] == "key");
-    (names_secret || names_key) && words.last().is_none_or(|word| word != "id")
+    words
 }
 
 /// Returns a text and the parts of it that a message may repeat alone: the token after the name of a scheme, decoded
@@ -580,14 +592,21 @@ mod tests {
         poll.headers.insert("proxy-auth".to_owned(), "Basic bWU6YmFzaWMtdmFsdWU=".to_owned());
         poll.headers.insert("user-agent".to_owned(), "my-integration-bot/1.0.2 production".to_owned());
         poll.headers.insert("x-token".to_owned(), "Done".to_owned());
+        poll.headers.insert("x-key".to_owned(), "header-key".to_owned());
         poll.body = Some(serde_json::json!({
             "id": uuid, "session_id": "session-1234567890", "maxTokens": "12345678",
             "login": { "password": "body-value", "apiKey": "body-key" },
         }));
         let hidden = poll.definition().expect("a definition").hidden_texts(None);
-        for secret in
-            ["header-secret", "query-secret", "cookie-value", "basic-value", "body-value", "body-key"]
-        {
+        for secret in [
+            "header-secret",
+            "query-secret",
+            "cookie-value",
+            "basic-value",
+            "body-value",
+            "body-key",
+            "header-key",
+        ] {
             assert!(hidden.iter().any(|text| text == secret), "{secret}: {hidden:?}");
         }
         // They can be words of the answer.

@@ -20,6 +20,7 @@ mod pending_result;
 mod polling;
 mod provider;
 mod public_error;
+mod result_memory;
 mod schedule;
 mod scheduler;
 mod tokens;

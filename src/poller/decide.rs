@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::{FailedPoll, backoff};
 use super::not_found::NotFoundStreak;
-use super::pending_result::{PendingResult, WAIT_MAX, without_result};
+use super::pending_result::{NO_SPACE, NO_SPACE_PAUSE, PendingResult, WAIT_MAX, without_result};
 use super::provider::PollResponse;
 use super::public_error::public_error;
+use super::result_memory::ResultSpace;
 use super::scheduler::{JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, ProviderHealth, Timestamp, credential_variable,
@@ -214,21 +214,24 @@ impl Decision {
         false
     }
 
-    /// Makes a completed job wait for its results. Without memory for that, it ends without them.
+    /// Makes a completed job wait for its results. Without memory for that, it is polled again later, or ends without them
+    /// if its watches have expired.
     fn on_results(
         &mut self,
         schedule: &mut JobSchedule,
         report: &JobReport,
         raw: Option<Bytes>,
-        memory: Option<OwnedSemaphorePermit>,
+        memory: Option<ResultSpace>,
     ) {
         let is_refresh = schedule.watching == 0;
         let Some(memory) = memory else {
-            let why = "too many other results are being requested";
-            let observation = without_result(report.observation.clone(), why);
             if is_refresh {
                 self.refresh = Some(RefreshEnding { job: self.job, seen: None, has_status: true });
+            } else if schedule.cutoff().is_none() {
+                self.not_before = self.not_before.max(Some(self.now.plus(NO_SPACE_PAUSE)));
+                schedule.rare().last_error = Some(format!("the job completed; its result: {NO_SPACE}"));
             } else {
+                let observation = without_result(report.observation.clone(), NO_SPACE);
                 self.on_report(schedule, &JobReport { observation, ..report.clone() }, raw);
             }
             return;

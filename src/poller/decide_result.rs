@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 
 use super::decide::{Decision, RETRY_AFTER_MAX, log_health};
-use super::pending_result::{PendingResult, RETRY_DELAYS, without_result};
+use super::pending_result::{NO_SPACE, NO_SPACE_PAUSE, PendingResult, RETRY_DELAYS, without_result};
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
 use crate::domain::{JobName, JobNo, Observation, ProviderHealth, Timestamp};
@@ -52,8 +52,10 @@ pub(super) fn decide_result(
     queue.budget.charge(redirects, now);
     let (failure, message) = match meaning {
         Interpretation::Ok(report) => {
-            (pending.report, pending.failures, pending.last_error) = (report, 0, None);
-            pending.raw = raw.filter(|_| request.is_json).or(pending.raw);
+            if !pending.accept(report, raw.filter(|_| request.is_json)) {
+                pending.next_at = now.plus(NO_SPACE_PAUSE);
+                return decision.wait_or_end(schedule, pending, NO_SPACE.to_owned());
+            }
             pending.next_at = now;
             schedule.rare().last_error = None;
             if pending.next().is_none() {
@@ -71,7 +73,6 @@ pub(super) fn decide_result(
         Interpretation::NotYet => (PollFailure::Error, "the result is not ready yet".to_owned()),
         Interpretation::Failed { failure, message } => (failure, message),
     };
-    schedule.rare().last_error = Some(format!("the job completed; its result: {message}"));
     if failure == PollFailure::NotMade {
         pending.next_at = now.plus(NOT_MADE_PAUSE);
     } else {
@@ -85,13 +86,7 @@ pub(super) fn decide_result(
         let wait = delay.filter(|_| !is_lasting).map(|delay| delay.max(retry_after.unwrap_or_default()));
         pending.next_at = wait.map_or(Timestamp::MAX, |wait| now.plus(wait));
     }
-    pending.last_error = Some(message);
-    if pending.next_at >= pending.give_up_at {
-        decision.end_without_result(*pending, &schedule.name);
-    } else {
-        schedule.rare().pending_result = Some(pending);
-    }
-    decision
+    decision.wait_or_end(schedule, pending, message)
 }
 
 /// Ends the job whose results could not be read in time. Returns `None` if no results of the job are pending any more.
@@ -100,6 +95,7 @@ pub(super) fn give_up_result(scheduler: &mut Scheduler, job: JobNo, now: Timesta
     let pending = schedule.rare.as_mut()?.pending_result.take()?;
     let mut decision = Decision::new(job, pending.generation, now);
     if is_awaited(schedule, &pending) {
+        schedule.rare().is_ending = true;
         decision.end_without_result(*pending, &schedule.name);
     }
     Some(decision)
@@ -111,6 +107,23 @@ fn is_awaited(schedule: &JobSchedule, pending: &PendingResult) -> bool {
 }
 
 impl Decision {
+    /// Keeps the results pending until their next request, or ends the job if there is none in time.
+    fn wait_or_end(
+        mut self,
+        schedule: &mut JobSchedule,
+        mut pending: Box<PendingResult>,
+        message: String,
+    ) -> Self {
+        schedule.rare().last_error = Some(format!("the job completed; its result: {message}"));
+        pending.last_error = Some(message);
+        if pending.next_at >= pending.give_up_at {
+            self.end_without_result(*pending, &schedule.name);
+        } else {
+            schedule.rare().pending_result = Some(pending);
+        }
+        self
+    }
+
     fn end_with_result(&mut self, pending: PendingResult) {
         let PendingResult { report, raw, is_refresh, .. } = pending;
         if is_refresh {

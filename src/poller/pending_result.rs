@@ -32,14 +32,16 @@
 //! **A requested poll of a job that has ended** refreshes its outputs, so it requests the results, too. If one of them
 //! cannot be read, the stored ending stays as it is.
 //!
-//! **Memory.** All reports together take at most [`MEMORY_KIB`]. A job for which there is no room ends without its
-//! results, and its error says so.
+//! **Memory.** All reports together have a limit, which the apps share ([`super::result_memory`]). A job for which there
+//! is no space is polled again after [`NO_SPACE_PAUSE`]. If its watches have expired by then, they end without its
+//! results, and the error says so. A result for which there is no space any more is requested again, as if the request
+//! could not be made.
 
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::result_memory::ResultSpace;
 use crate::domain::{JobError, Observation, Timestamp};
 use crate::providers::{JobReport, NextResult};
 
@@ -55,8 +57,11 @@ pub const RETRY_DELAYS: [Duration; 5] = [
 /// Longest time between the poll and the end of the job.
 pub const WAIT_MAX: Duration = Duration::from_secs(600);
 
-/// Memory of all pending results, in KiB.
-pub const MEMORY_KIB: usize = 64 * 1024;
+/// Pause of a completed job without space for its results. Each takes the space for minutes only if its provider fails.
+pub const NO_SPACE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why the results of a job are not requested yet.
+pub const NO_SPACE: &str = "too many other results are being requested";
 
 /// Error code of a completed job whose result could not be read.
 pub const RESULT_UNAVAILABLE: &str = "result_unavailable";
@@ -80,15 +85,24 @@ pub struct PendingResult {
     pub give_up_at: Timestamp,
     /// Why the last request failed.
     pub last_error: Option<String>,
-    /// Place in the memory of all pending results.
-    #[expect(dead_code, reason = "the memory is free again when this is dropped")]
-    pub memory: OwnedSemaphorePermit,
+    /// Space in the memory of all pending results.
+    pub memory: ResultSpace,
 }
 
 impl PendingResult {
     /// Returns the result that is requested next.
     pub fn next(&self) -> Option<&NextResult> {
         self.report.results.first()
+    }
+
+    /// Accepts what is known after a result was read. Returns `false`, and changes nothing, if there is no memory for it.
+    pub fn accept(&mut self, report: Box<JobReport>, raw: Option<Bytes>) -> bool {
+        let raw = raw.or_else(|| self.raw.clone());
+        if !report.results.is_empty() && !self.memory.resize(memory_kib(&report, raw.as_ref())) {
+            return false;
+        }
+        (self.report, self.raw, self.failures, self.last_error) = (report, raw, 0, None);
+        true
     }
 
     /// Moves all times back by `jump`.

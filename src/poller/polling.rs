@@ -8,8 +8,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::decide::{Decision, decide, give_up};
 use super::decide_result::{ResultRequest, decide_result, give_up_result};
-use super::pending_result::{MEMORY_KIB, PendingResult, memory_kib};
+use super::pending_result::{PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
+use super::result_memory::ResultMemory;
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
@@ -51,8 +52,8 @@ pub struct Poller {
     scheduler: Mutex<Scheduler>,
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
-    /// Memory of pending results, in KiB.
-    result_memory: Arc<Semaphore>,
+    /// Memory of pending results.
+    result_memory: Arc<ResultMemory>,
     alive: mpsc::Sender<()>,
 }
 
@@ -75,7 +76,7 @@ impl Poller {
         let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
-        let result_memory = Arc::new(Semaphore::new(MEMORY_KIB));
+        let result_memory = ResultMemory::new();
         let inline_metrics = OnceLock::new();
         let poller = Self {
             store,
@@ -390,9 +391,9 @@ impl PollTask {
         let poller = Arc::clone(&self.poller);
         let found = poller.scheduler().jobs.get(&self.job).map(|schedule| {
             let trace = schedule.trace.as_deref().copied();
-            (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), trace)
+            (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), schedule.app, trace)
         });
-        let Some((queue, name, source, trace)) = found else { return };
+        let Some((queue, name, source, app, trace)) = found else { return };
         let inline = source.map(|source| poller.inline_provider(&source)).transpose();
         let inline = match inline {
             Ok(inline) => inline,
@@ -413,9 +414,7 @@ impl PollTask {
         if let Interpretation::Ok(report) = &response.meaning
             && !report.results.is_empty()
         {
-            let memory = Arc::clone(&poller.result_memory);
-            let kib = memory_kib(report, response.raw.as_ref());
-            response.memory = memory.try_acquire_many_owned(kib).ok();
+            response.memory = poller.result_memory.take(app, memory_kib(report, response.raw.as_ref()));
         }
         metrics.polled(response.meaning.outcome(), took);
         if matches!(&response.meaning, Interpretation::Ok(report) if report.unknown_status) {

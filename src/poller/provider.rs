@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::exchange;
+use super::result_memory::ResultSpace;
 use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
 use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
@@ -57,7 +58,7 @@ pub(super) struct PollResponse {
     /// The body, if it is small enough to be passed on.
     pub(super) raw: Option<Bytes>,
     /// Memory for the pending results of the job, if there are any and it was free.
-    pub(super) memory: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Option<ResultSpace>,
     /// Number of further requests that redirects caused.
     pub(super) redirects: u8,
 }

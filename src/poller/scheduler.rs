@@ -238,7 +238,7 @@ impl Scheduler {
                 if found.pending_result().is_some() {
                     return;
                 }
-                if found.in_flight {
+                if found.in_flight || found.rare.as_ref().is_some_and(|rare| rare.is_ending) {
                     found.poll_again = true;
                     return;
                 }
@@ -442,15 +442,24 @@ impl Scheduler {
         let Some(found) = found.filter(|found| found.generation == generation && !found.in_flight) else {
             return;
         };
-        if has_ended || found.watching == 0 {
+        found.rare().is_ending = false;
+        let requested = std::mem::take(&mut found.poll_again);
+        let has_watches = !has_ended && found.watching > 0;
+        if !has_watches {
             adjust(&mut self.watching, found.watching, 0);
             (found.watching, found.terms) = (0, None);
-            self.remove(job, now);
-        } else {
+        }
+        if requested {
+            let poll_at = found.earliest_poll(self.queues[found.queue()].policy.min_interval, now);
+            self.schedule_poll(job, poll_at);
+        } else if has_watches {
             let poll_at = found.poll_at.min(now.plus(pause));
             self.schedule_poll(job, poll_at);
-            self.schedule_expiry(job);
+        } else {
+            self.remove(job, now);
+            return;
         }
+        self.schedule_expiry(job);
     }
 
     /// Clears the backoffs of a provider's jobs, after the provider has recovered. These jobs are due as soon

@@ -97,10 +97,13 @@ impl Ground {
         command.env("RINGBACK_LOG", "info").stdout(stdout).spawn().unwrap()
     }
 
-    /// Starts a process with a limit (the arguments of the shell's `ulimit`) and the log level `warn`.
+    /// Starts a process with a limit (the arguments of the shell's `ulimit`) and the log level `warn`. It polls no job
+    /// within an hour: nothing is written but what the test requests.
     pub fn start_limited(&self, limit: &str) -> Process {
         let mut command = Command::new("/bin/sh");
-        let script = format!("ulimit {limit}; RINGBACK_LOG=warn exec \"$0\" \"$@\"");
+        let settings =
+            "RINGBACK_LOG=warn RINGBACK_PROVIDERS__MUVI__FIRST=1h RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL=1h";
+        let script = format!("ulimit {limit}; {settings} exec \"$0\" \"$@\"");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_ringback")]);
         Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
     }

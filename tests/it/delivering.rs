@@ -126,6 +126,7 @@ async fn a_2xx_is_success_even_if_its_body_breaks_off() {
     let watch = t.register(&json!({ "jobId": "job_3", "callbackUrl": t.receiver.url("/stalled") })).await;
     t.pass(seconds(5)).await;
     t.receiver.next().await;
+    t.read_arrived().await;
     t.clock.advance(seconds(20));
     t.held.none().await;
     t.rest().await;

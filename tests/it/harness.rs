@@ -476,6 +476,14 @@ impl Harness {
         guarded("rest", resting).await;
     }
 
+    /// Lets the application read what the fakes have written so far. It has one thread, which finds all sockets with data
+    /// before it finishes a round trip.
+    pub async fn read_arrived(&self) {
+        for _ in 0..3 {
+            self.get_without_key("/healthz").await;
+        }
+    }
+
     /// Waits until all due work is done, and advances the clock meanwhile: a write that the database has refused is
     /// repeated after a second.
     pub async fn work_off(&self) {

@@ -1,11 +1,11 @@
 //! Tests of the decisions about polls.
 
-use tokio::sync::Semaphore;
-
 use super::*;
 use crate::domain::{
     AppNo, AppsApart, JobSnapshot, Known, Limits, Observation, PollPolicy, PollerMessage, Rate, Terms,
 };
+use crate::poller::decide_result::give_up_result;
+use crate::poller::result_memory::ResultMemory;
 use crate::poller::scheduler::{Action, FinishedPoll};
 use crate::providers::{Answer, Definition};
 
@@ -13,6 +13,32 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000 + seconds * 1000)
+}
+
+/// A job with a watch that expires at 20.
+fn snapshot(job: i64) -> JobSnapshot {
+    let terms = Terms { expires_at: at(20), poll_interval: None, expected_at: None, wants_progress: false };
+    JobSnapshot {
+        no: JobNo(job),
+        name: JobName {
+            provider: "muvi".to_owned(),
+            account: "default".to_owned(),
+            job_id: format!("job_{job}"),
+            params: "{}".to_owned(),
+        },
+        app: AppNo(1),
+        poll: None,
+        other_app: None,
+        generation: 0,
+        known: Known::new(&Observation::default(), &[], at(0)),
+        apart: AppsApart::NONE,
+        had_status: false,
+        registered_at: at(0),
+        watching: 1,
+        terms: Some(terms),
+        poll_requested: false,
+        traced: None,
+    }
 }
 
 /// A scheduler with jobs 1 to `count`, whose watches expire at 20.
@@ -23,32 +49,17 @@ fn scheduler(count: i64) -> Scheduler {
     let queue = ProviderQueue::new("muvi".to_owned(), policy, limits, at(0));
     let mut scheduler = Scheduler::new(vec![queue], (policy, limits), at(0));
     for job in 1..=count {
-        let terms =
-            Terms { expires_at: at(20), poll_interval: None, expected_at: None, wants_progress: false };
-        let snapshot = JobSnapshot {
-            no: JobNo(job),
-            name: JobName {
-                provider: "muvi".to_owned(),
-                account: "default".to_owned(),
-                job_id: format!("job_{job}"),
-                params: "{}".to_owned(),
-            },
-            app: AppNo(1),
-            poll: None,
-            other_app: None,
-            generation: 0,
-            known: Known::new(&Observation::default(), &[], at(0)),
-            apart: AppsApart::NONE,
-            had_status: false,
-            registered_at: at(0),
-            watching: 1,
-            terms: Some(terms),
-            poll_requested: false,
-            traced: None,
-        };
-        scheduler.apply(PollerMessage::Watch(Box::new(snapshot)), at(0));
+        scheduler.apply(PollerMessage::Watch(Box::new(snapshot(job))), at(0));
     }
     scheduler
+}
+
+/// Ends a poll that has not ended its job.
+fn finish(scheduler: &mut Scheduler, decision: &Decision, now: Timestamp) {
+    let Decision { job, generation, not_before, backoff_until, .. } = *decision;
+    let poll =
+        FinishedPoll { job, generation, ended: false, repeats_request: false, not_before, backoff_until };
+    scheduler.finish_poll(poll, now);
 }
 
 fn failed(failure: PollFailure, http_status: Option<u16>) -> PollResponse {
@@ -380,7 +391,7 @@ fn a_repeated_final_poll_waits_for_retry_after_up_to_an_hour() {
 }
 
 /// Returns the answer to a poll of a completed job with a result.
-fn completed(job: i64, memory: Option<OwnedSemaphorePermit>) -> PollResponse {
+fn completed(job: i64, memory: Option<ResultSpace>) -> PollResponse {
     let text = r#"
         schema = 2
         id = "muvi"
@@ -433,10 +444,18 @@ fn completed(job: i64, memory: Option<OwnedSemaphorePermit>) -> PollResponse {
 }
 
 #[test]
-fn without_memory_a_completed_job_ends_without_its_result() {
+fn without_memory_a_completed_job_is_polled_again_until_it_expires() {
     let mut scheduler = scheduler(1);
     assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
     let decision = decide(&mut scheduler, JobNo(1), completed(1, None), at(5), at(5));
+    assert!(decision.ended.is_none() && decision.not_before == Some(at(35)));
+    finish(&mut scheduler, &decision, at(5));
+    // The watch expires at 20.
+    assert_eq!(scheduler.next_due(at(5)), Some(at(20)));
+    let _ = scheduler.take_due(at(20));
+    assert_eq!(scheduler.next_due(at(20)), Some(at(35)));
+    assert_eq!(scheduler.take_due(at(35)), [Action::Poll(JobNo(1))]);
+    let decision = decide(&mut scheduler, JobNo(1), completed(1, None), at(35), at(35));
     let ended = decision.ended.expect("the end of the job");
     let error = ended.seen.error.expect("an error");
     assert_eq!((ended.kind, error.code.as_deref()), (EndingKind::Completed, Some("result_unavailable")));
@@ -446,20 +465,13 @@ fn without_memory_a_completed_job_ends_without_its_result() {
 #[test]
 fn a_clock_that_is_set_back_delays_no_pending_result() {
     let mut scheduler = scheduler(1);
-    let memory = Arc::new(Semaphore::new(1));
-    let permit = Arc::clone(&memory).try_acquire_owned().ok();
+    let memory = ResultMemory::new();
+    let half = memory.take(AppNo(2), 32 * 1024);
+    let permit = memory.take(AppNo(1), 16 * 1024);
     assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
     let decision = decide(&mut scheduler, JobNo(1), completed(1, permit), at(5), at(5));
     assert!(decision.ended.is_none());
-    let poll = FinishedPoll {
-        job: JobNo(1),
-        generation: 0,
-        ended: false,
-        repeats_request: false,
-        not_before: None,
-        backoff_until: None,
-    };
-    scheduler.finish_poll(poll, at(5));
+    finish(&mut scheduler, &decision, at(5));
     // The next request is due at once, and neither a requested poll nor the expiry at 20 replaces it.
     assert_eq!(scheduler.next_due(at(5)), Some(at(5)));
     scheduler.follow_clock(at(5));
@@ -469,7 +481,24 @@ fn a_clock_that_is_set_back_delays_no_pending_result() {
     let found = scheduler.jobs.get(&JobNo(1)).expect("the job");
     let give_up_at = found.pending_result().expect("a pending result").give_up_at;
     assert_eq!(give_up_at, now.plus(WAIT_MAX));
-    assert_eq!(memory.available_permits(), 0);
+    assert!(half.is_some() && memory.take(AppNo(1), 1).is_none());
     drop(scheduler);
-    assert_eq!(memory.available_permits(), 1, "the memory is free again");
+    assert!(memory.take(AppNo(1), 1).is_some(), "the memory is free again");
+}
+
+#[test]
+fn a_poll_requested_while_a_job_ends_without_its_result_is_made() {
+    for has_ended in [true, false] {
+        let mut scheduler = scheduler(1);
+        let memory = ResultMemory::new().take(AppNo(1), 1);
+        assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
+        let decision = decide(&mut scheduler, JobNo(1), completed(1, memory), at(5), at(5));
+        finish(&mut scheduler, &decision, at(5));
+        let given_up = at(5).plus(WAIT_MAX);
+        let decision = give_up_result(&mut scheduler, JobNo(1), given_up).expect("a pending result");
+        assert!(decision.ended.is_some());
+        scheduler.apply(PollerMessage::PollNow(Box::new(snapshot(1))), given_up);
+        scheduler.end_wait(JobNo(1), 0, has_ended, 60 * SECOND, given_up);
+        assert_eq!(scheduler.jobs[&JobNo(1)].poll_at, given_up);
+    }
 }

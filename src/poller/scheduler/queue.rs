@@ -89,6 +89,8 @@ pub struct RareState {
     pub final_poll: Option<FinalPoll>,
     /// Results that are requested before the job counts as completed.
     pub pending_result: Option<Box<PendingResult>>,
+    /// Whether the end of the job without its results is being written.
+    pub is_ending: bool,
     /// Further apps that watch the job and poll it in their turns.
     pub more_apps: Vec<AppNo>,
     /// Apps whose progress events differ from those of the others.

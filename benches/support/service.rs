@@ -48,6 +48,8 @@ impl Service {
         let process = Command::new(binary)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .current_dir(folder.path())
+            .env_remove("RINGBACK_BENCH_FIGURES")
+            .env_remove("RINGBACK_BENCH_ROUNDS")
             .env("RINGBACK_DATABASE_URL", database)
             .env("RINGBACK_API_KEY", KEY)
             .env("MUVI_API_KEY", "bench")

@@ -39,7 +39,7 @@ pub fn managed_app(api: &Api, only: Option<AppNo>, id: &str) -> Option<Arc<App>>
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(AppId));
+    let before = query.cursor(cursor::List::Apps).map(AppId);
     query.done()?;
     let found = match call.caller.managed_app() {
         None => call.api.store.apps(before, limit + 1),
@@ -48,7 +48,7 @@ pub async fn list(call: Call) -> Answer {
             own.into_iter().collect()
         }
     };
-    Ok(page(&found, limit, |app| cursor::encode(app.id.0), |app| AppView::of(app)))
+    Ok(page(&found, limit, |app| cursor::encode(cursor::List::Apps, &app.id.0), |app| AppView::of(app)))
 }
 
 /// Show an app

@@ -84,14 +84,14 @@ struct NewCredential {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit() as usize;
-    let from = query.read("cursor", cursor::WRONG, cursor::decode_feed_position).unwrap_or(0);
+    let from: i64 = query.cursor(cursor::List::Credentials).unwrap_or(0);
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     let found = call.api.store.credentials(call.app()).await?;
     let data: Vec<CredentialView<'_>> = found.iter().skip(from).take(limit).map(CredentialView::of).collect();
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < found.len());
-    Ok(Page::reply(data, next.map(cursor::encode_feed_position)))
+    Ok(Page::reply(data, next.map(|from: i64| cursor::encode(cursor::List::Credentials, &from))))
 }
 
 /// Create a credential

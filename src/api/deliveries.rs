@@ -149,13 +149,13 @@ pub async fn list(call: Call) -> Answer {
     let limit = query.limit();
     let filter =
         delivery_filter(&mut FilterSource::Query(&mut query), DeliveryStatus::ALL, call.api.clock.now());
-    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId));
+    let before = query.cursor(cursor::List::Deliveries).map(DeliveryId);
     let filter = DeliveryFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.deliveries(call.app(), filter, limit).await?;
     let waits = Waits::of_deliveries(&call.api, &found.rows);
     let view = |delivery| DeliveryView::of(delivery, waits.get(delivery.id));
-    Ok(listed(&found, |id| cursor::encode(id.0), view))
+    Ok(listed(&found, |id| cursor::encode(cursor::List::Deliveries, &id.0), view))
 }
 
 /// Show a delivery
@@ -188,12 +188,12 @@ pub async fn show(call: Call) -> Answer {
 pub async fn attempts(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let before = query.read("cursor", cursor::WRONG, cursor::decode_number).unwrap_or(u32::MAX);
+    let before = query.cursor(cursor::List::Attempts).unwrap_or(u32::MAX);
     query.done()?;
     let id = call.id(DeliveryId::parse)?;
     let found = call.api.store.attempts(call.app(), id, before, limit).await?;
     let found = found.ok_or_else(Problem::not_found)?;
-    Ok(listed(&found, cursor::encode_number, AttemptView::of))
+    Ok(listed(&found, |number| cursor::encode(cursor::List::Attempts, &number), AttemptView::of))
 }
 
 /// Retry a delivery now

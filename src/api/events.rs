@@ -150,7 +150,7 @@ pub async fn list(call: Call) -> Answer {
         job_id: query.parsed("jobId", check_job_id),
         is_newest_first: order == FeedOrder::Descending,
     };
-    let position = query.read("cursor", cursor::WRONG, cursor::decode_feed_position);
+    let position = query.cursor(cursor::List::Feed);
     let after = query.text("after");
     if after.is_some() && position.is_some() {
         let detail = "cannot be used with a cursor; give one of both";
@@ -166,7 +166,7 @@ pub async fn list(call: Call) -> Answer {
         (None, None) => After::Start,
     };
     let found = call.api.store.events(call.app(), after, filter, limit).await?.ok_or_else(gone)?;
-    Ok(listed(&found, cursor::encode_feed_position, written))
+    Ok(listed(&found, |position: i64| cursor::encode(cursor::List::Feed, &position), written))
 }
 
 /// Show an event

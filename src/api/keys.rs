@@ -37,12 +37,12 @@ pub async fn list(call: Call) -> Answer {
     let only = call.caller.managed_app();
     let mut query = call.query();
     let limit = query.limit();
-    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(KeyId));
+    let before = query.cursor(cursor::List::Keys).map(KeyId);
     let app = query.parsed("appId", |id| find_app(&call.api, only, id));
     query.done()?;
     let app = app.map(|app| app.no).or(only);
     let found = call.api.store.keys(app, before, limit + 1).await?;
-    Ok(page(&found, limit, |key| cursor::encode(key.id.0), |key| KeyView::of(key, None)))
+    Ok(page(&found, limit, |key| cursor::encode(cursor::List::Keys, &key.id.0), |key| KeyView::of(key, None)))
 }
 
 /// Show a key

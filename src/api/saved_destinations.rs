@@ -209,11 +209,11 @@ fn refused(refusal: DestinationRefusal) -> Problem {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DestinationId));
+    let before = query.cursor(cursor::List::Destinations).map(DestinationId);
     query.done()?;
     let now = call.api.clock.now();
     let found = call.api.store.saved_destinations(call.app(), before, limit, now).await?;
-    Ok(listed(&found, |id| cursor::encode(id.0), SavedDestinationView::of))
+    Ok(listed(&found, |id| cursor::encode(cursor::List::Destinations, &id.0), SavedDestinationView::of))
 }
 
 /// Show a saved destination

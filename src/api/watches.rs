@@ -333,12 +333,16 @@ pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
     let filter = watch_filter(&mut FilterSource::Query(&mut query), &call.api);
-    let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId));
+    let before = query.cursor(cursor::List::Watches).map(WatchId);
     let filter = WatchFilter { before, ..filter };
     query.done()?;
     let found = call.api.store.watches(call.app(), filter, limit).await?;
     let waits = Waits::of_watches(&call.api, &found.rows);
-    Ok(listed(&found, |id| cursor::encode(id.0), |watch| WatchView::now(&call.api, watch, &waits)))
+    Ok(listed(
+        &found,
+        |id| cursor::encode(cursor::List::Watches, &id.0),
+        |watch| WatchView::now(&call.api, watch, &waits),
+    ))
 }
 
 /// Show a watch
@@ -565,13 +569,13 @@ pub async fn poll(call: Call) -> Answer {
 pub async fn timeline(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let after = query.read("cursor", cursor::WRONG, cursor::decode_timeline_position).unwrap_or_default();
+    let after = query.cursor(cursor::List::Timeline).unwrap_or_default();
     query.done()?;
     let id = call.id(WatchId::parse)?;
     let entries =
         call.api.store.timeline(call.app(), id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
     let cursor =
-        |(position, _): &(TimelinePosition, TimelineEntry)| cursor::encode_timeline_position(*position);
+        |(position, _): &(TimelinePosition, TimelineEntry)| cursor::encode(cursor::List::Timeline, position);
     Ok(page(&entries, limit, cursor, |(_, entry)| entry))
 }
 

@@ -29,7 +29,7 @@ Example:
 
 A job API without a definition:
   ringback watch --poll-url https://api.example.com/jobs/123 \\
-    --poll-header 'authorization: Bearer …' \\
+    --poll-headers-file headers.txt \\
     --status '$.state' --completed done --failed error \\
     --output '$.result.url' --follow
 
@@ -322,6 +322,19 @@ mod tests {
         ] {
             assert!(Line::try_parse_from(wrong).is_err(), "{wrong:?}");
         }
+        let line =
+            ["watch", "--poll-url", "https://a/1", "--status", "$.s", "--completed", "done", "--failed", ""];
+        let line = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+        assert!(line.watch.body().expect("a body").json.contains(r#""failed":[]"#));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "authorization: Bearer hush\n\nX-Key: a:b\n").expect("written");
+        let path = file.path().to_str().expect("UTF-8");
+        let given =
+            ["watch", "--poll-url", "https://a/1", "--poll-header", "x: y", "--poll-headers-file", path];
+        let line = Line::try_parse_from(given).unwrap_or_else(|error| panic!("{error}"));
+        let body = line.watch.body().expect("a body").json;
+        assert!(body.contains(r#"{"X-Key":"a:b","authorization":"Bearer hush","x":"y"}"#), "{body}");
+        assert!(!format!("{:?}", line.watch).contains("hush"));
         let line = ["watch", "--poll-url", "https://a/1", "--poll-header", "no-colon"];
         let line = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
         assert!(matches!(line.watch.body(), Err(Failure::Usage(_))));

@@ -45,7 +45,7 @@ pub struct IdempotencyKey {
     pub path: String,
     /// The client's key.
     pub key: String,
-    /// SHA-256 of the body. The same key with another body is a conflict.
+    /// Keyed hash of the body ([`ReadStore::hash_request`]). The same key with another body is a conflict.
     pub request_hash: [u8; 32],
     /// Time of the request.
     pub now: Timestamp,
@@ -155,6 +155,12 @@ pub(super) type Results<T, R = Infallible> = Result<Vec<Result<T, R>>>;
 pub type Replayable<T, R = Infallible> = Result<Result<T, R>, Replay>;
 
 impl ReadStore {
+    /// Returns the hash by which a repeated request is recognised. It has a key, because a body can hold secrets, which a
+    /// reader of the database could otherwise guess.
+    pub fn hash_request(&self, body: &str) -> [u8; 32] {
+        self.shared.identity_key.hash("ringback: a request", &[body.as_bytes()])
+    }
+
     /// Returns the replay of a key that was used before. Handlers call this before they validate a request:
     /// a request that was valid then may be invalid now.
     pub async fn find_replay(&self, key: IdempotencyKey) -> Result<Option<Replay>> {

@@ -1,4 +1,5 @@
-//! The key of the hashes that identify jobs without a definition. `job_polls` says what it is for.
+//! The key of the hashes that identify jobs without a definition, and repeated requests. `job_polls` and `idempotency` say
+//! what they are for.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use super::db::{Result, StoreError, Tx, params};
 use super::sealing::{Column, Keyring};
 use crate::domain::{AppNo, Id, random};
 
-/// Key of the hashes that identify jobs without a definition.
+/// Key of the hashes of what may hold secrets.
 #[derive(Clone, Default)]
 pub struct IdentityKey([u8; 32]);
 
@@ -48,15 +49,21 @@ impl IdentityKey {
     }
 
     /// Returns the identity of a poll object of an app, with the credential that it names.
-    #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
     pub fn identify(&self, app: AppNo, source: &str, credential: Option<Id>) -> Id {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
-        mac.update(b"ringback: a job without a definition\0");
-        mac.update(&app.0.to_be_bytes());
-        mac.update(&credential.map_or([0; 16], Id::to_bytes));
-        mac.update(source.as_bytes());
-        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        let (app, credential) = (app.0.to_be_bytes(), credential.map_or([0; 16], Id::to_bytes));
+        let digest =
+            self.hash("ringback: a job without a definition", &[&app, &credential, source.as_bytes()]);
         Id::from_bytes(std::array::from_fn(|n| digest[n]))
+    }
+
+    /// Returns a hash for one purpose. The length of each part but the last is the same for all its values.
+    #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
+    pub fn hash(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
+        mac.update(purpose.as_bytes());
+        mac.update(&[0]);
+        parts.iter().for_each(|part| mac.update(part));
+        mac.finalize().into_bytes().into()
     }
 }
 

@@ -192,7 +192,13 @@ impl Call {
         self.no_query()?;
         let text = content.read(&self.parts, &self.api.clock).await?;
         let seal = if has_secret { bearer(&self.parts.headers).map(AnswerKey::of_token) } else { None };
-        let claim = IdempotencyClaim::new(&self.api.in_progress, self.app(), &self.parts, &text, seal)?;
+        let claim = IdempotencyClaim::new(
+            &self.api.in_progress,
+            &self.api.store,
+            self.app(),
+            (&self.parts, &text),
+            seal,
+        )?;
         let write = Write { call: self, text, claim };
         if let Some(key) = write.key()
             && let Some(replay) = write.api.store.find_replay(key).await?

@@ -1,4 +1,7 @@
 //! Cursors: the end of a page, encoded so that clients treat it as opaque.
+//!
+//! A cursor begins with the letter of its list. So the cursor of another list is an error, and not an empty page. Those
+//! of the feed have no letter: clients keep them, also from earlier versions.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -7,59 +10,132 @@ use crate::domain::{Id, Timestamp};
 use crate::store::TimelinePosition;
 
 /// The detail for a text that is not a cursor.
-pub const WRONG: &str = "is not a cursor of this list; use `nextCursor` of the page before";
+pub(super) const WRONG: &str = "is not a cursor of this list; use `nextCursor` of the page before";
 
 /// Maximum number of timeline entries of a watch within one millisecond.
 const SAME_INSTANT_MAX: u32 = 10_000;
 
-/// Encodes the id after which the next page begins.
-pub fn encode(id: Id) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(id.to_bytes())
+/// The lists that have pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    Apps,
+    Attempts,
+    Credentials,
+    Deliveries,
+    Destinations,
+    Feed,
+    Keys,
+    Providers,
+    Timeline,
+    Watches,
 }
 
-/// Decodes the result of [`encode`].
-pub fn decode(text: &str) -> Option<Id> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    <[u8; 16]>::try_from(bytes).ok().map(Id::from_bytes)
+impl List {
+    const fn letter(self) -> Option<u8> {
+        match self {
+            Self::Apps => Some(b'a'),
+            Self::Attempts => Some(b't'),
+            Self::Credentials => Some(b'c'),
+            Self::Deliveries => Some(b'd'),
+            Self::Destinations => Some(b'o'),
+            Self::Feed => None,
+            Self::Keys => Some(b'k'),
+            Self::Providers => Some(b'p'),
+            Self::Timeline => Some(b'l'),
+            Self::Watches => Some(b'w'),
+        }
+    }
 }
 
-/// Encodes the timeline position after which the next page begins.
-pub fn encode_timeline_position(position: TimelinePosition) -> String {
-    let mut bytes = [0; 12];
-    bytes[..8].copy_from_slice(&position.at.millis().to_be_bytes());
-    bytes[8..].copy_from_slice(&position.count.to_be_bytes());
+/// The place in a list after which the next page begins.
+pub trait Position: Sized {
+    /// Returns the place as bytes.
+    fn bytes(&self) -> Vec<u8>;
+
+    /// Reads the result of [`Self::bytes`].
+    fn read(bytes: &[u8]) -> Option<Self>;
+}
+
+/// The last row of a page.
+impl Position for Id {
+    fn bytes(&self) -> Vec<u8> {
+        self.to_bytes().to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self::from_bytes)
+    }
+}
+
+/// The number of the last row of a numbered list.
+impl Position for u32 {
+    fn bytes(&self) -> Vec<u8> {
+        self.to_be_bytes().to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self::from_be_bytes)
+    }
+}
+
+/// A position in the feed, or the number of the rows before.
+impl Position for i64 {
+    fn bytes(&self) -> Vec<u8> {
+        self.to_be_bytes().to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self::from_be_bytes).filter(|position| *position >= 0)
+    }
+}
+
+impl Position for TimelinePosition {
+    fn bytes(&self) -> Vec<u8> {
+        [&self.at.millis().to_be_bytes()[..], &self.count.to_be_bytes()].concat()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (at, count) = bytes.split_at_checked(8)?;
+        let at = i64::from_be_bytes(at.try_into().ok()?);
+        let count = u32::from_be_bytes(count.try_into().ok()?);
+        // All entries of one millisecond are read together.
+        let is_possible = at >= 0 && count <= SAME_INSTANT_MAX;
+        is_possible.then_some(Self { at: Timestamp::from_millis(at), count })
+    }
+}
+
+/// Encodes a place in a list.
+pub fn encode(list: List, position: &impl Position) -> String {
+    let bytes: Vec<u8> = list.letter().into_iter().chain(position.bytes()).collect();
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Decodes the result of [`encode_timeline_position`].
-pub fn decode_timeline_position(text: &str) -> Option<TimelinePosition> {
-    let bytes = <[u8; 12]>::try_from(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (at, count) = bytes.split_at(8);
-    let at = i64::from_be_bytes(at.try_into().ok()?);
-    let count = u32::from_be_bytes(count.try_into().ok()?);
-    // All entries of one millisecond are read together.
-    (at >= 0 && count <= SAME_INSTANT_MAX)
-        .then_some(TimelinePosition { at: Timestamp::from_millis(at), count })
-}
-
-/// Encodes the number before which the next page of a numbered list begins.
-pub fn encode_number(number: u32) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(number.to_be_bytes())
-}
-
-/// Decodes the result of [`encode_number`].
-pub fn decode_number(text: &str) -> Option<u32> {
+/// Decodes the result of [`encode`].
+pub(super) fn decode<P: Position>(list: List, text: &str) -> Option<P> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    <[u8; 4]>::try_from(bytes).ok().map(u32::from_be_bytes)
+    match list.letter() {
+        Some(letter) => P::read(bytes.strip_prefix(&[letter])?),
+        None => P::read(&bytes),
+    }
 }
 
-/// Encodes the feed position after which the next page begins.
-pub fn encode_feed_position(position: i64) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(position.to_be_bytes())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Decodes the result of [`encode_feed_position`].
-pub fn decode_feed_position(text: &str) -> Option<i64> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    <[u8; 8]>::try_from(bytes).ok().map(i64::from_be_bytes).filter(|position| *position >= 0)
+    #[test]
+    fn a_cursor_is_one_of_its_list_only() {
+        let id = Id::MAX;
+        let cursor = encode(List::Watches, &id);
+        assert_eq!(decode(List::Watches, &cursor), Some(id));
+        assert_eq!(decode::<Id>(List::Deliveries, &cursor), None);
+        assert_eq!(decode::<i64>(List::Feed, &encode(List::Providers, &7_i64)), None);
+        assert_eq!(decode::<i64>(List::Providers, &encode(List::Feed, &7_i64)), None);
+        assert_eq!(decode(List::Feed, "AAAAAAAAAAc"), Some(7_i64), "of an earlier version");
+        let position = TimelinePosition { at: Timestamp::from_millis(5), count: 3 };
+        assert_eq!(decode(List::Timeline, &encode(List::Timeline, &position)), Some(position));
+        for wrong in ["", "!", "AAAA", "bAAAAAAAAAAAAAAAAAAAAAA"] {
+            assert!(decode::<TimelinePosition>(List::Timeline, wrong).is_none(), "{wrong}");
+        }
+    }
 }

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::HeaderName;
 use axum::http::request::Parts;
-use sha2::{Digest, Sha256};
 
 use super::problem::{FieldErrorCode, Problem, ProblemCode};
 use crate::domain::{AppNo, Timestamp};
-use crate::store::{AnswerKey, IdempotencyKey};
+use crate::store::{AnswerKey, IdempotencyKey, Store};
 
 /// The header of a request's key.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -38,7 +37,7 @@ impl InProgressKeys {
 pub struct IdempotencyClaim {
     in_progress: InProgressKeys,
     name: KeyName,
-    /// SHA-256 of the body.
+    /// Keyed hash of the body.
     request: [u8; 32],
     /// The key that seals the stored response.
     seal: Option<AnswerKey>,
@@ -49,9 +48,9 @@ impl IdempotencyClaim {
     /// a secret is sealed by `seal`, so that only the same API key gets it again.
     pub fn new(
         in_progress: &InProgressKeys,
+        store: &Store,
         app: AppNo,
-        parts: &Parts,
-        body: &str,
+        (parts, body): (&Parts, &str),
         seal: Option<AnswerKey>,
     ) -> Result<Option<Self>, Problem> {
         let mut keys = parts.headers.get_all(&IDEMPOTENCY_KEY).iter();
@@ -69,7 +68,7 @@ impl IdempotencyClaim {
             let detail = "a request with this Idempotency-Key is still in progress; send it again later";
             return Err(Problem::new(ProblemCode::IdempotencyInProgress, detail));
         }
-        Ok(Some(Self { in_progress: in_progress.clone(), name, request: Sha256::digest(body).into(), seal }))
+        Ok(Some(Self { in_progress: in_progress.clone(), name, request: store.hash_request(body), seal }))
     }
 
     /// Returns the key for the store.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
+use super::cursor::{self, List, Position};
 use super::object_reader::{duration, suggestion};
 use super::problem::{FieldErrorCode, FieldErrors, Invalid, Problem, not_one_of};
 
@@ -107,6 +108,11 @@ impl Query {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
         self.parsed(name, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
+    }
+
+    /// Takes the place in a list after which the page begins.
+    pub fn cursor<P: Position>(&mut self, list: List) -> Option<P> {
+        self.read("cursor", cursor::WRONG, |text| cursor::decode(list, text))
     }
 
     /// Takes the number of rows of a page.

@@ -1,6 +1,7 @@
 //! Repairs of a body that the parser rejects. Each reads the body once.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// Nesting that is kept if a body is too deep; a deeper value becomes null. The deepest path to a field has three parts
 /// of at most 16 steps. The parser rejects nesting deeper than 128, so that later code cannot exhaust the stack.
@@ -17,31 +18,48 @@ const NO_NUMBERS: &[&[u8]] = &[b"NaN", b"Infinity", b"-Infinity"];
 pub(super) fn escape_foreign(body: &[u8]) -> Cow<'_, [u8]> {
     let text = String::from_utf8_lossy(body);
     let bytes = text.as_bytes();
-    let (mut escaped, mut at, mut in_text) = (Vec::with_capacity(bytes.len()), 0, false);
-    while at < bytes.len() {
-        let byte = bytes[at];
-        let word = if in_text { None } else { NO_NUMBERS.iter().find(|word| is_word(bytes, at, word)) };
-        match (byte, word) {
-            (_, Some(word)) => {
-                escaped.extend_from_slice(b"null");
-                at += word.len();
-                continue;
+    let (mut kept, mut at, mut in_text) = (Kept::of(bytes), 0, false);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => in_text = !in_text,
+            b'\\' if in_text && bytes.get(at + 1).is_some_and(|next| *next >= 0x20) => at += 1,
+            ..0x20 if in_text => kept.replace(at..at + 1, format!("\\u{byte:04x}").as_bytes()),
+            b'N' | b'I' | b'-' if !in_text => {
+                if let Some(word) = NO_NUMBERS.iter().find(|word| is_word(bytes, at, word)) {
+                    kept.replace(at..at + word.len(), b"null");
+                    at += word.len() - 1;
+                }
             }
-            (b'\\', None) if in_text && bytes.get(at + 1).is_some_and(|next| *next >= 0x20) => {
-                escaped.push(byte);
-                at += 1;
-                escaped.push(bytes[at]);
-            }
-            (b'"', None) => {
-                in_text = !in_text;
-                escaped.push(byte);
-            }
-            (..0x20, None) if in_text => escaped.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => escaped.push(byte),
+            _ => {}
         }
         at += 1;
     }
-    escaped.into()
+    kept.end().into()
+}
+
+/// A copy of a body in which ranges are replaced, from the first one to the last.
+struct Kept<'b> {
+    body: &'b [u8],
+    /// Number of bytes that are copied or replaced.
+    done: usize,
+    copy: Vec<u8>,
+}
+
+impl<'b> Kept<'b> {
+    fn of(body: &'b [u8]) -> Self {
+        Self { body, done: 0, copy: Vec::with_capacity(body.len()) }
+    }
+
+    fn replace(&mut self, range: Range<usize>, replacement: &[u8]) {
+        self.copy.extend_from_slice(&self.body[self.done..range.start]);
+        self.copy.extend_from_slice(replacement);
+        self.done = range.end;
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.copy.extend_from_slice(&self.body[self.done..]);
+        self.copy
+    }
 }
 
 /// Returns whether a word stands at `at`, and not as a part of a longer one.
@@ -55,7 +73,7 @@ fn is_word(bytes: &[u8], at: usize, word: &[u8]) -> bool {
 
 /// Replaces the values that the parser does not hold by null. The body is valid JSON.
 pub(super) fn replace_unreadable(body: &[u8]) -> Vec<u8> {
-    let (mut kept, mut depth, mut at) = (Vec::with_capacity(body.len()), 0_usize, 0);
+    let (mut kept, mut depth, mut at) = (Kept::of(body), 0_usize, 0);
     while at < body.len() {
         let start = at;
         at = end_of_token(body, at);
@@ -65,16 +83,13 @@ pub(super) fn replace_unreadable(body: &[u8]) -> Vec<u8> {
         let is_deep = depth > DEPTH_KEPT;
         depth -= usize::from(matches!(token, b"}" | b"]"));
         if is_deep {
-            if opens && depth == DEPTH_KEPT + 1 {
-                kept.extend_from_slice(b"null");
-            }
+            let is_first = opens && depth == DEPTH_KEPT + 1;
+            kept.replace(start..at, if is_first { b"null" } else { b"" });
         } else if is_too_large(token) {
-            kept.extend_from_slice(b"null");
-        } else {
-            kept.extend_from_slice(token);
+            kept.replace(start..at, b"null");
         }
     }
-    kept
+    kept.end()
 }
 
 /// Returns the end of a string, of a number, or of any other single byte.
@@ -114,23 +129,21 @@ pub(super) fn replace_unpaired_surrogates(body: &[u8]) -> Option<Vec<u8>> {
         let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
         u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
     };
-    let (mut text, mut at, mut replaced) = (Vec::with_capacity(body.len()), 0, false);
-    while at < body.len() {
-        let length = match (body[at], unit(at)) {
-            (b'\\', Some(0xD800..=0xDBFF)) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
-            (b'\\', Some(0xD800..=0xDFFF)) => {
-                text.extend_from_slice(b"\\ufffd");
-                replaced = true;
-                at += 6;
-                continue;
-            }
+    let is_high = |unit: Option<u16>| matches!(unit, Some(0xD800..=0xDBFF));
+    let is_low = |unit: Option<u16>| matches!(unit, Some(0xDC00..=0xDFFF));
+    let (mut kept, mut at) = (None, 0);
+    while let Some(found) = body.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
+        at += found;
+        let first = unit(at);
+        if is_high(first) && is_low(unit(at + 6)) {
+            at += 12;
+        } else if is_high(first) || is_low(first) {
+            kept.get_or_insert_with(|| Kept::of(body)).replace(at..at + 6, b"\\ufffd");
+            at += 6;
+        } else {
             // A backslash and the character that it escapes. The second of two backslashes starts no escape.
-            (b'\\', _) => 2,
-            _ => 1,
-        };
-        let end = body.len().min(at + length);
-        text.extend_from_slice(&body[at..end]);
-        at = end;
+            at += 2;
+        }
     }
-    replaced.then_some(text)
+    kept.map(Kept::end)
 }

@@ -112,8 +112,8 @@ pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
 pub use self::timeline::TimelinePosition;
 pub use self::watches::{
-    AmendRefusal, AmendWatch, CancelRefusal, Register, RegisterMany, RegisterRefusal, StopAndCancel, StopWatch,
-    WatchFilter,
+    AmendRefusal, AmendWatch, CancelRefusal, Register, RegisterMany, RegisterRefusal, StopAndCancel,
+    StopWatch, WatchFilter,
 };
 pub use self::writer::{WRITE_RETRY_PAUSE, Writer, write_until_accepted};
 pub use crate::domain::Scope;

@@ -56,7 +56,8 @@ impl<'a> JobCancelView<'a> {
 /// Checks that jobs of a provider can be cancelled. `None`: a job without a definition.
 pub fn check(api: &Api, definition: Option<&Definition>) -> Result<(), Invalid> {
     let Some(definition) = definition else {
-        let detail = "is not possible for a job without a definition, because nothing says how it is cancelled";
+        let detail =
+            "is not possible for a job without a definition, because nothing says how it is cancelled";
         return Err((FieldErrorCode::NoCancel, detail.to_owned()));
     };
     let id = &definition.id;

@@ -32,8 +32,8 @@ use crate::domain::{
     PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
-    AmendRefusal, AmendWatch, Change, Idempotent, NotFound, PollNow, Register, StopAndCancel, StopWatch, StoredResponse,
-    TimelinePosition, WatchFilter,
+    AmendRefusal, AmendWatch, Change, Idempotent, NotFound, PollNow, Register, StopAndCancel, StopWatch,
+    StoredResponse, TimelinePosition, WatchFilter,
 };
 
 /// The bounds of `wait`, the time to wait for the end of a watch.

@@ -205,6 +205,7 @@ impl Watch {
             ("pollInterval", "--poll-interval", given(json!(self.poll_interval))),
             ("payload", "--payload", given(json!(self.payload))),
             ("group", "--group", self.group()),
+            ("cancelJobOnExpiry", "--cancel-on-expiry", self.cancel_on_expiry.then(|| "true".to_owned())),
         ]);
         let of_group = ["size", "when", "expiresIn", "notify"];
         let arguments = ["--group-size", "--group-when", "--group-expires-in", "--group-notify"];

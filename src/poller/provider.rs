@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
 use crate::providers::{
-    Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request, SecretTexts,
+    Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request,
+    SecretTexts,
 };
 
 /// Largest response body that is passed on byte for byte.

@@ -71,7 +71,8 @@ use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
 use crate::domain::{
-    AppNo, JobNo, JobSnapshot, JobStatus, Limits, PendingCancel, PollPolicy, PollStats, PollerMessage, Timestamp,
+    AppNo, JobNo, JobSnapshot, JobStatus, Limits, PendingCancel, PollPolicy, PollStats, PollerMessage,
+    Timestamp,
 };
 use crate::providers::InlinePoll;
 

@@ -22,8 +22,8 @@ use super::db::{Result, Row, StoreError, Tx, params, row_sql};
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::read_name;
 use crate::domain::{
-    AppNo, CancelAttempt, CancelResult, CancelStatus, JobCancel, JobNo, PendingCancel, PollerMessage, Timestamp,
-    WatchId,
+    AppNo, CancelAttempt, CancelResult, CancelStatus, JobCancel, JobNo, PendingCancel, PollerMessage,
+    Timestamp, WatchId,
 };
 
 /// Writes the result of an attempt to cancel a job.
@@ -148,11 +148,9 @@ pub(super) fn request(
     (job, app, provider): (JobNo, AppNo, String),
     now: Timestamp,
 ) -> Result<()> {
-    let known = batch.tx.find(
-        "select status from job_cancels where watch = $1",
-        params![watch],
-        |row| row.word(0, CancelStatus::parse),
-    )?;
+    let known = batch.tx.find("select status from job_cancels where watch = $1", params![watch], |row| {
+        row.word(0, CancelStatus::parse)
+    })?;
     if known.is_some_and(|status| !status.can_be_repeated()) {
         return Ok(());
     }

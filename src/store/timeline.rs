@@ -4,8 +4,8 @@ use super::db::{Result, Row, Tx, params};
 use super::job_cancels;
 use super::reads::ReadStore;
 use crate::domain::{
-    AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobCancel, JobNo, JobStatus, Observation,
-    Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
+    AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobCancel, JobNo, JobStatus,
+    Observation, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
 };
 
 /// Position in a timeline: a time, and a number of entries of that millisecond.

@@ -188,9 +188,8 @@ pub(super) static SELECT: LazyLock<String> = LazyLock::new(|| {
 fn read_watch(row: &Row<'_>) -> Result<Watch> {
     let status = row.word(1, WatchStatus::parse)?;
     // A watch that ended otherwise never expires.
-    let is_open = |cancel: &JobCancel| {
-        status == WatchStatus::Watching || cancel.status != CancelStatus::OnExpiry
-    };
+    let is_open =
+        |cancel: &JobCancel| status == WatchStatus::Watching || cancel.status != CancelStatus::OnExpiry;
     Ok(Watch {
         id: WatchId(row.id(0)?),
         status,

@@ -3,9 +3,7 @@
 use super::reader::{Mistaken, Node, TableReader};
 use super::request;
 use super::result::{self, Context};
-use crate::providers::definition::{
-    BodyKind, CancelForm, Meaning, Method, NotFound, RequestForm, Target,
-};
+use crate::providers::definition::{BodyKind, CancelForm, Meaning, Method, NotFound, RequestForm, Target};
 use crate::providers::extract::Extract;
 use crate::providers::field::{Outcome, Paths};
 use crate::providers::template::UrlTemplate;
@@ -29,8 +27,8 @@ pub(super) fn cancel(
     };
     let target = target(table, context, poll_url);
     let already_ended = table.get("already_ended").map(|node| statuses(&node)).unwrap_or_default();
-    let request = target
-        .and_then(|target| result::request_form(table, (method, target), "application/json", context));
+    let request =
+        target.and_then(|target| result::request_form(table, (method, target), "application/json", context));
     if let Some(request) = &request {
         check(table, request, context);
     }
@@ -94,7 +92,8 @@ fn statuses(node: &Node<'_>) -> Vec<u16> {
     }
     let status = |node: &Node<'_>| {
         let found = u16::try_from(node.integer()?).ok();
-        let found = found.filter(|status| (400..500).contains(status) && !matches!(status, 401 | 408 | 425 | 429));
+        let found =
+            found.filter(|status| (400..500).contains(status) && !matches!(status, 401 | 408 | 425 | 429));
         if found.is_none() {
             node.wrong("must be an HTTP status from 400 to 499, except 401, 408, 425 and 429, which have other meanings");
         }
@@ -111,7 +110,8 @@ fn check(table: &TableReader<'_>, request: &RequestForm, context: &Context<'_>) 
     }
     result::check_names(table, request, None, context);
     // A request without the id would cancel something else.
-    let names_job = matches!(request.target, Target::BelowJob(_)) || request::names(request).contains("job_id");
+    let names_job =
+        matches!(request.target, Target::BelowJob(_)) || request::names(request).contains("job_id");
     let has_groups = context.meaning.job_url.is_some();
     if !names_job && !has_groups {
         table.wrong("the request does not contain `{job_id}`, so it would not cancel this job");

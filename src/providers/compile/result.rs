@@ -244,7 +244,11 @@ pub(super) fn check_names(
         let is_param =
             *name == "job_id" || context.params.others.contains_key(*name) || groups.contains(name);
         if !is_value && !is_param {
-            let hint = if given.is_some() { format!(", or `values = {{ {name} = \"$.…\" }}`") } else { String::new() };
+            let hint = if given.is_some() {
+                format!(", or `values = {{ {name} = \"$.…\" }}`")
+            } else {
+                String::new()
+            };
             table.wrong(format!("`{{{name}}}` is not declared; add [params.{name}]{hint}"));
         }
     }

@@ -9,9 +9,9 @@ use tokio_postgres::types::{FromSql, IsNull, Type, WrongType};
 
 use super::error::{Result, StoreError};
 use crate::domain::{
-    AppId, AppNo, CancelStatus, ChannelKind, DeliveryId, DestinationId, DisabledReason, EndingKind, EventId, EventType,
-    GroupNo, GroupStatus, Id, JobNo, JobStatus, KeyId, OperationId, OperationNo, OperationStatus, Payload,
-    Reason, SavedNo, Scope, Timestamp, WatchId, WatchStatus,
+    AppId, AppNo, CancelStatus, ChannelKind, DeliveryId, DestinationId, DisabledReason, EndingKind, EventId,
+    EventType, GroupNo, GroupStatus, Id, JobNo, JobStatus, KeyId, OperationId, OperationNo, OperationStatus,
+    Payload, Reason, SavedNo, Scope, Timestamp, WatchId, WatchStatus,
 };
 
 /// Value of a parameter `$n`, or of a column.

@@ -15,14 +15,14 @@ use super::super::batch::Batch;
 use super::super::db::{Result, StoreError, Tx, params, row_sql};
 use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
-use super::super::{job_cancels, job_polls};
 use super::super::reads::ReadStore;
 use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
 use super::super::{credentials, destinations};
+use super::super::{job_cancels, job_polls};
 use crate::domain::{
-    AppNo, AppsApart, GroupNo, JobCancel, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage,
-    ProgressRound, Timestamp, Watch, WatchStatus, params_key,
+    AppNo, AppsApart, GroupNo, JobCancel, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation,
+    PollerMessage, ProgressRound, Timestamp, Watch, WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.

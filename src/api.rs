@@ -23,6 +23,7 @@ mod events;
 mod filters;
 mod groups;
 mod http;
+mod job_cancel;
 mod keys;
 mod labels;
 mod openapi;

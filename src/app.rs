@@ -164,6 +164,8 @@ impl App {
         warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
+        let with_cancel = providers.iter().filter(|provider| provider.allow_cancel);
+        let with_cancel = with_cancel.map(|provider| provider.definition.id.clone()).collect();
         let (poller, polls_ended) =
             Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers, inline);
         let mut delivery = config.delivery.clone();
@@ -183,6 +185,7 @@ impl App {
             clock,
             providers: definitions,
             with_credential,
+            with_cancel,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
@@ -592,6 +595,7 @@ fn inline_settings(config: &Config, errors: &mut Vec<String>) -> (PollPolicy, Li
         ("hosts", own.hosts.is_some()),
         ("definition", own.definition.is_some()),
         ("token_url", own.token_url.is_some()),
+        ("allow_cancel", own.allow_cancel.is_some()),
     ];
     let why = "has no meaning for jobs without a definition, which use the address and the credential of the client; \
                remove it";
@@ -682,7 +686,9 @@ fn provider(
         return Err(errors);
     }
     let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
-    Ok(Provider::new(definition, own.api_key, base_url, policy, limits))
+    let mut provider = Provider::new(definition, own.api_key, base_url, policy, limits);
+    provider.allow_cancel = own.allow_cancel.unwrap_or(false);
+    Ok(provider)
 }
 
 /// Number of variables that a warning lists.

@@ -26,6 +26,7 @@ mod group;
 mod group_request;
 mod id;
 mod job;
+mod job_cancel;
 mod json_fields;
 mod mail;
 mod messages;
@@ -63,6 +64,7 @@ pub use job::{
     EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, NewPoll, Observation, Output, PollSource,
     PollStats, SHARDS, params_key,
 };
+pub use job_cancel::{CANCEL_PERIOD, CancelAttempt, CancelResult, CancelStatus, JobCancel, PendingCancel};
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage, SkipScope};

@@ -7,6 +7,7 @@
 mod auth;
 mod aws;
 mod body;
+mod cancel;
 mod compile;
 mod condition;
 mod decode;
@@ -39,6 +40,7 @@ use std::sync::{Arc, LazyLock};
 use crate::domain::file_text;
 use crate::named_file;
 pub use auth::Credential;
+pub use cancel::CancelAnswer;
 pub use compile::{Mistake, is_provider_id};
 pub use definition::{Definition, Parameter};
 pub use extract::OutputsExpire;

@@ -36,6 +36,7 @@ mod events;
 mod groups;
 mod idempotency;
 mod identity;
+mod job_cancels;
 mod job_polls;
 mod jobs;
 mod keys;
@@ -94,6 +95,7 @@ pub use self::groups::{ExpireGroups, GroupRefusal};
 pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };
+pub use self::job_cancels::RecordCancel;
 pub use self::jobs::{NotFound, PollNow, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
@@ -110,7 +112,8 @@ pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
 pub use self::timeline::TimelinePosition;
 pub use self::watches::{
-    AmendRefusal, AmendWatch, Register, RegisterMany, RegisterRefusal, StopWatch, WatchFilter,
+    AmendRefusal, AmendWatch, CancelRefusal, Register, RegisterMany, RegisterRefusal, StopAndCancel,
+    StopWatch, WatchFilter,
 };
 pub use self::writer::{WRITE_RETRY_PAUSE, Writer, write_until_accepted};
 pub use crate::domain::Scope;
@@ -274,6 +277,10 @@ commands! {
     write refresh_ending of none: RefreshEnding => (), jobs::refresh_ending;
     /// Stops a watch. Returns the watch after the stop.
     idempotent stop_watch of app: StopWatch => Watch | NotFound, watches::stop_watch;
+    /// Stops a watch, and requests to cancel its job. Returns the watch after the stop.
+    idempotent stop_and_cancel of inner: StopAndCancel => Watch | CancelRefusal, each(watches::stop_and_cancel);
+    /// Writes the result of an attempt to cancel a job.
+    write record_cancel of none: RecordCancel => (), each(job_cancels::record_cancel);
     /// Erases a watch. If the result is [`WatchErasure::More`], the caller repeats `advance_operation`.
     write erase_watch of app: EraseWatch => WatchErasure, each(operations::erase_watch);
     /// Creates an operation.

@@ -144,6 +144,10 @@ pub async fn stop(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
     let (filter, is_dry_run) = write.object(|fields| {
+        if fields.take_other("cancelJob").is_some() {
+            let detail = "is possible for one watch only: POST /v1/watches/{id}/stop";
+            fields.error("cancelJob", FieldErrorCode::UnknownField, detail);
+        }
         let filter = watch_filter(&mut FilterSource::Body(fields), api);
         let is_filtered = filter != WatchFilter::default();
         let filter = WatchFilter { status: filter.status.or(Some(WatchStatus::Watching)), ..filter };

@@ -10,6 +10,7 @@ use super::destinations::{DestinationRequests, destination_requests, destination
 use super::groups::{self, GroupFields};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
+use super::job_cancel;
 use super::labels::{check_name, check_reference};
 use super::poll_fields::{self, PollRequest};
 use crate::clock::Moment;
@@ -48,6 +49,7 @@ pub(super) const FIXED_FIELDS: &[&str] = &[
     "pollInterval",
     "destinationId",
     "group",
+    "cancelJobOnExpiry",
 ];
 
 /// Parses and checks a registration that arrived at `now`. Names are resolved until `until`.
@@ -110,6 +112,11 @@ fn parse(
         return (None, Vec::new(), None, None);
     };
     let (definition, job, poll) = subject(api, &mut fields);
+    let cancels_on_expiry = fields.boolean("cancelJobOnExpiry") == Some(true);
+    if cancels_on_expiry && (poll.is_some() || definition.is_some()) {
+        let checked = job_cancel::check(api, definition.as_deref());
+        fields.keep("cancelJobOnExpiry", checked);
+    }
     let has_group = fields.has("group");
     let at = fields.at("group");
     let group = fields.take("group").and_then(|raw| groups::read(api, raw, &at, fields.errors));
@@ -144,6 +151,7 @@ fn parse(
         traceparent: None,
         destinations: Vec::new(),
         group: None,
+        cancels_on_expiry,
         created_at: now,
     });
     (watch, requests, group, poll)

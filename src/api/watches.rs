@@ -20,6 +20,7 @@ use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
+use super::job_cancel::{self, JobCancelView, StopOptions};
 use super::labels::{self, check_name, check_reference};
 use super::poll_fields::Poll;
 use super::register;
@@ -31,8 +32,8 @@ use crate::domain::{
     PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
-    AmendRefusal, AmendWatch, Change, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse,
-    TimelinePosition, WatchFilter,
+    AmendRefusal, AmendWatch, Change, Idempotent, NotFound, PollNow, Register, StopAndCancel, StopWatch,
+    StoredResponse, TimelinePosition, WatchFilter,
 };
 
 /// The bounds of `wait`, the time to wait for the end of a watch.
@@ -92,6 +93,8 @@ pub struct Registration {
     payload: Option<Payload>,
     /// The group that the watch belongs to. It then needs no destination of its own.
     group: Option<GroupOfWatch>,
+    /// Cancels the job at its provider when the watch expires, unless another app watches it then.
+    cancel_job_on_expiry: Option<bool>,
 }
 
 /// A watch.
@@ -124,6 +127,9 @@ pub struct WatchView<'a> {
     /// Id of the group that it belongs to.
     #[schema(required)]
     group_id: Option<&'a str>,
+    /// The request to cancel the job; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_job: Option<JobCancelView<'a>>,
     created_at: Timestamp,
     /// Null while the watch is active.
     #[schema(required)]
@@ -213,6 +219,7 @@ impl<'a> WatchView<'a> {
             metadata: serde_json::from_str(watch.metadata.as_deref().unwrap_or("{}"))
                 .unwrap_or(RawValue::NULL),
             group_id: watch.group.as_deref(),
+            cancel_job: watch.cancel.as_ref().map(JobCancelView::of),
             created_at: watch.created_at,
             ended_at: watch.ended_at,
             expires_at: watch.expires_at,
@@ -388,15 +395,24 @@ pub async fn show(call: Call) -> Answer {
 /// Stop a watch
 ///
 /// An active watch becomes `stopped`. A watch that has ended keeps its status, and its pending deliveries
-/// are skipped. A request to a receiver that is in flight may still arrive.
+/// are skipped. A request to a receiver that is in flight may still arrive. With `cancelJob`, the job is cancelled at its
+/// provider as well, soon after the answer; `cancelJob` of the watch shows the result.
 #[utoipa::path(
     post, path = "/v1/watches/{id}/stop", operation_id = "stopWatch", tag = "Watches",
     security(("key" = ["write"])), params(("id" = WatchId, Path)),
-    responses((status = 200, description = "The watch.", body = WatchView))
+    request_body(content = Option<StopOptions>, example = json!({"cancelJob": true})),
+    responses(
+        (status = 200, description = "The watch.", body = WatchView),
+        (status = 409, description = "Another app watches the job, so it cannot be cancelled. Nothing was stopped."),
+    )
 )]
 pub async fn stop(call: Call) -> Answer {
-    let write = call.write(Content::Nothing).await?;
+    let write = call.write(Content::Optional).await?;
     let (api, app, id) = (Arc::clone(&write.api), write.app(), write.id(WatchId::parse)?);
+    let cancels = write.object(|fields| Some(fields.boolean("cancelJob") == Some(true)))?;
+    if cancels {
+        job_cancel::check_watch(&write, id).await?;
+    }
     reserve_shown(&write, id, 0).await?;
     let stop = StopWatch { app, watch: id, now: api.clock.now() };
     // The statistics of the polls can change until the answer is made: a repetition gets the first one.
@@ -404,10 +420,14 @@ pub async fn stop(call: Call) -> Answer {
     let (kept, shows) = (Arc::clone(&first), Arc::clone(&api));
     let answer = move |watch: &Watch| changed(&shows, StatusCode::OK, watch);
     let make = answer.clone();
-    let stop = Idempotent::new(stop, write.key(), move |watch: &Watch| {
-        Some(kept.get_or_init(|| make(watch)).clone())
-    });
-    let watch = api.store.stop_watch(stop).await??.map_err(|NotFound| Problem::not_found())?;
+    let keep = move |watch: &Watch| Some(kept.get_or_init(|| make(watch)).clone());
+    let watch = if cancels {
+        let stop = Idempotent::new(StopAndCancel(stop), write.key(), keep);
+        api.store.stop_and_cancel(stop).await??.map_err(job_cancel::refused)?
+    } else {
+        let stop = Idempotent::new(stop, write.key(), keep);
+        api.store.stop_watch(stop).await??.map_err(|NotFound| Problem::not_found())?
+    };
     Ok(first.get_or_init(|| answer(&watch)).clone().into_response())
 }
 
@@ -583,8 +603,8 @@ pub async fn timeline(call: Call) -> Answer {
 mod tests {
     use super::*;
     use crate::domain::{
-        Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, GroupRequest, Ids, JobName,
-        JobNo, KeyKind, Masked, NewPoll, Observation, PollSource, SignatureForm, Signing, Terms,
+        Access, AppNo, Auth, ChannelKind, ClientCredentials, DestinationId, GroupRequest, Ids, JobCancel,
+        JobName, JobNo, KeyKind, Masked, NewPoll, Observation, PollSource, SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -644,6 +664,7 @@ mod tests {
                     expires_in: None,
                     notify: None,
                 }),
+                cancels_on_expiry: true,
                 created_at: at,
             };
             let shown = |one: &Destination| (one.clone(), None);
@@ -660,6 +681,7 @@ mod tests {
                 reference: new.reference.clone(),
                 metadata: new.metadata.clone(),
                 group: new.group.as_ref().map(|group| group.name.clone()),
+                cancel: Some(JobCancel::on_expiry()),
                 created_at: at,
                 ended_at: Some(at),
                 expires_at: at,

@@ -87,11 +87,13 @@ pub struct Try {
 
 /// Show the request for a job, without the credential
 ///
-/// The requests for its results follow, if the definition has any. No request is made.
+/// The requests for its results follow, if the definition has any. With --cancel, the request that cancels the job is shown
+/// instead. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  ringback provider show-request acme.toml job_1 --param region=us")]
+  ringback provider show-request acme.toml job_1 --param region=us
+  ringback provider show-request acme.toml job_1 --cancel")]
 pub struct ShowRequest {
     /// Name of the provider, or file of a definition
     #[arg(value_name = "NAME|FILE")]
@@ -101,6 +103,9 @@ pub struct ShowRequest {
     /// Parameter of the provider; can be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
+    /// Show the request that cancels the job
+    #[arg(long)]
+    cancel: bool,
     /// Configuration file [default: ringback.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -258,6 +263,12 @@ impl ShowRequest {
         let definition = definition(&self.name, self.config)?;
         let params = params(&definition, &self.job_id, &self.param)?;
         let now = Clock::System.now();
+        if self.cancel {
+            let shown = definition.shown_cancel((&self.job_id, &params), None, now);
+            let none =
+                || Failure::Failed("the definition has no [cancel], so it cannot cancel a job".to_owned());
+            return Ok(print_line(shown.ok_or_else(none)?.map_err(Failure::Failed)?)?);
+        }
         let shown = definition.shown_request(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
         print_line(shown)?;
         let results = definition.shown_results(&self.job_id, &params, None, now).map_err(Failure::Failed)?;

@@ -114,6 +114,7 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
         card.time("expires", watch, "/expiresAt");
     }
     card.line("group", text(watch, "/groupId"));
+    card.line("job cancel", join(texts(watch, ["/cancelJob/status", "/cancelJob/message"]), ": "));
     metadata(&mut card, watch, "/metadata");
     let destinations = list(watch, "/destinations").map(|one| {
         let [id, attempts, next] = texts(one, ["/id", "/attemptCount", "/nextAttemptAt"]);
@@ -207,6 +208,7 @@ fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
         "event" => &["/eventType", "/eventId"],
         "delivery" => &["/status", "/deliveryId", "/reason"],
         "attempt" => &["/statusCode", "/deliveryId", ERROR],
+        "cancel_finished" => &["/status", "/httpStatus", "/message"],
         _ => &[],
     };
     let mut words: Vec<String> = Vec::new();

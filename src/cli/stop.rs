@@ -5,13 +5,14 @@ use serde_json::json;
 use super::bulk::{BulkOptions, BulkRequest};
 use super::client::{Client, Server, segment, with_query};
 use super::output::{Failure, clean, list, print_line, print_note, text};
+use super::request_fields::Body;
 use super::show;
 use super::terminal::Terminal;
 
 /// Stop a watch, or all that a filter selects
 ///
 /// The job is not polled any more, and nothing more is sent. A watch that has ended keeps its status; its pending
-/// deliveries are skipped. The job itself continues at the provider.
+/// deliveries are skipped. The job itself continues at the provider, unless --cancel-job is given.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "ringback stop [OPTIONS] <ID>\n       \
@@ -19,6 +20,7 @@ use super::terminal::Terminal;
     after_help = "\
 Example:
   ringback stop watch_01m84y…
+  ringback stop watch_01m84y… --cancel-job
   ringback stop --reference order-42
 
 With a filter, watches that have not ended are stopped. The command says first how many are selected, and continues after a confirmation; --yes needs none.",
@@ -30,6 +32,9 @@ pub struct Stop {
     /// Id of the watch (watch_…)
     #[arg(conflicts_with_all = ["provider", "job_id", "reference", "group", "all"])]
     id: Option<String>,
+    /// Cancel the job at its provider as well, where its definition says how and the operator allows it
+    #[arg(long, requires = "id")]
+    cancel_job: bool,
     /// Watches of this provider
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -56,7 +61,7 @@ impl Stop {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
         if let Some(id) = &self.id {
-            return stop(&client, id, self.options.json).await;
+            return stop(&client, id, (self.cancel_job, self.options.json)).await;
         }
         let filter = vec![
             ("provider", "--provider", json!(self.provider)),
@@ -71,14 +76,20 @@ impl Stop {
     }
 }
 
-async fn stop(client: &Client, id: &str, json: bool) -> Result<(), Failure> {
+async fn stop(client: &Client, id: &str, (cancels, json): (bool, bool)) -> Result<(), Failure> {
     let path = format!("/v1/watches/{}", segment(id));
     let before = client.get(&path).await?.value();
     let ended = text(&before, "/endedAt");
     let is_noted = !json && !ended.is_empty();
     let pending = if is_noted { has_pending(client, id).await? } else { false };
-    let answer = client.post(&format!("{path}/stop"), None, None).await?;
+    let body = Body::of_json(&[("cancelJob", "--cancel-job", cancels.then(|| "true".to_owned()))]);
+    let answer = client.post(&format!("{path}/stop"), cancels.then_some(body), None).await?;
     answer.print(json, show::watch_fields)?;
+    if cancels && !json && text(&answer.value(), "/cancelJob/status").is_empty() {
+        print_note("\nThe job had ended before, so it is not cancelled.");
+    } else if cancels && !json {
+        print_note(format_args!("\nThe job is being cancelled: `ringback show {id}` shows the result."));
+    }
     if is_noted {
         let (status, at) = (clean(&text(&before, "/status")), Terminal::of_stdout().moment(&ended));
         let effect = if pending {

@@ -69,6 +69,9 @@ pub struct Watch {
     /// Maximum duration of the watch, such as 24h [default: that of the provider]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires_in: Option<String>,
+    /// Cancel the job at its provider when the watch expires
+    #[arg(long, conflicts_with = "poll_url")]
+    cancel_on_expiry: bool,
     /// Name for people, in subjects of mails, messages and lists
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -202,6 +205,7 @@ impl Watch {
             ("pollInterval", "--poll-interval", given(json!(self.poll_interval))),
             ("payload", "--payload", given(json!(self.payload))),
             ("group", "--group", self.group()),
+            ("cancelJobOnExpiry", "--cancel-on-expiry", self.cancel_on_expiry.then(|| "true".to_owned())),
         ]);
         let of_group = ["size", "when", "expiresIn", "notify"];
         let arguments = ["--group-size", "--group-when", "--group-expires-in", "--group-notify"];

@@ -118,6 +118,8 @@ pub struct ProviderConfig {
     pub token_url: Option<String>,
     /// Hosts, separated by commas, that clients may choose and that get the credential.
     pub hosts: Option<String>,
+    /// Whether jobs may be cancelled with the credential.
+    pub allow_cancel: Option<bool>,
     /// Time from the registration to the first poll, if nothing is known about the job.
     pub first: Option<Duration>,
     /// Shortest poll interval of a job.

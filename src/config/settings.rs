@@ -148,6 +148,9 @@ const LAST: &[Setting] = &[
         .doc("URL at which the credential is exchanged for a token; it gets the credential"),
     provider("providers.NAME.hosts", |p, v| put(&mut p.hosts, Ok(v.to_owned())))
         .doc("hosts, separated by commas, that clients may choose and that get the credential, where the definition has a wildcard"),
+    provider("providers.NAME.allow_cancel", |p, v| put(&mut p.allow_cancel, parse::boolean(v)))
+        .default("false")
+        .doc("permits clients to cancel jobs with the credential, where the definition says how"),
     provider("providers.NAME.first", |p, v| put(&mut p.first, parse::poll_interval(v)))
         .doc("time from the registration to the first poll, if nothing is known about the job"),
     provider("providers.NAME.min_interval", |p, v| put(&mut p.min_interval, parse::poll_interval(v)))

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingDelivery,
-    PollSource, Terms, Timestamp, WatchId,
+    AppNo, AppsApart, DeliveryId, DestinationId, DisabledReason, JobName, JobNo, Known, PendingCancel,
+    PendingDelivery, PollSource, Terms, Timestamp, WatchId,
 };
 
 /// What the poller needs to know about a job to schedule its polls.
@@ -56,6 +56,8 @@ pub enum PollerMessage {
     },
     /// A client requested a poll now.
     PollNow(Box<JobSnapshot>),
+    /// An app requested to cancel a job.
+    CancelJob(Box<PendingCancel>),
 }
 
 /// Message from the store to the dispatcher, sent after the commit.

@@ -6,8 +6,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    AppNo, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind, EventId, EventSet, EventType,
-    GroupRequest, JobName, JobNo, JobStatus, NewPoll, Observation, Payload, Reason, Timestamp, WatchId,
+    AppNo, CancelStatus, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind, EventId,
+    EventSet, EventType, GroupRequest, JobCancel, JobName, JobNo, JobStatus, NewPoll, Observation, Payload,
+    Reason, Timestamp, WatchId,
 };
 
 word_enum! {
@@ -72,6 +73,8 @@ pub struct NewWatch {
     pub destinations: Vec<Destination>,
     /// The group that it belongs to.
     pub group: Option<GroupRequest>,
+    /// Whether the job is cancelled when the watch expires.
+    pub cancels_on_expiry: bool,
     /// Time of registration.
     pub created_at: Timestamp,
 }
@@ -134,6 +137,8 @@ pub struct Watch {
     pub metadata: Option<String>,
     /// The client's id of the group that it belongs to.
     pub group: Option<String>,
+    /// The request to cancel the job, if there is one.
+    pub cancel: Option<JobCancel>,
     /// Time of registration.
     pub created_at: Timestamp,
     /// Time of the end; `None` while it waits.
@@ -220,4 +225,21 @@ pub enum TimelineEntry {
     /// The watch was stopped by a client.
     #[schema(title = "TimelineStopped")]
     Stopped { at: Timestamp },
+    /// A client requested to cancel the job, or the watch expired whose registration requested it.
+    #[serde(rename = "cancel_requested")]
+    #[schema(title = "TimelineCancelRequested")]
+    CancelRequested { at: Timestamp },
+    /// The request to cancel the job was decided.
+    #[serde(rename = "cancel_finished", rename_all = "camelCase")]
+    #[schema(title = "TimelineCancelFinished")]
+    CancelFinished {
+        at: Timestamp,
+        status: CancelStatus,
+        /// HTTP status of the provider's last answer; null without an answer.
+        #[schema(required)]
+        http_status: Option<u16>,
+        /// Why the request was not accepted; null if it was.
+        #[schema(required)]
+        message: Option<String>,
+    },
 }

@@ -208,6 +208,11 @@ impl Budget {
         Places { free: total.saturating_sub(self.in_flight), share: total - reserve, reserve, spare }
     }
 
+    /// Returns the maximum number of polls in flight.
+    pub fn concurrency(&self) -> u32 {
+        self.limits.concurrency
+    }
+
     /// Returns whether no poll ever starts.
     pub fn is_off(&self) -> bool {
         self.limits.concurrency == 0

@@ -1,5 +1,7 @@
 //! The poller: it starts polls, writes their results, and reports its state.
 
+mod cancelling;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -107,7 +109,7 @@ impl Poller {
         let mut after = JobNo(0);
         loop {
             let mut page = self.store.jobs(after, PAGE, self.clock.now()).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { return self.load_cancels().await };
             after = last.no;
             if self.store.tracer().is_on() {
                 let traced = self.store.traced_watches(page.iter().map(|facts| facts.no).collect()).await?;
@@ -208,6 +210,7 @@ impl Poller {
         for action in actions {
             let (poller, alive) = (Arc::clone(self), self.alive.clone());
             match action {
+                Action::Cancel(queue, job, app) => poller.start_cancel((queue, job, app), alive),
                 Action::Poll(job) => {
                     let mut task = PollTask { poller, job, started: now, finished: false, _alive: alive };
                     tokio::spawn(async move { task.run().await });

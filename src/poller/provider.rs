@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
 use crate::providers::{
-    Answer, Credential, Definition, Interpretation, JobReport, PollFailure, Request, SecretTexts,
+    Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request,
+    SecretTexts,
 };
 
 /// Largest response body that is passed on byte for byte.
@@ -41,6 +42,8 @@ pub struct Provider {
     pub policy: PollPolicy,
     /// Limits of rate and concurrency.
     pub limits: Limits,
+    /// Whether jobs may be cancelled with the API key.
+    pub allow_cancel: bool,
     /// The token for which the API key is exchanged, if the definition needs one.
     tokens: Tokens,
     /// The texts by which an answer could repeat the API key.
@@ -70,6 +73,16 @@ pub enum Purpose<'a> {
     Poll,
     /// To learn the first result of this job.
     Result(&'a JobReport),
+    /// To cancel a job.
+    Cancel,
+}
+
+/// The response to a request that cancels a job.
+pub(super) struct CancelResponse {
+    pub(super) answer: CancelAnswer,
+    /// HTTP status, if there was a response.
+    pub(super) http_status: Option<u16>,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl PollResponse {
@@ -104,7 +117,7 @@ impl Provider {
         limits: Limits,
     ) -> Self {
         let (tokens, hidden) = (Tokens::default(), OnceLock::new());
-        Self { definition, credential, base_url, policy, limits, tokens, hidden }
+        Self { definition, credential, base_url, policy, limits, allow_cancel: false, tokens, hidden }
     }
 
     /// Returns the API key.
@@ -161,6 +174,48 @@ impl Provider {
         report: &JobReport,
     ) -> PollResponse {
         self.respond(egress, clock, name, Purpose::Result(report)).await
+    }
+
+    /// Requests to cancel a job, and interprets the response.
+    pub(super) async fn cancel(&self, egress: &Egress, clock: &Clock, name: &JobName) -> CancelResponse {
+        let job = (name.job_id.as_str(), name.params.as_str());
+        let failed = |message, retry_after| {
+            let answer = CancelAnswer::Error(self.masked(message, &[]));
+            CancelResponse { answer, http_status: None, retry_after }
+        };
+        let (request, token) = match self.authorized(egress, clock, job, Purpose::Cancel).await {
+            Ok(authorized) => authorized,
+            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => {
+                let answer = CancelAnswer::Refused(self.masked(message, &[]));
+                return CancelResponse { answer, http_status: None, retry_after: None };
+            }
+            // The status is that of the token URL.
+            Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
+        };
+        let secrets = request.secrets.clone();
+        let mut received = match egress.fetch(Self::fetch(request)).await {
+            Ok(received) => received,
+            Err(error) => return failed(error.to_string(), None),
+        };
+        self.hide_credential(&mut received, &secrets);
+        let Received { status, headers, body, .. } = &received;
+        let answer = Answer { status: *status, headers, body };
+        let mut answer = self.definition.interpret_cancel(&name.job_id, answer);
+        if *status == 401
+            && let Some(token) = &token
+        {
+            self.tokens.discard_old(clock, token).await;
+        }
+        if let CancelAnswer::AlreadyEnded(message)
+        | CancelAnswer::Refused(message)
+        | CancelAnswer::RateLimited(message)
+        | CancelAnswer::Error(message) = &mut answer
+        {
+            // The answer may have a short key.
+            *message = self.masked(std::mem::take(message), &secrets);
+        }
+        let retry_after = received.retry_after(clock.now());
+        CancelResponse { answer, http_status: Some(*status), retry_after }
     }
 
     async fn respond(
@@ -245,7 +300,7 @@ impl Provider {
         let (definition, now) = (&self.definition, clock.now());
         let refused = |why| TokenFailure { failure: PollFailure::Refused, ..TokenFailure::error(why) };
         let next = match purpose {
-            Purpose::Poll => None,
+            Purpose::Poll | Purpose::Cancel => None,
             Purpose::Result(report) => {
                 Some(report.results.first().ok_or_else(|| refused("there is no result".to_owned()))?)
             }
@@ -259,6 +314,9 @@ impl Provider {
         let credential = self.key().map(|key| Credential { key, token: token_text, now });
         let base_url = self.base_url.as_ref();
         let request = match next {
+            None if matches!(purpose, Purpose::Cancel) => {
+                definition.cancel_request(job, base_url, credential).map_err(refused)
+            }
             Some(next) => definition.result_request(next, job, base_url, credential).map_err(refused),
             None => definition.request(job.0, job.1, base_url, credential).map_err(TokenFailure::error),
         };
@@ -282,7 +340,7 @@ async fn interpret(
         }
     };
     let before = match purpose {
-        Purpose::Poll => None,
+        Purpose::Poll | Purpose::Cancel => None,
         Purpose::Result(report) => Some(report),
     };
     if received.body.len() <= INLINE_MAX {

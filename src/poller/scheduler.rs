@@ -52,6 +52,7 @@
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). So does the age of a
 //! job, on which its intervals depend. The expiry of a watch does not move: it is a time that its client was given.
 
+mod cancels;
 mod on_demand;
 mod queue;
 mod recent_polls;
@@ -69,7 +70,10 @@ use super::pending_result::PendingResult;
 use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
-use crate::domain::{JobNo, JobSnapshot, JobStatus, Limits, PollPolicy, PollStats, PollerMessage, Timestamp};
+use crate::domain::{
+    AppNo, JobNo, JobSnapshot, JobStatus, Limits, PendingCancel, PollPolicy, PollStats, PollerMessage,
+    Timestamp,
+};
 use crate::providers::InlinePoll;
 
 /// Number of finished jobs whose poll statistics are kept.
@@ -164,6 +168,7 @@ impl Scheduler {
             queue.polls.clear();
             queue.expiries.clear();
             queue.turns.clear();
+            queue.cancels.set_back(jump);
         }
         for (job, found) in &mut self.jobs {
             let queue = &mut self.queues[found.queue()];
@@ -229,6 +234,8 @@ impl Scheduler {
                     self.schedule_expiry(job);
                 }
             }
+            // The API has found the provider. If a later start does not know it, it gives the request up.
+            PollerMessage::CancelJob(pending) => _ = self.add_cancel(&pending),
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
                     self.insert(&facts, now);
@@ -271,6 +278,27 @@ impl Scheduler {
             self.schedule_poll(facts.no, now);
         }
         self.schedule_new_watch(facts.no, now);
+    }
+
+    /// Schedules the request of an app to cancel a job. Returns whether its provider is known.
+    pub(super) fn add_cancel(&mut self, pending: &PendingCancel) -> bool {
+        let Some(index) = self.queue_of.get(&pending.provider) else { return false };
+        let queue = &mut self.queues[*index as usize];
+        queue.cancels.add(pending.job, pending.app, pending.next_attempt_at);
+        true
+    }
+
+    /// Ends an attempt to cancel a job whose result is committed. The budget counts it as in flight until this call.
+    pub(super) fn finish_cancel(
+        &mut self,
+        (index, job, app): (u32, JobNo, AppNo),
+        next_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        self.next_step_at = Some(now);
+        let queue = &mut self.queues[index as usize];
+        queue.budget.release();
+        queue.cancels.finish(job, app, next_at);
     }
 
     /// Removes the schedule of a job without a definition of which it was not known how it is polled, if it is known now.
@@ -347,9 +375,9 @@ impl Scheduler {
         let mut actions = Vec::new();
         let lead = self.lead.map(|(lead, _)| lead).unwrap_or_default();
         let expiry_now = now.minus(lead);
-        for queue in &mut self.queues {
+        for (index, queue) in (0..).zip(&mut self.queues) {
             queue.take_expiries(&mut self.jobs, self.started_at, expiry_now, &mut actions);
-            queue.take_polls(&mut self.jobs, (now, expiry_now), &mut actions);
+            queue.take_polls(index, &mut self.jobs, (now, expiry_now), &mut actions);
         }
         actions
     }

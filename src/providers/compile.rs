@@ -5,6 +5,7 @@
 //! alone. The examples run as soon as the parts that interpret answers have no mistake, whatever the rest has.
 
 mod auth;
+mod cancel;
 mod examples;
 mod extract;
 mod meaning;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use toml::de::DeTable;
 use url::Url;
 
-use super::definition::{Definition, Example, Expect, Meaning, RequestForm};
+use super::definition::{CancelForm, Definition, Example, Expect, Meaning, RequestForm};
 use super::extract::Extract;
 use super::json::Dialect;
 use super::rule::Rule;
@@ -86,11 +87,14 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
     let grace = poll::duration(not_found_table.as_ref(), "grace", 60);
     let meaning = read_results(file, meaning, parts.form.as_ref(), &params);
     let meaning = meaning.filter(|_| report.count() == before);
+    let cancel = read_cancel(file, meaning.as_ref(), parts.form.as_ref(), (request_table.as_ref(), &params));
     if let (Some(form), Some(table)) = (&parts.form, &request_table) {
-        let results = meaning.iter().flat_map(|meaning| &meaning.results);
-        let others = results.flat_map(|result| request::names(&result.request)).collect();
-        // With a mistake in a result, it is not known what it uses.
-        if meaning.is_some() || !file.has("result") {
+        let results = meaning.iter().flat_map(|meaning| &meaning.results).map(|result| &result.request);
+        let others = results.chain(cancel.iter().flatten().map(|cancel| &cancel.request));
+        let others = others.flat_map(request::names).collect();
+        // With a mistake in a table, it is not known what it uses.
+        let is_known = meaning.is_some() || !(file.has("result") || file.has("cancel"));
+        if is_known && cancel.is_ok() {
             request::check_names(form, &others, job_url.as_ref(), &params, report, table.at);
         }
     }
@@ -117,6 +121,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         params: others,
         request: parts.form?,
         meaning: meaning?,
+        cancel: cancel.ok()?,
         examples,
         secrets: Vec::new(),
         hidden: Vec::new(),
@@ -238,6 +243,24 @@ fn read_results(
     let context = result::Context { auth, has_auth, request, params, meaning: &meaning };
     meaning.results = result::results(&node, &context);
     Some(meaning)
+}
+
+/// Reads how a job is cancelled. `None`: the file does not say it.
+fn read_cancel(
+    file: &TableReader<'_>,
+    meaning: Option<&Meaning>,
+    request: Option<&RequestForm>,
+    (request_table, params): (Option<&TableReader<'_>>, &Params),
+) -> Result<Option<CancelForm>, Mistaken> {
+    let Some(node) = file.get_new("cancel") else { return Ok(None) };
+    let table = node.table().ok_or(Mistaken)?;
+    // Its keys depend on parts that have mistakes.
+    let Some(meaning) = meaning else { return Err(Mistaken) };
+    let auth = request.and_then(|form| form.auth.as_ref());
+    let has_auth = request.is_none_or(|form| form.auth.is_some());
+    let context = result::Context { auth, has_auth, request, params, meaning };
+    let poll_url = request_table.and_then(|table| table.get("url")).and_then(|node| node.text());
+    cancel::cancel(&table, &context, poll_url).map(Some)
 }
 
 /// Reads the examples and runs them.

@@ -50,6 +50,8 @@ pub struct Definition {
     pub(super) params: BTreeMap<String, Param>,
     pub(super) request: RequestForm,
     pub(super) meaning: Meaning,
+    /// How a job is cancelled, if the provider can.
+    pub(super) cancel: Option<CancelForm>,
     pub(super) examples: Vec<Example>,
     /// Texts of the request that no message repeats, besides the credential.
     pub(super) secrets: Vec<String>,
@@ -82,23 +84,37 @@ pub(super) enum Target {
     Answer,
     /// This URL, which a client has given with the job.
     Given(Url),
+    /// The id of the job is a URL, and this text is put after its path.
+    BelowJob(String),
 }
 
-/// Methods of a poll.
+/// Methods of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Get,
     Post,
     Put,
+    Patch,
+    Delete,
 }
 
 impl Method {
-    /// All methods with their words.
+    /// The methods of polls and results with their words.
     pub(super) const ALL: [(&str, Self); 3] = [("GET", Self::Get), ("POST", Self::Post), ("PUT", Self::Put)];
+
+    /// The methods that cancel a job, with their words. A `GET` changes nothing.
+    pub(super) const OF_CANCEL: [(&str, Self); 4] =
+        [("POST", Self::Post), ("PUT", Self::Put), ("PATCH", Self::Patch), ("DELETE", Self::Delete)];
 
     /// Returns the word of the method.
     pub(super) fn word(self) -> &'static str {
-        Self::ALL.iter().find(|(_, method)| *method == self).map_or("GET", |(word, _)| word)
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
     }
 }
 
@@ -150,6 +166,18 @@ pub(super) struct ResultForm {
     pub(super) hosts: Vec<HostPattern>,
     /// Values from the answer to the poll, by their names in templates.
     pub(super) values: Vec<(String, Field)>,
+    /// How to read the answer.
+    pub(super) meaning: Meaning,
+}
+
+/// The request that cancels a job.
+#[derive(Clone, Debug)]
+pub(super) struct CancelForm {
+    pub(super) request: RequestForm,
+    /// Whether a `base_url` replaces the host: it is that of the polls.
+    pub(super) is_rebased: bool,
+    /// HTTP statuses which mean that the job has ended before.
+    pub(super) already_ended: Vec<u16>,
     /// How to read the answer.
     pub(super) meaning: Meaning,
 }
@@ -375,7 +403,7 @@ impl Definition {
     pub fn base_url(&self) -> String {
         match &self.request.target {
             Target::Url(url) => url.origin(),
-            Target::JobUrl | Target::Answer => "the URL of the job".to_owned(),
+            Target::JobUrl | Target::BelowJob(_) | Target::Answer => "the URL of the job".to_owned(),
             Target::Given(url) => url.origin().ascii_serialization(),
         }
     }

@@ -228,6 +228,7 @@ impl InlinePoll {
                 auth: None,
             },
             meaning: self.meaning(&operation.meaning)?,
+            cancel: None,
             examples: Vec::new(),
             secrets: self.secrets(),
             hidden: self.hidden(),

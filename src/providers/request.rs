@@ -270,9 +270,12 @@ impl Definition {
                 (url.render(base_url, encoded, plain)?, chosen_by)
             }
             (Target::JobUrl, Some(found), _) => (found.at(base_url)?, ChosenBy::Client),
+            (Target::BelowJob(path), Some(found), _) => (found.below(path, base_url)?, ChosenBy::Client),
             (Target::Given(url), _, _) => (url.clone(), ChosenBy::Client),
             (Target::Answer, _, Some(url)) => (url.clone(), ChosenBy::Provider),
-            (Target::JobUrl, None, _) => return Err("the definition has no form of job URLs".to_owned()),
+            (Target::JobUrl | Target::BelowJob(_), None, _) => {
+                return Err("the definition has no form of job URLs".to_owned());
+            }
             (Target::Answer, _, None) => return Err("the answer to the poll has no URL".to_owned()),
         };
         let sent = match sources.credential {
@@ -543,6 +546,15 @@ impl JobUrl {
 }
 
 impl FoundJobUrl {
+    /// Returns the URL without its query, with `path` after its path; `base` replaces its origin.
+    fn below(&self, path: &str, base: Option<&Url>) -> Result<Url, String> {
+        let mut url = self.at(base)?;
+        url.set_query(None);
+        let path = format!("{}{path}", url.path());
+        url.set_path(&path);
+        if url.path() == path { Ok(url) } else { Err(format!("`{path}` is not a normalised path")) }
+    }
+
     /// Returns the URL; `base` replaces its origin.
     fn at(&self, base: Option<&Url>) -> Result<Url, String> {
         let Some(base) = base else { return Ok(self.url.clone()) };

@@ -1,6 +1,7 @@
 //! Guarantees of the definitions and of their language.
 
 mod authorizing;
+mod cancelling;
 mod hostile;
 mod results;
 mod schema_2;

@@ -25,6 +25,7 @@ use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries::{self, Skip};
 use super::groups;
+use super::job_cancels::{self, ExpiredWatch};
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
 use super::watch_events::{
@@ -333,6 +334,15 @@ fn end_watches<'e>(
         cancel: CancelScope::Progress,
     });
     deliveries::skip(batch, &superseded.collect::<Vec<_>>())?;
+    let expired = ended.clone().filter(|(_, kind, _)| *kind == EndingKind::Expired);
+    let expired = expired.map(|(change, _, watch)| ExpiredWatch {
+        id: watch.id,
+        app: watch.app,
+        job: change.job,
+        provider: &change.name.provider,
+        at: change.at,
+    });
+    job_cancels::at_expiry(batch, &expired.collect::<Vec<_>>())?;
     for (change, kind, watch) in ended {
         batch.effects.ended_watches.push(watch.id);
         batch.effects.tally.ended.push(kind.status());

@@ -29,7 +29,7 @@ use super::prune::{self, OldWatch};
 use super::rows::to_json;
 use super::tenant_cache::TenantChange;
 use super::watches::{self, StopWatch};
-use super::{credentials, events, idempotency};
+use super::{credentials, events, idempotency, job_cancels};
 use crate::domain::{
     AppNo, CancelScope, DeliveryId, DispatcherMessage, JobNo, KeyId, Observation, Timestamp, WatchId,
 };
@@ -70,6 +70,7 @@ pub(super) fn begin(
     let created = ids.iter().zip(&found).map(|(id, (.., created_at))| (*id, *created_at));
     idempotency::forget_watches(tx, app, &created.collect::<Vec<_>>())?;
     tx.each("delete from watch_destinations where watch = $1", ids.iter().map(|id| params![id]))?;
+    job_cancels::delete(tx, ids.iter().copied())?;
     tx.each("delete from watches where app = $1 and id = $2", ids.iter().map(|id| params![app, id]))?;
     let old = ids.iter().zip(found).map(|(id, (job, generation, ended_at, _))| OldWatch {
         app,

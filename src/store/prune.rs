@@ -33,6 +33,7 @@ use super::deliveries::created_before;
 use super::destinations;
 use super::events;
 use super::idempotency;
+use super::job_cancels;
 use super::operations::expiry::prune_finished;
 use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
 
@@ -153,6 +154,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let keys = watches.iter().map(|watch| params![watch.app, watch.id]);
     let ids = watches.iter().map(|watch| params![watch.id]);
     tx.each("delete from watch_destinations where watch = $1", ids)?;
+    job_cancels::delete(tx, watches.iter().map(|watch| WatchId(watch.id)))?;
     tx.each("delete from watches where app = $1 and id = $2", keys)?;
     delete_jobs(tx, &watches.iter().map(|watch| watch.job).collect())?;
     delete_endings(tx, &watches)?;

@@ -20,7 +20,7 @@ use crate::clock::Moment;
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Every table of the database, with its columns in alphabetical order. A test compares the list with the migrations.
-pub(super) const TABLES: [(&str, &str); 25] = [
+pub(super) const TABLES: [(&str, &str); 26] = [
     (
         "apps",
         "created_at deleted_at id name no old_secret_expires_at old_signing_key old_signing_secret \
@@ -52,6 +52,10 @@ pub(super) const TABLES: [(&str, &str); 25] = [
     ("idempotency", "app created_at key location path request_hash response status"),
     ("identity_keys", "id key"),
     ("interruptions", "ended_at is_start started_at"),
+    (
+        "job_cancels",
+        "app attempts finished_at http_status job message next_attempt_at requested_at status watch",
+    ),
     ("job_polls", "credential id job shown source"),
     (
         "jobs",

@@ -108,7 +108,7 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
     let plans = of_watches
         .iter()
         .map(|(filter, index, expected)| {
-            let query = watch_filter::query(watches::SELECT, (AppNo(1), filter), *index, None, 50);
+            let query = watch_filter::query(&watches::SELECT, (AppNo(1), filter), *index, None, 50);
             (plan(&db, &query), expected, *index == Index::Job)
         })
         .chain(of_deliveries.iter().map(|(filter, expected)| {

@@ -1,10 +1,11 @@
 //! The timeline of a watch: what happened to it, in order.
 
 use super::db::{Result, Row, Tx, params};
+use super::job_cancels;
 use super::reads::ReadStore;
 use crate::domain::{
-    AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobNo, JobStatus, Observation,
-    Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
+    AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobCancel, JobNo, JobStatus,
+    Observation, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
 };
 
 /// Position in a timeline: a time, and a number of entries of that millisecond.
@@ -61,6 +62,7 @@ impl ReadStore {
             if let (WatchStatus::Stopped, Some(at)) = (watch.status, watch.ended_at) {
                 entries.push((at, TimelineEntry::Stopped { at }));
             }
+            entries.extend(cancelled(tx, id)?);
             // The sort is stable: entries of one millisecond stay in the order of cause and effect.
             entries.sort_by_key(|(at, _)| *at);
             let mut position = TimelinePosition { at: after.at, count: 0 };
@@ -75,6 +77,19 @@ impl ReadStore {
         })
         .await
     }
+}
+
+/// Returns the request to cancel the job, and its result.
+fn cancelled(tx: &Tx<'_>, id: WatchId) -> Result<Vec<Entry>> {
+    let sql = format!("select {} from job_cancels c where c.watch = $1", job_cancels::COLUMNS);
+    let found = tx.find(&sql, params![id], |row| job_cancels::read(row, 0))?.flatten();
+    let Some(JobCancel { status, requested_at, http_status, message, finished_at, .. }) = found else {
+        return Ok(Vec::new());
+    };
+    let requested = requested_at.map(|at| (at, TimelineEntry::CancelRequested { at }));
+    let finished =
+        finished_at.map(|at| (at, TimelineEntry::CancelFinished { at, status, http_status, message }));
+    Ok(requested.into_iter().chain(finished).collect())
 }
 
 /// Returns up to `limit` changes of the job during the watch, and the ending of the job.

@@ -13,9 +13,12 @@
 //! **An amendment does not change earlier events.** They keep their metadata and their deliveries. A new destination
 //! receives later events only.
 
+mod cancel_job;
 pub(super) mod filter;
 mod register;
 mod stop_many;
+
+use std::sync::LazyLock;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
@@ -23,6 +26,7 @@ use super::deliveries::{self, IS_BEHIND, Skip};
 use super::destinations::{self, Change};
 use super::groups;
 use super::idempotency::Results;
+use super::job_cancels;
 use super::jobs::NotFound;
 use super::lists::{Fitting, ListPage, Remaining};
 use super::reads::ReadStore;
@@ -31,13 +35,15 @@ use super::rows::{
 };
 use super::sealing::Keyring;
 use crate::domain::{
-    AppNo, CancelScope, DeliveryId, DeliveryStatus, Destination, EventSet, GroupNo, JobNo, LatestDelivery,
-    Reason, SkipScope, Timestamp, Watch, WatchId, WatchStatus,
+    AppNo, CancelScope, CancelStatus, DeliveryId, DeliveryStatus, Destination, EventSet, GroupNo, JobCancel,
+    JobNo, LatestDelivery, Reason, SkipScope, Timestamp, Watch, WatchId, WatchStatus,
 };
 
+pub use self::cancel_job::{CancelRefusal, StopAndCancel};
 pub use self::filter::WatchFilter;
 pub use self::register::{Register, RegisterMany, RegisterRefusal};
 
+pub(super) use self::cancel_job::stop_and_cancel;
 pub(super) use self::register::{register, register_many};
 pub(super) use self::stop_many::{stop_selected, stopped_page};
 
@@ -109,7 +115,7 @@ impl ReadStore {
             let filter = WatchFilter { before, ..filter.clone() };
             let index = filter::index(tx, &filter)?;
             let scanned = filter::end_of_scan(tx, app, &filter, index)?;
-            let query = filter::query(SELECT, (app, &filter), index, scanned, remaining.limit());
+            let query = filter::query(&SELECT, (app, &filter), index, scanned, remaining.limit());
             let mut found = Fitting::take(tx, &query, remaining, read_watch, size)?;
             add_destinations_that_fit(tx, (app, &keyring), &mut found, remaining)?;
             Ok(found.part(|watch| watch.id, scanned))
@@ -137,6 +143,7 @@ fn size(watch: &Watch) -> usize {
         + error
         + len(&seen.output)
         + len(&watch.poll)
+        + watch.cancel.as_ref().map_or(0, |cancel| len(&cancel.message))
 }
 
 /// Returns a watch of the app.
@@ -150,7 +157,7 @@ fn find_all(
     keyring: &Keyring,
     ids: impl Iterator<Item = (AppNo, WatchId)>,
 ) -> Result<Vec<Watch>> {
-    let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
+    let sql = format!("{} where w.app = $1 and w.id = $2", *SELECT);
     let ids: Vec<(AppNo, WatchId)> = ids.collect();
     let found = tx.fetch(&sql, ids.iter().map(|(app, id)| params![app, id]), read_watch)?;
     let apps = ids.iter().map(|(app, _)| *app);
@@ -162,21 +169,30 @@ fn find_all(
 
 /// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
 /// shows the last observation, also one that was not found while others of the job went on.
-pub(super) const SELECT: &str =
-    "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
-    j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params),
-    coalesce((select coalesce(e.refreshed, e.seen) from endings e
-              where e.job = w.job and e.generation >= w.generation
-                and w.status in ('completed', 'failed', 'cancelled', 'not_found')
-              order by e.generation limit 1), j.seen), w.name, w.reference,
-    (select g.name from watch_groups g where g.no = w.watch_group),
-    (select p.shown from job_polls p where p.job = j.no)
-  from watches w join jobs j on j.no = w.job";
+pub(super) static SELECT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
+           j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params),
+           coalesce((select coalesce(e.refreshed, e.seen) from endings e
+                     where e.job = w.job and e.generation >= w.generation
+                       and w.status in ('completed', 'failed', 'cancelled', 'not_found')
+                     order by e.generation limit 1), j.seen), w.name, w.reference,
+           (select g.name from watch_groups g where g.no = w.watch_group),
+           (select p.shown from job_polls p where p.job = j.no), {}
+         from watches w join jobs j on j.no = w.job {}",
+        job_cancels::COLUMNS,
+        job_cancels::JOIN
+    )
+});
 
 fn read_watch(row: &Row<'_>) -> Result<Watch> {
+    let status = row.word(1, WatchStatus::parse)?;
+    // A watch that ended otherwise never expires.
+    let is_open =
+        |cancel: &JobCancel| status == WatchStatus::Watching || cancel.status != CancelStatus::OnExpiry;
     Ok(Watch {
         id: WatchId(row.id(0)?),
-        status: row.word(1, WatchStatus::parse)?,
+        status,
         events: EventSet(row.int(2)?),
         metadata: row.opt_text(3)?,
         created_at: row.time(4)?,
@@ -189,6 +205,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         reference: row.opt_text(14)?,
         group: row.opt_text(15)?,
         poll: row.opt_text(16)?,
+        cancel: job_cancels::read(row, 17)?.filter(is_open),
         destinations: Vec::new(),
     })
 }

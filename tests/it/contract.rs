@@ -79,6 +79,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("providers.NAME.definition", "an_instance_has_a_credential_jobs_and_health_of_its_own"),
     ("providers.NAME.token_url", "a_token_is_used_until_shortly_before_its_end"),
     ("providers.NAME.hosts", "a_chosen_host_gets_the_credential_only_if_it_is_listed"),
+    ("providers.NAME.allow_cancel", "what_cannot_be_cancelled_is_refused_and_not_stopped"),
     ("providers.NAME.first", "polls_are_at_squared_ages"),
     ("providers.NAME.min_interval", "a_requested_poll_starts_at_once_after_the_minimum_interval"),
     ("providers.NAME.max_interval", "no_interval_is_longer_than_the_maximum"),

@@ -68,6 +68,7 @@ fn page(definition: &Definition) -> String {
     if needs_host {
         page += &format!("The operator lists the hosts that clients may choose in `providers.{id}.hosts`.\n");
     }
+    page += &cancellation(&permitted, (job_id, &params));
     page += &parameters(definition);
     page += &statuses(definition);
     let (first, deadline) = (format_duration(poll.first), format_duration(poll.deadline));
@@ -85,6 +86,19 @@ fn page(definition: &Definition) -> String {
         page += &format!("- {note}\n");
     }
     page
+}
+
+/// Returns the section about the request that cancels a job.
+fn cancellation(definition: &Definition, job: (&str, &str)) -> String {
+    let id = &definition.id;
+    let Some(request) = definition.shown_cancel(job, None, Timestamp::from_millis(0)) else {
+        return String::new();
+    };
+    let request = request.unwrap_or_else(|why| panic!("{id}: {why}"));
+    format!(
+        "\n## Cancellation\n\nIf the operator sets `providers.{id}.allow_cancel`, [a client can cancel the \
+         job](../API.md#cancel-the-job):\n\n```http\n{request}\n```\n"
+    )
 }
 
 /// Returns the section about the parameters.

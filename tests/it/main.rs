@@ -27,6 +27,7 @@ mod access;
 mod api;
 mod bad_input;
 mod batch;
+mod cancelling;
 mod chat;
 mod chatting;
 mod cli;

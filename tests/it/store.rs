@@ -118,6 +118,7 @@ impl StoreFixture {
             traceparent: None,
             destinations: vec![self.destination("a.example")],
             group: None,
+            cancels_on_expiry: false,
             created_at: START,
         }
     }

@@ -76,6 +76,8 @@ pub struct Api {
     pub providers: Providers,
     /// The ids of the providers for which an API key is configured.
     pub with_credential: HashSet<String>,
+    /// Ids of the providers whose jobs may be cancelled with the operator's credential.
+    pub with_cancel: HashSet<String>,
     /// SHA-256 of the configured admin key; `None` if there is none.
     pub bootstrap: Option<[u8; 32]>,
     /// The first app, whose admins manage all apps.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cancels::Cancels;
 use super::recent_polls::Spacing;
 use super::turns::{APPS_OF_A_JOB, PollKind, Turns};
 use crate::domain::{
@@ -391,6 +392,8 @@ pub enum Action {
     GiveUp(JobNo, Timestamp),
     /// End a completed job without its results.
     EndWithoutResult(JobNo),
+    /// Make the request of an app to cancel a job of the provider whose queue has this index.
+    Cancel(u32, JobNo, AppNo),
 }
 
 /// A failed poll, as every tenant may see it.
@@ -422,6 +425,8 @@ pub struct ProviderQueue {
     pub expiries: TimeHeap,
     /// Polls that are due.
     pub turns: Turns,
+    /// Requests to cancel jobs.
+    pub cancels: Cancels,
     /// The jobs of a queue that was made on demand (`on_demand`); `None` for a provider of the operator.
     pub members: Option<HashSet<JobNo>>,
 }
@@ -438,6 +443,7 @@ impl ProviderQueue {
             polls: BinaryHeap::new(),
             expiries: BinaryHeap::new(),
             turns: Turns::default(),
+            cancels: Cancels::default(),
             members: None,
         }
     }
@@ -496,10 +502,24 @@ impl ProviderQueue {
         }
     }
 
-    /// Appends the polls that are due and granted by the budget to `actions`. Watches expire by the second of the two
-    /// times: the clock may be ahead.
+    /// Starts the next request to cancel a job, if one is due and no poll comes before it.
+    fn take_cancel(&mut self, now: Timestamp) -> Option<(JobNo, AppNo)> {
+        let (job, app) = self.cancels.next(self.budget.concurrency(), now)?;
+        if self.cancels.was_last && self.turns.next(self.budget.places()).is_some() {
+            return None;
+        }
+        if self.budget.acquire(now) != Permit::Granted {
+            return None;
+        }
+        self.cancels.start(job, app);
+        Some((job, app))
+    }
+
+    /// Appends the polls and the requests to cancel jobs that are due and granted by the budget to `actions`. `index` is
+    /// that of this queue. Watches expire by the second of the two times: the clock may be ahead.
     pub fn take_polls(
         &mut self,
+        index: u32,
         jobs: &mut Jobs,
         (now, expiry_now): (Timestamp, Timestamp),
         actions: &mut Vec<Action>,
@@ -510,9 +530,12 @@ impl ProviderQueue {
                 found.apps().for_each(|app| self.turns.push(app, PollKind::Scheduled, (at, job)));
             }
         }
-        while self.budget.check(now) == Permit::Granted
-            && let Some((app, kind, (at, job))) = self.turns.next(self.budget.places())
-        {
+        while self.budget.check(now) == Permit::Granted {
+            if let Some((job, app)) = self.take_cancel(now) {
+                actions.push(Action::Cancel(index, job, app));
+                continue;
+            }
+            let Some((app, kind, (at, job))) = self.turns.next(self.budget.places()) else { break };
             let is_valid = is_scheduled(jobs, kind, at, job);
             let Some(found) = jobs.get_mut(&job).filter(|_| is_valid) else {
                 self.turns.drop_front(app, kind);
@@ -522,6 +545,7 @@ impl ProviderQueue {
                 break;
             }
             self.turns.start(app, kind);
+            self.cancels.was_last = false;
             found.start_poll(app);
             // Also another poll is the final one if the watches have expired, such as one that a client has requested
             // before the end of a `Retry-After`: its start is the cutoff.
@@ -618,7 +642,10 @@ impl ProviderQueue {
             if at > now { Some(at) } else { permitted() }
         };
         let waiting = self.turns.next(self.budget.places()).and_then(|_| permitted());
-        [first(&self.polls, Duration::ZERO), first(&self.expiries, lead), waiting].into_iter().flatten().min()
+        let cancel_at = self.cancels.next_at(self.budget.concurrency());
+        let cancel_at = cancel_at.and_then(|at| if at > now { Some(at) } else { permitted() });
+        let polls = [first(&self.polls, Duration::ZERO), first(&self.expiries, lead), waiting];
+        polls.into_iter().chain([cancel_at]).flatten().min()
     }
 
     /// Returns the time of the next poll of a job, as the budget permits it now. `None`: the job is being polled, or is

@@ -210,15 +210,17 @@ fn check_auth(
 ) {
     let is_sent = match (target, job_url) {
         (Target::Url(url), _) => url.fixed_origin().is_none_or(|origin| auth.trusts(origin)),
-        (Target::JobUrl | Target::Given(_), Some(form)) => {
+        (Target::JobUrl | Target::BelowJob(_) | Target::Given(_), Some(form)) => {
             form.hosts.iter().all(|host| auth.send_to.iter().any(|pattern| pattern.covers(host)))
         }
-        (Target::JobUrl | Target::Given(_), None) | (Target::Answer, _) => true,
+        (Target::JobUrl | Target::BelowJob(_) | Target::Given(_), None) | (Target::Answer, _) => true,
     };
     if !is_sent && !auth.send_to.is_empty() {
         let (key, hosts) = match target {
             Target::Url(_) => ("url", "the host of request.url, whose scheme must be https"),
-            Target::JobUrl | Target::Given(_) | Target::Answer => ("job_url", "the hosts of request.job_url"),
+            Target::JobUrl | Target::BelowJob(_) | Target::Given(_) | Target::Answer => {
+                ("job_url", "the hosts of request.job_url")
+            }
         };
         let at = table.get(key).map_or(table.at, |node| node.at);
         table.report.add(at, format!("auth.send_to: must contain {hosts}"));

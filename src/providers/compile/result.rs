@@ -52,7 +52,12 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     let values = table.get("values").map(|node| values(&node, context)).unwrap_or_default();
     let body_node = table.get("body");
     let body = body_node.as_ref().and_then(|node| node.word(&BodyKind::OF_RESULT)).unwrap_or_default();
-    let request = request_form(table, target, body, context);
+    let default = if body.is_json() { "application/json" } else { "*/*" };
+    let method = match table.get("method") {
+        Some(node) => request::method(&node),
+        None => Some(Method::Get),
+    };
+    let request = request_form(table, (method, target), default, context);
     let max_body = table.get("max_body").and_then(|node| node.ok(request::parse_size(node.text()?)));
     // The paths of this table are read in an answer of its own.
     let ignored_body = table.report.ignores_body.replace(body == BodyKind::None);
@@ -75,7 +80,7 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     }
     table.finish();
     let request = request?;
-    check_names(table, &request, &values, context);
+    check_names(table, &request, Some(&values), context);
     let meaning = Meaning {
         dialect: context.meaning.dialect,
         max_body: max_body.unwrap_or(1024 * 1024),
@@ -150,26 +155,24 @@ fn names_of(job_url: Option<&JobUrl>) -> BTreeSet<&str> {
     job_url.into_iter().flat_map(JobUrl::names).collect()
 }
 
-fn request_form(
+/// Reads the request of a table that follows `[request]`, with a default for the header `Accept`.
+pub(super) fn request_form(
     table: &TableReader<'_>,
-    target: Target,
-    kind: BodyKind,
+    (method, target): (Option<Method>, Target),
+    default: &str,
     context: &Context<'_>,
 ) -> Option<RequestForm> {
-    let method = match table.get("method") {
-        Some(node) => request::method(&node)?,
-        None => Method::Get,
-    };
     let query = table.get("query").map(|node| request::templates(&node)).unwrap_or_default();
     let headers = table.get("headers").map(|node| request::headers(&node)).unwrap_or_default();
     let body = request::body(table);
-    request::check_method(table, method);
+    if let Some(method) = method {
+        request::check_method(table, method);
+    }
     let accept = table.get("accept").and_then(|node| request::header_value(&node));
-    let default = if kind.is_json() { "application/json" } else { "*/*" };
     let timeout = table.get("timeout").and_then(|node| request::timeout(&node));
     let timeout = timeout.or(context.request.map(|request| request.timeout));
     Some(RequestForm {
-        method,
+        method: method?,
         target,
         query: query.into_iter().collect(),
         headers,
@@ -200,7 +203,7 @@ fn check_verdicts(node: &Node<'_>, rules: &[Rule]) {
 }
 
 /// Checks that the credential can be sent with the request.
-fn check_credential(
+pub(super) fn check_credential(
     table: &TableReader<'_>,
     form: Option<&RequestForm>,
     hosts: &[HostPattern],
@@ -212,7 +215,7 @@ fn check_credential(
     let (Some(auth), Some(form)) = (context.auth, form) else { return };
     let is_sent = match &form.target {
         Target::Url(url) => url.fixed_origin().is_none_or(|origin| auth.trusts(origin)),
-        Target::Answer | Target::JobUrl | Target::Given(_) => {
+        Target::Answer | Target::JobUrl | Target::BelowJob(_) | Target::Given(_) => {
             hosts.iter().all(|host| auth.send_to.iter().any(|pattern| pattern.covers(host)))
         }
     };
@@ -226,22 +229,27 @@ fn check_credential(
     request::check_body_credential(auth, form.body.as_ref(), table);
 }
 
-/// Checks that every name in a template has a value.
-fn check_names(
+/// Checks that every name in a template has a value. `values` are those that the table itself gives, if it can.
+pub(super) fn check_names(
     table: &TableReader<'_>,
     form: &RequestForm,
-    values: &[(String, Field)],
+    values: Option<&[(String, Field)]>,
     context: &Context<'_>,
 ) {
     let used = request::names(form);
     let groups = names_of(context.meaning.job_url.as_ref());
+    let (given, values) = (values, values.unwrap_or_default());
     for name in &used {
         let is_value = values.iter().any(|(known, _)| known == name);
         let is_param =
             *name == "job_id" || context.params.others.contains_key(*name) || groups.contains(name);
         if !is_value && !is_param {
-            let hint = format!("add [params.{name}], or `values = {{ {name} = \"$.…\" }}`");
-            table.wrong(format!("`{{{name}}}` is not declared; {hint}"));
+            let hint = if given.is_some() {
+                format!(", or `values = {{ {name} = \"$.…\" }}`")
+            } else {
+                String::new()
+            };
+            table.wrong(format!("`{{{name}}}` is not declared; add [params.{name}]{hint}"));
         }
     }
     for (name, _) in values.iter().filter(|(name, _)| !used.contains(name.as_str())) {
@@ -259,10 +267,10 @@ fn check_names(
 }
 
 /// Returns whether a request goes to the host of the polls, which a `base_url` replaces.
-fn is_rebased(form: &RequestForm, context: &Context<'_>) -> bool {
+pub(super) fn is_rebased(form: &RequestForm, context: &Context<'_>) -> bool {
     match (&form.target, context.request.map(|request| &request.target)) {
         (Target::Url(own), Some(Target::Url(polls))) => own.origin() == polls.origin(),
         (Target::Url(_), _) => true,
-        (Target::Answer | Target::JobUrl | Target::Given(_), _) => false,
+        (Target::Answer | Target::JobUrl | Target::BelowJob(_) | Target::Given(_), _) => false,
     }
 }

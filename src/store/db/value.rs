@@ -9,9 +9,9 @@ use tokio_postgres::types::{FromSql, IsNull, Type, WrongType};
 
 use super::error::{Result, StoreError};
 use crate::domain::{
-    AppId, AppNo, ChannelKind, DeliveryId, DestinationId, DisabledReason, EndingKind, EventId, EventType,
-    GroupNo, GroupStatus, Id, JobNo, JobStatus, KeyId, OperationId, OperationNo, OperationStatus, Payload,
-    Reason, SavedNo, Scope, Timestamp, WatchId, WatchStatus,
+    AppId, AppNo, CancelStatus, ChannelKind, DeliveryId, DestinationId, DisabledReason, EndingKind, EventId,
+    EventType, GroupNo, GroupStatus, Id, JobNo, JobStatus, KeyId, OperationId, OperationNo, OperationStatus,
+    Payload, Reason, SavedNo, Scope, Timestamp, WatchId, WatchStatus,
 };
 
 /// Value of a parameter `$n`, or of a column.
@@ -181,7 +181,7 @@ values! {
     |no| Self::Int(no.0) => AppNo, GroupNo, JobNo, OperationNo, SavedNo;
     |id| Self::Id(id.to_bytes()) => Id, AppId, KeyId, WatchId, DestinationId, EventId, DeliveryId, OperationId;
     |text| Self::Text(text) => &'a str, &'a String;
-    |word| Self::Text(word.as_str()) => ChannelKind, DisabledReason, EndingKind, EventType, GroupStatus, JobStatus, OperationStatus, Payload, Reason, Scope, WatchStatus;
+    |word| Self::Text(word.as_str()) => CancelStatus, ChannelKind, DisabledReason, EndingKind, EventType, GroupStatus, JobStatus, OperationStatus, Payload, Reason, Scope, WatchStatus;
     |bytes| Self::Bytes(bytes) => &'a [u8];
 }
 

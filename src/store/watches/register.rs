@@ -15,14 +15,14 @@ use super::super::batch::Batch;
 use super::super::db::{Result, StoreError, Tx, params, row_sql};
 use super::super::groups::{self, GroupRefusal};
 use super::super::idempotency::{Outcome, Results};
-use super::super::job_polls;
 use super::super::reads::ReadStore;
 use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
 use super::super::{credentials, destinations};
+use super::super::{job_cancels, job_polls};
 use crate::domain::{
-    AppNo, AppsApart, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage,
-    ProgressRound, Timestamp, Watch, WatchStatus, params_key,
+    AppNo, AppsApart, GroupNo, JobCancel, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation,
+    PollerMessage, ProgressRound, Timestamp, Watch, WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -133,6 +133,9 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
     let jobs = upsert_jobs(&batch.tx, watches)?;
     insert_polls(batch, watches, &jobs)?;
     insert_watches(&batch.tx, &batch.shared.keyring, watches, (&jobs, groups))?;
+    let with_cancel = watches.iter().zip(&jobs).filter(|(new, _)| new.cancels_on_expiry);
+    let with_cancel: Vec<_> = with_cancel.map(|(new, job)| (new.id, new.app, job.no)).collect();
+    job_cancels::insert_for_expiry(&batch.tx, with_cancel.into_iter())?;
     batch.effects.tally.registered += watches.len();
     let traced = batch.shared.tracer().is_on();
     let mut inserted = Vec::with_capacity(watches.len());
@@ -170,6 +173,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
             reference: new.reference.clone(),
             metadata: new.metadata.clone(),
             group: new.group.as_ref().map(|group| group.name.clone()),
+            cancel: new.cancels_on_expiry.then(JobCancel::on_expiry),
             created_at: new.created_at,
             ended_at: None,
             expires_at: new.terms.expires_at,

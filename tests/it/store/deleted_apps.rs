@@ -10,8 +10,8 @@ use ringback::store::{
     AmendWatch, Change, CreateCredential, CreateDestination, CreateKey, CreateOperation, DeleteApp,
     DeleteCredential, DeleteDestination, DeliveryFilter, DestinationChange, EnableDestination, EraseWatch,
     IdempotencyKey, Idempotent, KeepAnswer, KeyRow, OperationTurns, PollNow, Register, RegisterMany,
-    RetryDelivery, RotateDestinationSecret, RotateSecret, StopWatch, StoreError, StoredResponse, Subject,
-    UpdateDestination,
+    RetryDelivery, RotateDestinationSecret, RotateSecret, StopAndCancel, StopWatch, StoreError,
+    StoredResponse, Subject, UpdateDestination,
 };
 
 use super::operating::step;
@@ -125,6 +125,7 @@ fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
             keyed(RegisterMany(vec![watch(&text("a")), watch(&text("b"))]), app, &text("register_many"));
         amend_watch: amend;
         stop_watch: keyed(StopWatch { app, watch: unknown_watch, now }, app, &text("stop_watch"));
+        stop_and_cancel: keyed(StopAndCancel(StopWatch { app, watch: unknown_watch, now }), app, &text("cancel"));
         erase_watch:
             EraseWatch { operation: OperationId(draw()), app, watch: unknown_watch, rows: 100, now };
         create_operation: keyed(operation, app, &text("create_operation"));
@@ -149,6 +150,7 @@ fn rows(fixture: &StoreFixture) -> Vec<(&'static str, usize)> {
         "operations",
         "operational_events",
         "credentials",
+        "job_cancels",
     ];
     tables.map(|table| (table, fixture.count(table))).to_vec()
 }

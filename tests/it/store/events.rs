@@ -128,6 +128,8 @@ async fn a_timeline_is_in_the_order_of_cause_and_effect() {
             TimelineEntry::Delivery { status, .. } => format!("delivery {status}"),
             TimelineEntry::Attempt { status_code, .. } => format!("attempt {status_code:?}"),
             TimelineEntry::Stopped { .. } => "stopped".to_owned(),
+            TimelineEntry::CancelRequested { .. } => "cancel requested".to_owned(),
+            TimelineEntry::CancelFinished { status, .. } => format!("cancel {status}"),
         };
         timeline.into_iter().map(|(_, timeline_entry)| word(timeline_entry)).collect::<Vec<_>>()
     };

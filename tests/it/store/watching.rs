@@ -32,7 +32,9 @@ async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
         .into_iter()
         .map(|plan| match plan {
             PollerMessage::Watch(facts) => (facts.no, facts.watching),
-            other @ (PollerMessage::WatchersChanged { .. } | PollerMessage::PollNow(_)) => {
+            other @ (PollerMessage::WatchersChanged { .. }
+            | PollerMessage::PollNow(_)
+            | PollerMessage::CancelJob(_)) => {
                 panic!("{other:?}")
             }
         })

@@ -1,0 +1,105 @@
+//! Cancelling the job of a watch at its provider.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode};
+use crate::domain::{CancelStatus, JobCancel, Timestamp, WatchId};
+use crate::providers::Definition;
+use crate::store::CancelRefusal;
+
+/// How to stop a watch.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "`stop` reads it field by field")]
+pub struct StopOptions {
+    /// Whether the job is cancelled at its provider as well.
+    cancel_job: Option<bool>,
+}
+
+/// The request to cancel a job at its provider.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = JobCancel)]
+pub struct JobCancelView<'a> {
+    status: CancelStatus,
+    /// Null before the watch expires.
+    #[schema(required)]
+    requested_at: Option<Timestamp>,
+    /// Number of requests that were made, or could not be sent.
+    attempts: u32,
+    /// HTTP status of the provider's last answer.
+    #[schema(required)]
+    http_status: Option<u16>,
+    /// Why the last attempt was not accepted.
+    #[schema(required)]
+    message: Option<&'a str>,
+    /// Null while it is not decided.
+    #[schema(required)]
+    finished_at: Option<Timestamp>,
+}
+
+impl<'a> JobCancelView<'a> {
+    pub fn of(cancel: &'a JobCancel) -> Self {
+        let JobCancel { status, requested_at, attempts, http_status, message, finished_at } = cancel;
+        Self {
+            status: *status,
+            requested_at: *requested_at,
+            attempts: *attempts,
+            http_status: *http_status,
+            message: message.as_deref(),
+            finished_at: *finished_at,
+        }
+    }
+}
+
+/// Checks that jobs of a provider can be cancelled. `None`: a job without a definition.
+pub fn check(api: &Api, definition: Option<&Definition>) -> Result<(), Invalid> {
+    let Some(definition) = definition else {
+        let detail =
+            "is not possible for a job without a definition, because nothing says how it is cancelled";
+        return Err((FieldErrorCode::NoCancel, detail.to_owned()));
+    };
+    let id = &definition.id;
+    if !definition.can_cancel() {
+        let detail = format!("is not possible: the definition of `{id}` does not say how a job is cancelled");
+        return Err((FieldErrorCode::NoCancel, detail));
+    }
+    if !may_use_credential(api, definition) {
+        let detail = format!(
+            "is not allowed with the server's API key for `{id}`; the operator can set providers.{id}.allow_cancel"
+        );
+        return Err((FieldErrorCode::CancelNotAllowed, detail));
+    }
+    Ok(())
+}
+
+/// Returns whether the credential of a job may be used to cancel it. It is the operator's.
+fn may_use_credential(api: &Api, definition: &Definition) -> bool {
+    api.with_cancel.contains(&definition.id)
+}
+
+/// Checks that the job of a watch can be cancelled.
+pub async fn check_watch(call: &Call, id: WatchId) -> Answer<()> {
+    let watch = call.api.store.watch(call.app(), id).await?.ok_or_else(Problem::not_found)?;
+    let provider = &watch.job.provider;
+    let definition = call.api.providers.get(provider);
+    if definition.is_none() && watch.poll.is_none() {
+        let detail = format!("is not possible: the server knows no provider `{provider}` any more");
+        return Err(Problem::field("/cancelJob", FieldErrorCode::NoCancel, detail).into());
+    }
+    check(&call.api, definition.map(|definition| &**definition))
+        .map_err(|(code, detail)| Problem::field("/cancelJob", code, detail))?;
+    Ok(())
+}
+
+/// The problem of a job that is not cancelled.
+pub fn refused(refusal: CancelRefusal) -> Problem {
+    match refusal {
+        CancelRefusal::NotFound => Problem::not_found(),
+        CancelRefusal::JobShared => Problem::new(
+            ProblemCode::JobShared,
+            "another app watches the job, so it cannot be cancelled; nothing was stopped; stop the watch without `cancelJob`",
+        ),
+    }
+}

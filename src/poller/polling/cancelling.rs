@@ -1,0 +1,217 @@
+//! Cancelling jobs at their providers.
+//!
+//! A client requests it by stopping a watch, or by a registration whose watch expires. The store writes the request in
+//! that transaction (`store/job_cancels`). The scheduler grants it a place among the polls of the provider
+//! (`scheduler/cancels`), and an attempt is one task:
+//!
+//! 1. **Read** what is stored. No request is made any more if the job has ended, if another app watches it meanwhile, or
+//!    24 h after the client's request.
+//! 2. **Send** the request, with a timeout as polls have.
+//! 3. **Write** the result: final, or the time of the next attempt. A request that failed is repeated after 2, 10, 30, 120
+//!    and 300 s, and later if the answer has a `Retry-After`.
+//!
+//! **Crashes.** The row has everything that the next start needs, and the process can end between any two steps:
+//!
+//! - After the commit of the client's request, before the message reaches the poller: the row is pending, and
+//!   [`Poller::load_cancels`] schedules it.
+//! - After the request was sent, before its result is written: the row still says that it is to be made, so the next start
+//!   sends it again. A provider that has accepted the first one accepts the second one, or answers that the job has ended.
+//!   The timeline then shows that answer: the job is cancelled all the same, but the watch may show `already_ended` or
+//!   `refused`. The alternative, to write before sending, could lose the request.
+//! - While the database accepts no writes, the result is kept and written later, as those of polls. The place in the budget
+//!   is kept as well, so the number of such results is limited.
+//!
+//! **What an answer says about the provider.** A 429 slows down all requests, and an accepted request shows that the
+//! credential is valid. A 401 does not pause the provider: a key that may read jobs and not cancel them would otherwise stop
+//! all polls. While a poll has paused it, requests are probes as polls are, one a minute. An error opens no breaker: it may
+//! be about this kind of request only.
+//!
+//! **The credential** is sent to the hosts of polls only, and hidden in the answer before anything reads it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{AFTER_BUG, PAGE, Poller};
+use crate::domain::{
+    AppNo, CancelAttempt, CancelResult, CancelStatus, JobNo, PendingCancel, ProviderHealth, Timestamp,
+};
+use crate::poller::decide::log_health;
+use crate::poller::provider::Provider;
+use crate::providers::CancelAnswer;
+use crate::store::{RecordCancel, StoreError};
+
+/// Pause after which an attempt is repeated that could not read the database.
+const AFTER_READ: Duration = Duration::from_secs(5);
+
+/// The requests of an app to cancel a job, with the index of the provider's queue.
+type CancelKey = (u32, JobNo, AppNo);
+
+/// Returns why jobs of a provider cannot be cancelled with its credential, which is the operator's. `None`: they can be.
+fn refusal(provider: &Provider) -> Option<&'static str> {
+    if !provider.definition.can_cancel() {
+        Some("the provider's definition does not say any more how a job is cancelled")
+    } else if !provider.allow_cancel {
+        Some("the operator does not allow any more that jobs are cancelled with the server's key")
+    } else {
+        None
+    }
+}
+
+impl Poller {
+    /// Schedules the requests that the store has.
+    pub(super) async fn load_cancels(&self) -> Result<(), StoreError> {
+        let mut after = (JobNo(0), AppNo(0));
+        loop {
+            let page = self.store.pending_cancels(after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = (last.job, last.app);
+            for pending in &page {
+                let is_known = self.scheduler().add_cancel(pending);
+                if !is_known {
+                    self.give_up_cancel(pending).await?;
+                }
+            }
+        }
+    }
+
+    /// Ends the requests for a job whose provider is not known any more.
+    async fn give_up_cancel(&self, pending: &PendingCancel) -> Result<(), StoreError> {
+        let (job, app, now) = (pending.job, pending.app, self.clock.now());
+        let Some(attempt) = self.store.cancel_attempt(job, app, now).await? else { return Ok(()) };
+        let result =
+            attempt.given_up(format!("the server knows no provider `{}` any more", pending.provider));
+        log(&attempt, &result);
+        self.store.record_cancel(RecordCancel { job, app, result, now }).await
+    }
+
+    /// Starts an attempt that the scheduler has granted.
+    pub(super) fn start_cancel(self: &Arc<Self>, key: CancelKey, alive: mpsc::Sender<()>) {
+        let poller = Arc::clone(self);
+        let mut task = CancelTask { poller, key, finished: false, _alive: alive };
+        tokio::spawn(async move { task.run().await });
+    }
+}
+
+/// An attempt in flight. However it ends, by a panic for example, its place in the budget is released.
+struct CancelTask {
+    poller: Arc<Poller>,
+    key: CancelKey,
+    finished: bool,
+    _alive: mpsc::Sender<()>,
+}
+
+impl CancelTask {
+    async fn run(&mut self) {
+        let (poller, (_, job, app)) = (Arc::clone(&self.poller), self.key);
+        let now = poller.clock.now();
+        let attempt = match poller.store.cancel_attempt(job, app, now).await {
+            Ok(Some(attempt)) => attempt,
+            // It is decided, or its watches were erased.
+            Ok(None) => return self.finish(None),
+            Err(error) => {
+                tracing::warn!(%error, "a request to cancel a job cannot be read; it is tried again");
+                return self.finish(Some(now.plus(AFTER_READ)));
+            }
+        };
+        let result = match attempt.without_request(now) {
+            Some(result) => result,
+            None => self.request(&attempt, now).await,
+        };
+        log(&attempt, &result);
+        let record = RecordCancel { job, app, result, now: poller.clock.now() };
+        let written = poller.write(|| poller.store.record_cancel(record.clone())).await;
+        self.finish(match written {
+            Some(()) => record.result.next_attempt_at,
+            None => Some(poller.clock.now().plus(AFTER_BUG)),
+        });
+    }
+
+    /// Makes the request, which starts at `started`.
+    async fn request(&self, attempt: &CancelAttempt, started: Timestamp) -> CancelResult {
+        let (poller, (index, ..)) = (&self.poller, self.key);
+        let Some((_, provider)) = poller.providers.get(index as usize) else {
+            return attempt.given_up("the server does not know the provider any more".to_owned());
+        };
+        if let Some(why) = refusal(provider) {
+            return attempt.given_up(why.to_owned());
+        }
+        let response = provider.cancel(&poller.egress, &poller.clock, &attempt.name).await;
+        let (now, http_status) = (poller.clock.now(), response.http_status);
+        self.learn(&response.answer, response.retry_after, (started.min(now), now));
+        match response.answer {
+            CancelAnswer::Accepted => attempt.decided(CancelStatus::Accepted, http_status, None),
+            CancelAnswer::AlreadyEnded(why) => {
+                attempt.decided(CancelStatus::AlreadyEnded, http_status, Some(why))
+            }
+            CancelAnswer::Refused(why) => attempt.decided(CancelStatus::Refused, http_status, Some(why)),
+            CancelAnswer::RateLimited(why) | CancelAnswer::Error(why) => {
+                attempt.failed(http_status, why, response.retry_after, now)
+            }
+        }
+    }
+
+    /// Notes what an answer says about the provider.
+    fn learn(
+        &self,
+        answer: &CancelAnswer,
+        retry_after: Option<Duration>,
+        (started, now): (Timestamp, Timestamp),
+    ) {
+        let (index, ..) = self.key;
+        let mut scheduler = self.poller.scheduler();
+        scheduler.follow_clock(now);
+        let Some(queue) = scheduler.queues.get_mut(index as usize) else { return };
+        let change = match answer {
+            CancelAnswer::RateLimited(_) => {
+                queue.budget.rate_limited(retry_after, started, now);
+                None
+            }
+            CancelAnswer::Accepted => queue.budget.authorized(),
+            CancelAnswer::AlreadyEnded(_) | CancelAnswer::Refused(_) | CancelAnswer::Error(_) => None,
+        };
+        log_health(change, &queue.provider, "");
+        if change == Some(ProviderHealth::Ok) {
+            scheduler.clear_backoffs(index as usize, now);
+        }
+    }
+
+    /// Releases the place in the budget, and schedules the next attempt if there is one.
+    fn finish(&mut self, next_at: Option<Timestamp>) {
+        self.finished = true;
+        let now = self.poller.clock.now();
+        let mut scheduler = self.poller.scheduler();
+        scheduler.follow_clock(now);
+        self.poller.merge_messages(&mut scheduler, now);
+        scheduler.finish_cancel(self.key, next_at, now);
+        drop(scheduler);
+        self.poller.wake();
+    }
+}
+
+impl Drop for CancelTask {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.finish(Some(self.poller.clock.now().plus(AFTER_BUG)));
+        }
+    }
+}
+
+/// Logs what follows from an attempt.
+fn log(attempt: &CancelAttempt, result: &CancelResult) {
+    let (provider, job) = (attempt.name.provider.as_str(), attempt.name.job_id.as_str());
+    let CancelResult { attempts, http_status, message, .. } = result;
+    let (status, error) = (result.status.as_str(), message.as_deref());
+    match result.status {
+        CancelStatus::OnExpiry | CancelStatus::Pending => {
+            tracing::debug!(provider, job, attempts, http_status, error, "a job could not be cancelled yet");
+        }
+        CancelStatus::Accepted | CancelStatus::AlreadyEnded => {
+            tracing::info!(provider, job, status, "the request to cancel a job has ended");
+        }
+        CancelStatus::Refused | CancelStatus::Failed | CancelStatus::Withheld => {
+            tracing::warn!(provider, job, status, attempts, http_status, error, "a job was not cancelled");
+        }
+    }
+}

@@ -27,6 +27,7 @@ mod keys;
 mod labels;
 mod openapi;
 mod operations;
+mod own_access;
 mod poll_fields;
 mod providers;
 mod register;
@@ -43,7 +44,7 @@ mod watches;
 pub use events::STREAMS_MAX;
 pub use http::{
     Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, DeliveryWaits, Front, InProgressKeys, MEMORY_MAX,
-    MemoryBudget, SendRates, Site, WAITS_MAX, WrongKeys, serve,
+    MemoryBudget, OwnDefinitions, ProviderAccess, SendRates, Site, WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};

@@ -31,6 +31,7 @@ mod mail;
 mod messages;
 mod observe;
 mod operation;
+mod poll_source;
 mod postgres_url;
 mod progress;
 mod provider;
@@ -60,17 +61,20 @@ pub use id::{
     AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, OperationId, RequestId, WatchId, hash, random,
 };
 pub use job::{
-    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, NewPoll, Observation, Output, PollSource,
-    PollStats, SHARDS, params_key,
+    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS,
+    params_key,
 };
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage, SkipScope};
 pub use observe::{Finding, Known, observe};
 pub use operation::{Operation, OperationNo, OperationStatus};
+pub use poll_source::{DefinitionPoll, NewPoll, OPERATOR_ACCOUNT, PollSource};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use progress::{AppsApart, ProgressApps, ProgressRound, Reported};
-pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
+pub use provider::{
+    CredentialState, Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable,
+};
 pub use saved_destination::{
     DestinationHealth, DisabledReason, FAILING_AFTER, FAILING_ATTEMPTS, SavedAddress, SavedDestination,
     duration_bucket,

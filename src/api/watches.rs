@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -27,7 +27,7 @@ use super::waiting::Waits;
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
-    Destination, DestinationId, EventSet, EventType, JobError, JobStatus, NewWatch, Output, Payload,
+    Destination, DestinationId, EventSet, EventType, INLINE, JobError, JobStatus, NewWatch, Output, Payload,
     PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
@@ -50,6 +50,9 @@ pub struct Registration {
     job_id: Option<String>,
     /// The job's provider. Default: the only provider with a credential, else `muvi`.
     provider: Option<String>,
+    /// Name of a credential of the app, with which the job is polled in place of the operator's key. The job is then the
+    /// app's alone.
+    credential: Option<String>,
     /// How to poll a job without a definition, in place of `provider`. The provider is then `inline`.
     poll: Option<Poll>,
     /// URL of a webhook: https, at a public address unless the operator permits others.
@@ -108,6 +111,9 @@ pub struct WatchView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     poll: Option<&'a RawValue>,
+    /// Name of the credential of the app with which a definition polls the job; absent for the operator's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
     /// Name for people.
     #[schema(required)]
     name: Option<&'a str>,
@@ -173,6 +179,12 @@ struct Job<'a> {
     last_error: Option<String>,
 }
 
+/// What is shown of how a definition polls a job that is the app's alone.
+#[derive(Deserialize)]
+struct ShownPoll {
+    credential: String,
+}
+
 impl<'a> WatchView<'a> {
     /// Shows a watch. The poller's statistics are lost when the server restarts.
     pub fn of(watch: &'a Watch, polls: Option<PollStats>, waits: Option<&'a Waits>) -> Self {
@@ -183,12 +195,19 @@ impl<'a> WatchView<'a> {
         let polls = polls.filter(|polls| belong_to(watch.ended_at, polls));
         let count = polls.as_ref().map_or((!has_ended).then_some(0), |polls| Some(polls.polls));
         let polls = polls.unwrap_or_default();
+        let (inline, of_definition) = match watch.poll.as_deref() {
+            shown if watch.job.provider == INLINE => (shown, None),
+            shown => (None, shown),
+        };
         Self {
             id: watch.id,
             status: watch.status,
             job_id: &watch.job.job_id,
             provider: &watch.job.provider,
-            poll: watch.poll.as_deref().and_then(|poll| serde_json::from_str(poll).ok()),
+            poll: inline.and_then(|poll| serde_json::from_str(poll).ok()),
+            credential: of_definition
+                .and_then(|shown| serde_json::from_str::<ShownPoll>(shown).ok())
+                .map(|shown| shown.credential),
             name: watch.name.as_deref(),
             reference: watch.reference.as_deref(),
             job: Job {
@@ -621,7 +640,7 @@ mod tests {
                 job: job.clone(),
                 poll: Some(Box::new(NewPoll {
                     id: ids.draw(at),
-                    source: PollSource { poll: Masked::new("s".repeat(9_000)), credential: None },
+                    source: PollSource::Inline { poll: Masked::new("s".repeat(9_000)), credential: None },
                     credential: None,
                     shown: format!("{{\"url\":\"{}\"}}", "u".repeat(2_000)),
                 })),

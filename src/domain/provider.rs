@@ -106,6 +106,27 @@ pub struct ProviderState {
     pub limits: Limits,
     /// Mistakes of the definition; empty unless the health is `invalid`.
     pub mistakes: Vec<String>,
+    /// The credentials of the app with which jobs of the provider are polled.
+    pub credentials: Vec<CredentialState>,
+}
+
+/// Current state of an app's credential at one provider. It is the app's own, as are its budget and its errors.
+#[derive(Clone, Debug)]
+pub struct CredentialState {
+    /// Its name.
+    pub name: String,
+    /// Current health of the polls with it.
+    pub health: ProviderHealth,
+    /// Time until which no poll starts, except probes; `None` while polls start as scheduled.
+    pub held_until: Option<Timestamp>,
+    /// Time of the last successful poll.
+    pub last_good_at: Option<Timestamp>,
+    /// Time of the last error, and its status and code.
+    pub last_error: Option<(Timestamp, String)>,
+    /// Number of polls in flight.
+    pub in_flight: u32,
+    /// Number of polls that are due and wait for the budget.
+    pub waiting: usize,
 }
 
 impl ProviderState {
@@ -125,6 +146,7 @@ impl ProviderState {
             policy: PollPolicy::default(),
             limits: Limits { rate: Rate { spacing: None }, burst: 0, concurrency: 0 },
             mistakes: mistakes.to_vec(),
+            credentials: Vec::new(),
         }
     }
 }

@@ -1,20 +1,21 @@
 //! The poller: it starts polls, writes their results, and reports its state.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
 use super::decide::{Decision, decide, give_up};
 use super::decide_result::{ResultRequest, decide_result, give_up_result};
+use super::own_providers::{NoProvider, OwnProviders};
 use super::pending_result::{MEMORY_KIB, PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AppNo, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats, ProgressRound,
-    ProviderHealth, ProviderState, Rate, Timestamp,
+    Activity, AppNo, CredentialState, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats,
+    ProgressRound, ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::providers::{Definition, Interpretation, NextResult};
@@ -44,10 +45,13 @@ pub struct Poller {
     store: Store,
     egress: Arc<Egress>,
     clock: Clock,
-    /// The providers and their metrics, in the order of the scheduler's queues.
-    providers: Vec<(ProviderMetrics, Provider)>,
-    /// Metrics of the jobs without a definition; exported from the first poll on.
-    inline_metrics: OnceLock<ProviderMetrics>,
+    /// The providers and their metrics, in the order of the scheduler's queues, which is that of the ids.
+    providers: Vec<(Arc<ProviderMetrics>, Arc<Provider>)>,
+    /// Those of the jobs that are an app's alone.
+    own: OwnProviders,
+    /// Metrics of the jobs without a definition, and of the providers that only apps have credentials for; exported from
+    /// the first poll on.
+    own_metrics: Mutex<BTreeMap<String, Arc<ProviderMetrics>>>,
     scheduler: Mutex<Scheduler>,
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
@@ -70,19 +74,18 @@ impl Poller {
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
         let scheduler = Mutex::new(Scheduler::new(queues, inline, now));
-        let is_configured = |p: &Provider| p.credential.is_some() || !p.definition.needs_credential();
-        let metrics = |p: &Provider| store.metrics().provider(&p.definition.id, is_configured(p));
-        let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
+        let metrics = |p: &Provider| Arc::new(store.metrics().provider(&p.definition.id, is_configured(p)));
+        let providers = providers.into_iter().map(|p| (metrics(&p), Arc::new(p))).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
         let result_memory = Arc::new(Semaphore::new(MEMORY_KIB));
-        let inline_metrics = OnceLock::new();
         let poller = Self {
             store,
             egress,
             clock,
             providers,
-            inline_metrics,
+            own: OwnProviders::default(),
+            own_metrics: Mutex::default(),
             scheduler,
             give_ups,
             result_memory,
@@ -133,10 +136,11 @@ impl Poller {
     pub fn providers(&self, app: AppNo) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
-        let state = |((_, provider), queue): (&(ProviderMetrics, Provider), &ProviderQueue)| {
+        let mut of_credentials = credential_states(&scheduler, app, now);
+        let state = |((_, provider), queue): (&(_, Arc<Provider>), &ProviderQueue)| {
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
-            let configured = provider.credential.is_some() || !definition.needs_credential();
+            let configured = is_configured(provider);
             ProviderState {
                 id: definition.id.clone(),
                 definition: definition.definition_id().to_owned(),
@@ -151,6 +155,7 @@ impl Poller {
                 policy: provider.policy,
                 limits: provider.limits,
                 mistakes: Vec::new(),
+                credentials: of_credentials.remove(&definition.id).unwrap_or_default(),
             }
         };
         let of_definitions = self.providers.iter().zip(&scheduler.queues).map(state);
@@ -160,16 +165,22 @@ impl Poller {
     /// Updates the metrics of each provider, and returns the load for the other metrics.
     pub fn load_now(&self) -> Load {
         let scheduler = self.scheduler();
-        for (queue, (metrics, _)) in scheduler.queues.iter().zip(&self.providers) {
-            let budget = &queue.budget;
-            metrics.set_state(budget.in_flight, budget.is_open(), budget.is_paused());
+        // The health of an app's credential is the app's, and no reason to alarm the operator.
+        let mut own: BTreeMap<&str, (u32, bool)> = BTreeMap::new();
+        for queue in scheduler.on_demand.all().map(|index| &scheduler.queues[index]) {
+            let of_definition = queue.credential.is_some();
+            let provider = if of_definition { queue.provider.as_str() } else { INLINE };
+            let (in_flight, is_open) = own.entry(provider).or_default();
+            *in_flight += queue.budget.in_flight;
+            *is_open |= queue.budget.is_open() && !of_definition;
         }
-        if let Some(metrics) = self.inline_metrics.get() {
-            let (mut in_flight, mut is_open) = (0, false);
-            for budget in scheduler.on_demand.all().map(|index| &scheduler.queues[index].budget) {
-                in_flight += budget.in_flight;
-                is_open |= budget.is_open();
-            }
+        for (queue, (metrics, provider)) in scheduler.queues.iter().zip(&self.providers) {
+            let budget = &queue.budget;
+            let (in_flight, _) = own.get(provider.definition.id.as_str()).copied().unwrap_or_default();
+            metrics.set_state(budget.in_flight + in_flight, budget.is_open(), budget.is_paused());
+        }
+        for (provider, metrics) in &*self.own_metrics() {
+            let (in_flight, is_open) = own.get(provider.as_str()).copied().unwrap_or_default();
             metrics.set_state(in_flight, is_open, false);
         }
         Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
@@ -308,16 +319,72 @@ impl Poller {
 }
 
 impl Poller {
-    /// Makes the provider of a job without a definition.
-    fn inline_provider(&self, source: &PollSource) -> Result<Provider, String> {
-        let (definition, credential) = Definition::inline(source)?;
-        let (policy, limits) = self.scheduler().on_demand.settings();
-        Ok(Provider::new(definition, credential, None, policy, limits))
+    /// Returns the provider of a job that is an app's alone, and its metrics.
+    async fn own_provider(
+        &self,
+        name: &JobName,
+        source: &PollSource,
+    ) -> Result<(Arc<ProviderMetrics>, Arc<Provider>), NoProvider> {
+        match source {
+            PollSource::Inline { poll, credential } => {
+                let (definition, credential) =
+                    Definition::inline(poll, credential.as_ref()).map_err(NoProvider::Unusable)?;
+                let (policy, limits) = self.scheduler().on_demand.settings();
+                let provider = Provider::new(definition, credential, None, policy, limits);
+                Ok((self.metrics_of(INLINE), Arc::new(provider)))
+            }
+            PollSource::Definition(poll) => {
+                let of = |(_, provider): &(_, Arc<Provider>)| provider.definition.id.cmp(&poll.provider);
+                let operators = self.providers.binary_search_by(of).ok().map(|index| &self.providers[index]);
+                let operators_own = operators.map(|(_, provider)| &**provider);
+                let provider = self.own.get(&self.store, &name.account, poll, operators_own).await?;
+                let metrics = operators.filter(|(_, provider)| is_configured(provider));
+                let metrics = metrics.map(|(metrics, _)| Arc::clone(metrics));
+                Ok((metrics.unwrap_or_else(|| self.metrics_of(&poll.provider)), provider))
+            }
+        }
     }
 
-    fn inline_metrics(&self) -> &ProviderMetrics {
-        self.inline_metrics.get_or_init(|| self.store.metrics().provider(INLINE, true))
+    fn own_metrics(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ProviderMetrics>>> {
+        self.own_metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Returns the metrics of a provider that the operator has no credential for.
+    fn metrics_of(&self, provider: &str) -> Arc<ProviderMetrics> {
+        let mut known = self.own_metrics();
+        let make = || Arc::new(self.store.metrics().provider(provider, true));
+        Arc::clone(known.entry(provider.to_owned()).or_insert_with(make))
+    }
+}
+
+/// Returns whether the operator's settings permit polls.
+fn is_configured(provider: &Provider) -> bool {
+    provider.credential.is_some() || !provider.definition.needs_credential()
+}
+
+/// Returns the state of an app's credentials by the ids of the definitions, in the order of their names.
+fn credential_states(
+    scheduler: &Scheduler,
+    app: AppNo,
+    now: Timestamp,
+) -> BTreeMap<String, Vec<CredentialState>> {
+    let mut states: BTreeMap<String, Vec<CredentialState>> = BTreeMap::new();
+    for queue in scheduler.on_demand.of_credentials(app).map(|index| &scheduler.queues[index]) {
+        let (health, held_until) = queue.budget.health(now);
+        states.entry(queue.provider.clone()).or_default().push(CredentialState {
+            name: queue.credential.clone().unwrap_or_default(),
+            health,
+            held_until,
+            last_good_at: queue.budget.last_ok,
+            last_error: queue.last_error.clone().map(|error| (error.at, error.text)),
+            in_flight: queue.budget.in_flight,
+            waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
+        });
+    }
+    for states in states.values_mut() {
+        states.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+    states
 }
 
 /// Returns the state of an app's jobs without a definition: the worst health of its queues, and their sums.
@@ -340,6 +407,7 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
             policy,
             limits,
             mistakes: Vec::new(),
+            credentials: Vec::new(),
         }
     };
     let severity = |health: ProviderHealth| match health {
@@ -393,17 +461,28 @@ impl PollTask {
             (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), trace)
         });
         let Some((queue, name, source, trace)) = found else { return };
-        let inline = source.map(|source| poller.inline_provider(&source)).transpose();
-        let inline = match inline {
-            Ok(inline) => inline,
-            Err(error) => {
-                tracing::warn!(job = name.job_id, error, "the stored poll object of a job cannot be used");
-                return self.give_up_inline().await;
+        let own = match &source {
+            Some(source) => poller.own_provider(&name, source).await.map(Some),
+            None => Ok(poller.providers.get(queue).cloned()),
+        };
+        let (metrics, provider) = match own {
+            Ok(Some((metrics, provider))) => (metrics, provider),
+            // The job is scheduled again.
+            Ok(None) => return,
+            Err(NoProvider::Store(error)) => {
+                tracing::warn!(job = name.job_id, %error, "the credential of a job cannot be read; it is polled in a minute");
+                return;
+            }
+            Err(NoProvider::Unusable(error)) => {
+                tracing::warn!(
+                    job = name.job_id,
+                    error,
+                    "what is stored of how a job is polled cannot be used"
+                );
+                return self.give_up_own().await;
             }
         };
-        let provider = inline.as_ref().map(|provider| (poller.inline_metrics(), provider));
-        let of_definition = || poller.providers.get(queue).map(|(metrics, provider)| (metrics, provider));
-        let Some((metrics, provider)) = provider.or_else(of_definition) else { return };
+        let provider = &*provider;
         if let Some(pending) = self.take_pending() {
             return self.request_result(provider, &name, trace, pending).await;
         }
@@ -522,9 +601,9 @@ impl PollTask {
         self.finish(FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until });
     }
 
-    /// Ends the poll of a job without a definition that cannot be made any more: the credential of an ended job may have been
-    /// deleted. A requested poll is forgotten, and a watch expires in time.
-    async fn give_up_inline(&mut self) {
+    /// Ends the poll of an app's job that cannot be made any more: the credential of an ended job may have been deleted. A
+    /// requested poll is forgotten, and a watch expires in time.
+    async fn give_up_own(&mut self) {
         let job = self.job;
         let found = self.poller.scheduler().jobs.get(&job).map(|found| (found.generation, found.watching));
         let Some((generation, watching)) = found else { return };

@@ -62,6 +62,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 pub(super) use self::on_demand::OnDemand;
+use self::on_demand::OwnAccess;
 pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use self::recent_polls::RecentPolls;
@@ -69,7 +70,10 @@ use super::pending_result::PendingResult;
 use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
-use crate::domain::{JobNo, JobSnapshot, JobStatus, Limits, PollPolicy, PollStats, PollerMessage, Timestamp};
+use crate::domain::{
+    DefinitionPoll, JobNo, JobSnapshot, JobStatus, Limits, OPERATOR_ACCOUNT, PollPolicy, PollSource,
+    PollStats, PollerMessage, Timestamp,
+};
 use crate::providers::InlinePoll;
 
 /// Number of finished jobs whose poll statistics are kept.
@@ -82,7 +86,7 @@ pub(super) struct Scheduler {
     pub(super) queues: Vec<ProviderQueue>,
     /// Index in `queues` of the queue of each provider.
     queue_of: HashMap<String, u32>,
-    /// The queues of jobs without a definition. They come after the others.
+    /// The queues of jobs that are an app's alone. They come after the others.
     pub(super) on_demand: OnDemand,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
@@ -273,7 +277,7 @@ impl Scheduler {
         self.schedule_new_watch(facts.no, now);
     }
 
-    /// Removes the schedule of a job without a definition of which it was not known how it is polled, if it is known now.
+    /// Removes the schedule of a job of which it was not known how it is polled, if it is known now.
     fn forget_unpollable(&mut self, facts: &JobSnapshot, now: Timestamp) {
         let found = self.jobs.get(&facts.no);
         let is_unpollable = found.is_some_and(|found| found.poll.is_none() && !found.in_flight);
@@ -283,14 +287,7 @@ impl Scheduler {
     }
 
     fn insert(&mut self, facts: &JobSnapshot, now: Timestamp) {
-        let queue = if let Some(poll) = &facts.poll {
-            let origin = InlinePoll::origin_of(poll.poll.reveal());
-            self.on_demand.queue(&mut self.queues, facts.app, origin, now)
-        } else {
-            // The queue for unknown providers has an empty name.
-            let known = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
-            known.copied().unwrap_or_default()
-        };
+        let queue = self.queue_for(facts, now);
         let mut new = Box::new(JobSchedule::new(facts, queue));
         let queue = &mut self.queues[new.queue()];
         queue.turns.add_job(new.app);
@@ -303,6 +300,29 @@ impl Scheduler {
         }
         self.jobs.insert(facts.no, new);
         adjust(&mut self.watching, 0, facts.watching);
+    }
+
+    /// Returns the index of the queue for a job. A job that is an app's alone, and of which it is not known how it is polled,
+    /// has none but that of unknown providers: it must not be polled with the credential of the operator.
+    fn queue_for(&mut self, facts: &JobSnapshot, now: Timestamp) -> u32 {
+        // The queue for unknown providers has an empty name.
+        let unknown = self.queue_of.get("").copied().unwrap_or_default();
+        match facts.poll.as_deref() {
+            None if facts.name.account != OPERATOR_ACCOUNT => unknown,
+            None => self.queue_of.get(&facts.name.provider).copied().unwrap_or(unknown),
+            Some(PollSource::Inline { poll, .. }) => {
+                let origin = InlinePoll::origin_of(poll.reveal());
+                self.on_demand.of_origin(&mut self.queues, facts.app, origin, now)
+            }
+            Some(PollSource::Definition(DefinitionPoll { provider, credential, .. })) => {
+                let Some(operators) = self.queue_of.get(provider).copied() else { return unknown };
+                let operators = &self.queues[operators as usize];
+                let (policy, limits) = (operators.policy, operators.budget.limits());
+                let account = &facts.name.account;
+                let access = OwnAccess { account, provider, credential, policy, limits };
+                self.on_demand.of_account(&mut self.queues, facts.app, &access, now)
+            }
+        }
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {

@@ -1,4 +1,4 @@
-//! The key of the hashes that identify jobs without a definition. `job_polls` says what it is for.
+//! The key of the hashes that identify jobs which are an app's alone. `job_polls` says what it is for.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::db::{Result, StoreError, Tx, params};
 use super::sealing::{Column, Keyring};
 use crate::domain::{AppNo, Id, random};
 
-/// Key of the hashes that identify jobs without a definition.
+/// Key of the hashes that identify jobs which are an app's alone.
 #[derive(Clone, Default)]
 pub struct IdentityKey([u8; 32]);
 
@@ -47,7 +47,7 @@ impl IdentityKey {
         key.ok_or_else(|| StoreError::Inconsistent("`identity_keys.key` is not 32 bytes in hex".to_owned()))
     }
 
-    /// Returns the identity of a poll object of an app, with the credential that it names.
+    /// Returns the identity of a source of an app, with the credential for it.
     #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
     pub fn identify(&self, app: AppNo, source: &str, credential: Option<Id>) -> Id {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");

@@ -75,6 +75,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("retention.watches", "the_retention_deletes_only_events_and_ended_watches"),
     ("providers.path", "a_folder_adds_and_replaces_definitions_and_lists_all_errors"),
     ("providers.NAME.api_key", "muvi_api_key_overrides_the_other_sources_of_the_key"),
+    ("providers.NAME.shared", "a_key_that_is_not_shared_needs_a_credential_of_the_app"),
     ("providers.NAME.base_url", "the_credential_is_sent_to_listed_hosts_and_the_base_url_only"),
     ("providers.NAME.definition", "an_instance_has_a_credential_jobs_and_health_of_its_own"),
     ("providers.NAME.token_url", "a_token_is_used_until_shortly_before_its_end"),

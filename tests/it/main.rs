@@ -69,6 +69,7 @@ mod openapi;
 mod openapi_examples;
 mod operational_events;
 mod operations;
+mod own_credentials;
 mod patch;
 mod poll_sharing;
 mod polling;

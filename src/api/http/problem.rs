@@ -123,7 +123,7 @@ codes! {
         TooDeep "too_deep" "The value is nested too deeply."
         Conflict "conflict" "The value contradicts another one, or what is stored."
         UnknownProvider "unknown_provider" "The server knows no provider of this name."
-        NoCredential "no_credential" "The server has no API key for this provider."
+        NoCredential "no_credential" "The server has no API key for this provider, and the registration names no credential."
         UnknownCredential "unknown_credential" "There is no such credential, or it belongs to another app."
         UnknownDestination "unknown_destination" "There is no such saved destination, or it belongs to another app."
         DestinationDisabled "destination_disabled" "The saved destination is disabled, or all default destinations are."

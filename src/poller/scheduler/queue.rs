@@ -40,7 +40,7 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct JobSchedule {
     pub name: JobName,
-    /// How it is polled, if no definition says it.
+    /// How it is polled, if it is an app's alone.
     pub poll: Option<Arc<PollSource>>,
     /// The app that polls the job in its turn: the one that polled it last, at first the one that registered it.
     pub app: AppNo,
@@ -422,6 +422,8 @@ pub struct ProviderQueue {
     pub turns: Turns,
     /// The jobs of a queue that was made on demand (`on_demand`); `None` for a provider of the operator.
     pub members: Option<HashSet<JobNo>>,
+    /// Name of the credential of the app with which its jobs are polled, if it is the same for all.
+    pub credential: Option<String>,
 }
 
 impl ProviderQueue {
@@ -437,6 +439,7 @@ impl ProviderQueue {
             expiries: BinaryHeap::new(),
             turns: Turns::default(),
             members: None,
+            credential: None,
         }
     }
 

@@ -21,8 +21,8 @@ use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
 use super::super::{credentials, destinations};
 use crate::domain::{
-    AppNo, AppsApart, GroupNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage,
-    ProgressRound, Timestamp, Watch, WatchStatus, params_key,
+    AppNo, AppsApart, GroupNo, INLINE, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation,
+    PollerMessage, ProgressRound, Timestamp, Watch, WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -34,8 +34,11 @@ static NEVER_POLLED: LazyLock<String> =
 pub enum RegisterRefusal {
     /// A saved destination that it names was deleted meanwhile.
     DestinationDeleted,
-    /// The credential that its poll names was deleted meanwhile.
-    CredentialDeleted,
+    /// The credential that it names was deleted meanwhile.
+    CredentialDeleted {
+        /// Whether its poll object names the credential.
+        is_inline: bool,
+    },
     /// It does not fit its group.
     Group(GroupRefusal),
 }
@@ -110,7 +113,8 @@ fn refusal<'w>(
     let of_group = |new: &'w NewWatch| new.group.iter().flat_map(|group| group.notify.iter().flatten());
     let of_polls = watches.clone().filter_map(|new| new.poll.as_ref()?.credential).collect::<Vec<_>>();
     if !credentials::all_exist(&batch.tx, &of_polls)? {
-        return Ok(Some(RegisterRefusal::CredentialDeleted));
+        let inline = |new: &NewWatch| new.job.provider == INLINE && new.poll.is_some();
+        return Ok(Some(RegisterRefusal::CredentialDeleted { is_inline: watches.clone().any(inline) }));
     }
     let named = watches.flat_map(|new| new.destinations.iter().chain(of_group(new)));
     let all_exist = destinations::all_exist(&batch.tx, named)?;
@@ -178,7 +182,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
     Ok(inserted)
 }
 
-/// Inserts how the jobs without a definition are polled.
+/// Inserts how the jobs are polled that are an app's alone.
 fn insert_polls(batch: &Batch<'_>, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
     let mut known = HashSet::new();
     let polls = watches.iter().zip(jobs).filter_map(|(new, job)| Some((job.no, new.poll.as_deref()?)));

@@ -15,6 +15,7 @@ mod apps;
 mod batch;
 mod bulk;
 mod credentials;
+mod definitions;
 mod deliveries;
 mod delivery_body;
 mod destinations;
@@ -85,6 +86,7 @@ fn resources() -> Vec<Resource> {
         routes!(test_send::send_to_saved),
         routes!(providers::list),
         routes!(providers::show),
+        routes!(definitions::show, definitions::put, definitions::remove),
         routes!(credentials::create, credentials::list),
         routes!(credentials::delete),
         routes!(signing_secret::show),

@@ -183,6 +183,7 @@ impl App {
             providers: definitions,
             access,
             own_definitions: api::OwnDefinitions::default(),
+            inline,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),

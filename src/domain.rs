@@ -18,6 +18,7 @@ mod access;
 mod address;
 mod app;
 mod credential;
+mod definition;
 mod delivery;
 mod event;
 mod failure_streak;
@@ -47,6 +48,7 @@ pub use access::{Access, Auth, AuthKind, BasicAuth, ClientCredentials, NewTls, T
 pub use address::{AddressError, is_host_name, parse_host_name};
 pub use app::{App, AppNo, Masked, Scope, draw_private_key, per_app_limit};
 pub use credential::{Credential, CredentialKind, CredentialSecret};
+pub use definition::{DefinitionSummary, DefinitionVersion, Pace};
 pub use delivery::{
     Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,
     Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
@@ -69,7 +71,7 @@ pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage, SkipScope};
 pub use observe::{Finding, Known, observe};
 pub use operation::{Operation, OperationNo, OperationStatus};
-pub use poll_source::{DefinitionPoll, NewPoll, OPERATOR_ACCOUNT, PollSource};
+pub use poll_source::{CredentialRef, DefinitionRef, NewPoll, OPERATOR_ACCOUNT, PollSource};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use progress::{AppsApart, ProgressApps, ProgressRound, Reported};
 pub use provider::{

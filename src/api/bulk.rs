@@ -144,7 +144,7 @@ pub async fn stop(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
     let (filter, is_dry_run) = write.object(|fields| {
-        let filter = watch_filter(&mut FilterSource::Body(fields), api);
+        let filter = watch_filter(&mut FilterSource::Body(fields), (api, app));
         let is_filtered = filter != WatchFilter::default();
         let filter = WatchFilter { status: filter.status.or(Some(WatchStatus::Watching)), ..filter };
         Some((filter, options(fields, is_filtered, "stop every watch")))

@@ -4,9 +4,10 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::definitions;
 use super::http::{Answer, Api, Call, Page, PageParams, Problem, cursor, json};
 use crate::domain::{
-    CredentialState, ProviderHealth, ProviderState, Timestamp, format_duration, format_rate,
+    CredentialState, DefinitionVersion, ProviderHealth, ProviderState, Timestamp, format_duration, format_rate,
 };
 
 /// A job API that can be watched.
@@ -21,6 +22,11 @@ struct Provider {
     configured: bool,
     /// Whether that credential is used for registrations without a credential of their app.
     shared: bool,
+    /// Whether the definition is the app's own.
+    own: bool,
+    /// Its current version; null for a definition of the operator, and for a deleted one that running watches use.
+    #[schema(required)]
+    version: Option<u32>,
     health: ProviderHealthView,
     budget: ProviderBudget,
     poll: ProviderPoll,
@@ -117,7 +123,7 @@ pub async fn list(call: Call) -> Answer {
     let from = query.read("cursor", cursor::WRONG, cursor::decode_feed_position).unwrap_or(0);
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let states = (call.api.provider_states)(call.app());
+    let states = definitions::states(&call.api, call.app()).await?;
     let data: Vec<Provider> =
         states.iter().skip(from).take(limit).map(|state| shown(&call.api, state)).collect();
     let next = from.saturating_add(data.len());
@@ -135,8 +141,8 @@ pub async fn list(call: Call) -> Answer {
 )]
 pub async fn show(call: Call) -> Answer {
     let id = call.only_id(|text| Some(text.to_owned()))?;
-    let states = (call.api.provider_states)(call.app());
-    let state = states.iter().find(|state| state.id == id).ok_or_else(Problem::not_found)?;
+    let states = definitions::states(&call.api, call.app()).await?;
+    let state = states.iter().find(|(state, _)| state.id == id).ok_or_else(Problem::not_found)?;
     Ok(json(StatusCode::OK, &shown(&call.api, state)))
 }
 
@@ -162,14 +168,16 @@ fn credential(state: &CredentialState) -> ProviderCredential {
     }
 }
 
-fn shown(api: &Api, state: &ProviderState) -> Provider {
+fn shown(api: &Api, (state, version): &(ProviderState, Option<DefinitionVersion>)) -> Provider {
     let times = (state.held_until, state.last_good_at);
     Provider {
         id: state.id.clone(),
         definition: state.definition.clone(),
         name: state.name.clone(),
         configured: state.configured,
-        shared: api.access.get(&state.id).is_some_and(|access| access.is_shared),
+        shared: !state.of_app && api.access.get(&state.id).is_some_and(|access| access.is_shared),
+        own: state.of_app,
+        version: version.as_ref().map(|version| version.version),
         health: ProviderHealthView::new(state.health, times, state.last_error.clone()),
         budget: ProviderBudget {
             rate: state.limits.rate.spacing.map(format_rate),

@@ -211,14 +211,30 @@ fn provider(
         fields.error("provider", FieldErrorCode::Conflict, detail);
         return None;
     }
-    let Some(definition) = fields.keep("provider", find_provider(api, &name)) else {
+    let found = match &named.definition {
+        Some((version, Ok(definition))) => Ok((definition, Some(version))),
+        Some((_, Err(mistake))) => {
+            let detail = format!("this version of the server refuses the definition, which must be corrected: {mistake}");
+            Err((FieldErrorCode::UnknownProvider, detail))
+        }
+        None => find_provider(api, &name).map(|definition| (definition, None)),
+    };
+    let Some((definition, version)) = fields.keep("provider", found) else {
         // Whether it fits is not known.
         fields.take("credential");
         return None;
     };
     let has_own = fields.has("credential");
-    let own = own_access::take_credential(api, fields, definition, named);
-    if !has_own && !is_usable(api, definition) {
+    let own = own_access::take_credential(api, fields, (definition, version), named);
+    if version.is_some() {
+        if !has_own && definition.needs_credential() {
+            let detail = format!(
+                "is required for `{name}`, a definition of the app, which never has a key of the operator; create one with \
+                 POST /v1/credentials"
+            );
+            fields.error("credential", FieldErrorCode::Required, detail);
+        }
+    } else if !has_own && !is_usable(api, definition) {
         let is_kept = api.access.get(&name).is_some_and(|access| access.has_key && !access.is_shared);
         if is_kept {
             let detail = format!(
@@ -333,6 +349,11 @@ pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
             if is_inline { "/poll/credential" } else { "/credential" },
             FieldErrorCode::UnknownCredential,
             "names a credential that was just deleted",
+        ),
+        RegisterRefusal::DefinitionReplaced => Problem::field(
+            "/provider",
+            FieldErrorCode::UnknownProvider,
+            "names a definition that was just replaced or deleted; send the request again",
         ),
         RegisterRefusal::Group(refusal) => groups::refused(&refusal),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -21,6 +21,7 @@ use super::http::{
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
 use super::labels::{self, check_name, check_reference};
+use super::own_access::ShownPoll;
 use super::poll_fields::Poll;
 use super::register;
 use super::waiting::Waits;
@@ -114,6 +115,9 @@ pub struct WatchView<'a> {
     /// Name of the credential of the app with which a definition polls the job; absent for the operator's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
+    /// Version of the app's definition by which the job is polled; absent for a definition of the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition_version: Option<u32>,
     /// Name for people.
     #[schema(required)]
     name: Option<&'a str>,
@@ -179,12 +183,6 @@ struct Job<'a> {
     last_error: Option<String>,
 }
 
-/// What is shown of how a definition polls a job that is the app's alone.
-#[derive(Deserialize)]
-struct ShownPoll {
-    credential: String,
-}
-
 impl<'a> WatchView<'a> {
     /// Shows a watch. The poller's statistics are lost when the server restarts.
     pub fn of(watch: &'a Watch, polls: Option<PollStats>, waits: Option<&'a Waits>) -> Self {
@@ -195,19 +193,18 @@ impl<'a> WatchView<'a> {
         let polls = polls.filter(|polls| belong_to(watch.ended_at, polls));
         let count = polls.as_ref().map_or((!has_ended).then_some(0), |polls| Some(polls.polls));
         let polls = polls.unwrap_or_default();
-        let (inline, of_definition) = match watch.poll.as_deref() {
-            shown if watch.job.provider == INLINE => (shown, None),
-            shown => (None, shown),
-        };
+        let is_inline = watch.job.provider == INLINE;
+        let inline = watch.poll.as_deref().filter(|_| is_inline);
+        let shown = ShownPoll::read(watch.poll.as_deref().filter(|_| !is_inline));
+        let ShownPoll { credential, definition_version } = shown;
         Self {
             id: watch.id,
             status: watch.status,
             job_id: &watch.job.job_id,
             provider: &watch.job.provider,
             poll: inline.and_then(|poll| serde_json::from_str(poll).ok()),
-            credential: of_definition
-                .and_then(|shown| serde_json::from_str::<ShownPoll>(shown).ok())
-                .map(|shown| shown.credential),
+            credential,
+            definition_version,
             name: watch.name.as_deref(),
             reference: watch.reference.as_deref(),
             job: Job {
@@ -351,7 +348,7 @@ pub async fn create(call: Call) -> Answer {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = watch_filter(&mut FilterSource::Query(&mut query), &call.api);
+    let filter = watch_filter(&mut FilterSource::Query(&mut query), (&call.api, call.app()));
     let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId));
     let filter = WatchFilter { before, ..filter };
     query.done()?;

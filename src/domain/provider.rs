@@ -86,6 +86,8 @@ pub struct ProviderState {
     pub definition: String,
     /// Name for people.
     pub name: String,
+    /// Whether the definition is the app's.
+    pub of_app: bool,
     /// Whether it can be polled: a key is configured, or none is needed.
     pub configured: bool,
     /// Current health.
@@ -130,12 +132,19 @@ pub struct CredentialState {
 }
 
 impl ProviderState {
+    /// Returns the state of a definition of an app by which no job was polled.
+    pub fn unused(id: &str, policy: PollPolicy, limits: Limits) -> Self {
+        let (of_app, configured, health) = (true, true, ProviderHealth::Ok);
+        Self { of_app, configured, health, policy, limits, ..Self::invalid(id, &[]) }
+    }
+
     /// Returns the state of a provider whose definition has mistakes.
     pub fn invalid(id: &str, mistakes: &[String]) -> Self {
         Self {
             id: id.to_owned(),
             definition: id.to_owned(),
             name: id.to_owned(),
+            of_app: false,
             configured: false,
             health: ProviderHealth::Invalid,
             held_until: None,

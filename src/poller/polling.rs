@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::decide::{Decision, decide, give_up};
 use super::decide_result::{ResultRequest, decide_result, give_up_result};
-use super::own_providers::{NoProvider, OwnProviders};
+use super::own_providers::{NoProvider, OwnProviders, Source};
 use super::pending_result::{MEMORY_KIB, PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
@@ -38,6 +38,9 @@ const WAITING_SHOWN: usize = 10_000;
 /// Maximum number of jobs whose watches end at the same time without the result of a poll. After an outage of a
 /// provider, all of its jobs can expire at the same moment.
 const GIVE_UPS: usize = 16;
+
+/// Label of the metrics of all definitions of apps, whose number is not bounded. It is no id of a provider.
+const OF_APPS: &str = "of_apps";
 
 /// Polls jobs.
 #[derive(Debug)]
@@ -131,8 +134,8 @@ impl Poller {
         self.scheduler().stats(job, now)
     }
 
-    /// Returns the state of each provider, sorted by id, and at the end that of the jobs without a definition, if this app
-    /// has any.
+    /// Returns the state of each provider, sorted by id, and at the end those of the definitions of this app that have jobs, and
+    /// of its jobs without a definition, if it has any.
     pub fn providers(&self, app: AppNo) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
@@ -145,6 +148,7 @@ impl Poller {
                 id: definition.id.clone(),
                 definition: definition.definition_id().to_owned(),
                 name: definition.name.clone(),
+                of_app: false,
                 configured,
                 health: if configured { health } else { ProviderHealth::Unconfigured },
                 held_until,
@@ -159,7 +163,7 @@ impl Poller {
             }
         };
         let of_definitions = self.providers.iter().zip(&scheduler.queues).map(state);
-        of_definitions.chain(inline_state(&scheduler, app, now)).collect()
+        of_definitions.chain(own_states(&scheduler, app, now)).collect()
     }
 
     /// Updates the metrics of each provider, and returns the load for the other metrics.
@@ -168,11 +172,15 @@ impl Poller {
         // The health of an app's credential is the app's, and no reason to alarm the operator.
         let mut own: BTreeMap<&str, (u32, bool)> = BTreeMap::new();
         for queue in scheduler.on_demand.all().map(|index| &scheduler.queues[index]) {
-            let of_definition = queue.credential.is_some();
-            let provider = if of_definition { queue.provider.as_str() } else { INLINE };
+            let of_operator = queue.credential.is_some() && !queue.of_app;
+            let provider = match queue {
+                queue if queue.of_app => OF_APPS,
+                queue if of_operator => queue.provider.as_str(),
+                _ => INLINE,
+            };
             let (in_flight, is_open) = own.entry(provider).or_default();
             *in_flight += queue.budget.in_flight;
-            *is_open |= queue.budget.is_open() && !of_definition;
+            *is_open |= queue.budget.is_open() && !of_operator;
         }
         for (queue, (metrics, provider)) in scheduler.queues.iter().zip(&self.providers) {
             let budget = &queue.budget;
@@ -333,14 +341,23 @@ impl Poller {
                 let provider = Provider::new(definition, credential, None, policy, limits);
                 Ok((self.metrics_of(INLINE), Arc::new(provider)))
             }
-            PollSource::Definition(poll) => {
-                let of = |(_, provider): &(_, Arc<Provider>)| provider.definition.id.cmp(&poll.provider);
-                let operators = self.providers.binary_search_by(of).ok().map(|index| &self.providers[index]);
-                let operators_own = operators.map(|(_, provider)| &**provider);
-                let provider = self.own.get(&self.store, &name.account, poll, operators_own).await?;
-                let metrics = operators.filter(|(_, provider)| is_configured(provider));
-                let metrics = metrics.map(|(metrics, _)| Arc::clone(metrics));
-                Ok((metrics.unwrap_or_else(|| self.metrics_of(&poll.provider)), provider))
+            PollSource::OfOperator { provider: id, credential } => {
+                let of = |(_, provider): &(_, Arc<Provider>)| provider.definition.id.cmp(id);
+                let operators = self.providers.binary_search_by(of).map(|index| &self.providers[index]);
+                let removed = |_| NoProvider::Unusable(format!("there is no provider `{id}` any more"));
+                let (metrics, operators) = operators.map_err(removed)?;
+                let source = Source::OfOperator(operators);
+                let provider = self.own.get(&self.store, &name.account, Some(credential), source).await?;
+                let is_exported = is_configured(operators);
+                Ok((if is_exported { Arc::clone(metrics) } else { self.metrics_of(id) }, provider))
+            }
+            PollSource::OfApp { definition, credential } => {
+                let (policy, limits) = self.scheduler().on_demand.settings();
+                let (policy, limits) = definition.pace.within(&policy, limits);
+                let source = Source::OfApp(definition.id, policy, limits);
+                let account = name.account.as_str();
+                let provider = self.own.get(&self.store, account, credential.as_ref(), source).await?;
+                Ok((self.metrics_of(OF_APPS), provider))
             }
         }
     }
@@ -369,7 +386,8 @@ fn credential_states(
     now: Timestamp,
 ) -> BTreeMap<String, Vec<CredentialState>> {
     let mut states: BTreeMap<String, Vec<CredentialState>> = BTreeMap::new();
-    for queue in scheduler.on_demand.of_credentials(app).map(|index| &scheduler.queues[index]) {
+    let queues = scheduler.on_demand.of_definitions(app).map(|index| &scheduler.queues[index]);
+    for queue in queues.filter(|queue| !queue.of_app) {
         let (health, held_until) = queue.budget.health(now);
         states.entry(queue.provider.clone()).or_default().push(CredentialState {
             name: queue.credential.clone().unwrap_or_default(),
@@ -387,16 +405,18 @@ fn credential_states(
     states
 }
 
-/// Returns the state of an app's jobs without a definition: the worst health of its queues, and their sums.
-fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<ProviderState> {
-    let (policy, limits) = scheduler.on_demand.settings();
+/// Returns the states of an app's jobs without a definition and of its definitions: for each, the worst health of its queues,
+/// and their sums.
+fn own_states(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Vec<ProviderState> {
     let of_queue = |index: usize| {
         let queue = &scheduler.queues[index];
         let (health, held_until) = queue.budget.health(now);
+        let id = if queue.of_app { queue.provider.as_str() } else { INLINE };
         ProviderState {
-            id: INLINE.to_owned(),
-            definition: INLINE.to_owned(),
-            name: "Jobs without a definition".to_owned(),
+            id: id.to_owned(),
+            definition: id.to_owned(),
+            name: if queue.of_app { id } else { "Jobs without a definition" }.to_owned(),
+            of_app: queue.of_app,
             configured: true,
             health,
             held_until,
@@ -404,8 +424,8 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
             last_error: queue.last_error.clone().map(|error| (error.at, error.text)),
             in_flight: queue.budget.in_flight,
             waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
-            policy,
-            limits,
+            policy: queue.policy,
+            limits: queue.budget.limits(),
             mistakes: Vec::new(),
             credentials: Vec::new(),
         }
@@ -418,7 +438,7 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
         | ProviderHealth::Invalid
         | ProviderHealth::Unconfigured => 2,
     };
-    scheduler.on_demand.of_app(app).map(of_queue).reduce(|one, other| {
+    let merge = |one: ProviderState, other: ProviderState| {
         let health = std::cmp::max_by_key(one.health, other.health, |health| severity(*health));
         ProviderState {
             health,
@@ -431,7 +451,20 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
             waiting: (one.waiting + other.waiting).min(WAITING_SHOWN),
             ..other
         }
-    })
+    };
+    let own = scheduler.on_demand.of_definitions(app).filter(|index| scheduler.queues[*index].of_app);
+    let mut states: BTreeMap<String, ProviderState> = BTreeMap::new();
+    for state in own.map(of_queue) {
+        let merged = match states.remove(&state.id) {
+            Some(known) => merge(known, state),
+            None => state,
+        };
+        states.insert(merged.id.clone(), merged);
+    }
+    let (policy, limits) = scheduler.on_demand.settings();
+    // The limits of the operator, and not those of a queue that they made stricter.
+    let inline = scheduler.on_demand.of_app(app).map(of_queue).reduce(merge);
+    states.into_values().chain(inline.map(|inline| ProviderState { policy, limits, ..inline })).collect()
 }
 
 /// Returns the queue of jobs whose provider is not defined any more. They cannot be polled; they expire in time.
@@ -470,7 +503,7 @@ impl PollTask {
             // The job is scheduled again.
             Ok(None) => return,
             Err(NoProvider::Store(error)) => {
-                tracing::warn!(job = name.job_id, %error, "the credential of a job cannot be read; it is polled in a minute");
+                tracing::warn!(job = name.job_id, %error, "the credential or the definition of a job cannot be read; it is polled in a minute");
                 return;
             }
             Err(NoProvider::Unusable(error)) => {

@@ -71,7 +71,7 @@ use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
 use crate::domain::{
-    DefinitionPoll, JobNo, JobSnapshot, JobStatus, Limits, OPERATOR_ACCOUNT, PollPolicy, PollSource,
+    JobNo, JobSnapshot, JobStatus, Limits, OPERATOR_ACCOUNT, PollPolicy, PollSource,
     PollStats, PollerMessage, Timestamp,
 };
 use crate::providers::InlinePoll;
@@ -314,12 +314,30 @@ impl Scheduler {
                 let origin = InlinePoll::origin_of(poll.reveal());
                 self.on_demand.of_origin(&mut self.queues, facts.app, origin, now)
             }
-            Some(PollSource::Definition(DefinitionPoll { provider, credential, .. })) => {
+            Some(PollSource::OfOperator { provider, credential }) => {
                 let Some(operators) = self.queue_of.get(provider).copied() else { return unknown };
                 let operators = &self.queues[operators as usize];
-                let (policy, limits) = (operators.policy, operators.budget.limits());
-                let account = &facts.name.account;
-                let access = OwnAccess { account, provider, credential, policy, limits };
+                let access = OwnAccess {
+                    account: &facts.name.account,
+                    provider,
+                    credential: Some(&credential.name),
+                    policy: operators.policy,
+                    limits: operators.budget.limits(),
+                    of_app: false,
+                };
+                self.on_demand.of_account(&mut self.queues, facts.app, &access, now)
+            }
+            Some(PollSource::OfApp { definition, credential }) => {
+                let (policy, limits) = self.on_demand.settings();
+                let (policy, limits) = definition.pace.within(&policy, limits);
+                let access = OwnAccess {
+                    account: &facts.name.account,
+                    provider: &definition.provider,
+                    credential: credential.as_ref().map(|credential| credential.name.as_str()),
+                    policy,
+                    limits,
+                    of_app: true,
+                };
                 self.on_demand.of_account(&mut self.queues, facts.app, &access, now)
             }
         }

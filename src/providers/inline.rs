@@ -229,6 +229,7 @@ impl InlinePoll {
             examples: Vec::new(),
             secrets: self.secrets(),
             hidden: self.hidden(),
+            is_of_app: false,
         })
     }
 

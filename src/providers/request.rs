@@ -311,6 +311,7 @@ impl Definition {
             is_from_client: chosen_by != ChosenBy::Definition && base_url.is_none(),
             secrets: sent.secrets,
         };
+        self.limit_own(&mut request);
         self.sign(&mut request, sources.credential.supply(), plain)?;
         Ok(request)
     }
@@ -349,7 +350,7 @@ impl Definition {
             ("content-type".to_owned(), token.content_type.to_owned()),
         ];
         headers.extend(token.authorization.map(|value| ("authorization".to_owned(), value)));
-        Ok(Request {
+        let mut request = Request {
             method: "POST",
             url: token.url,
             headers,
@@ -359,7 +360,9 @@ impl Definition {
             max_redirects: 0,
             is_from_client: false,
             secrets: token.secrets,
-        })
+        };
+        self.limit_own(&mut request);
+        Ok(request)
     }
 
     /// Returns a sentence about the key.

@@ -5,7 +5,8 @@
 //! is a hash of the app, of its *source* in canonical form, and of the credential. The source is
 //!
 //! - without a definition the whole poll object; the provider is then `inline`;
-//! - with a credential of the app beside `provider`, the id of the definition and the name of the credential.
+//! - with a credential of the app beside `provider`, the id of the definition and the name of the credential;
+//! - with a definition of the app, the version of it, and the name of the credential if there is one.
 //!
 //! So the same registration of the same app is the same job, and no app shares, sees or delays the job of another.
 //!
@@ -17,8 +18,8 @@
 //!
 //! **The source** is stored once for each job, sealed, and beside it a form for people, in which `***` stands for each
 //! secret. The poller gets it with each message about the job, and at a start with the row. Queue and budget are made from
-//! it (`poller/scheduler`), and so is the definition of a poll object. With a definition of the operator, the poller reads
-//! the credential when it first needs it (`poller/own_providers`): many jobs share one.
+//! it (`poller/scheduler`), and so is the definition of a poll object. For other jobs, the poller reads the credential and the
+//! text of the definition when it first needs them (`poller/own_providers`): many jobs share one.
 //!
 //! **A row that is missing or cannot be opened** never makes a job the operator's: the account says whose it is. Without its
 //! source, the job is not polled.
@@ -53,11 +54,13 @@ pub fn insert<'p>(
     let sealed: Vec<(JobNo, &NewPoll, String)> = sealed.collect::<Result<_>>()?;
     tx.upsert_each(
         row_sql!(
-            "insert into job_polls (job, id, source, shown, credential)"
-            values ("$1, $2, $3, $4, $5")
+            "insert into job_polls (job, id, source, shown, credential, definition)"
+            values ("$1, $2, $3, $4, $5, $6")
             "on conflict (job) do nothing"
         ),
-        sealed.iter().map(|(job, poll, source)| params![*job, poll.id, source, &poll.shown, poll.credential]),
+        sealed.iter().map(|(job, poll, source)| {
+            params![*job, poll.id, source, &poll.shown, poll.credential, poll.source.definition_id()]
+        }),
     )
 }
 

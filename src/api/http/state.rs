@@ -17,7 +17,9 @@ use super::rate_limit::SendRates;
 use super::wrong_keys::WrongKeys;
 use crate::channels::{AttemptResult, Channels};
 use crate::clock::Clock;
-use crate::domain::{AppNo, DeliveryWait, JobNo, PendingDelivery, PollStats, ProviderState, WaitingDelivery};
+use crate::domain::{
+    AppNo, DeliveryWait, JobNo, Limits, PendingDelivery, PollPolicy, PollStats, ProviderState, WaitingDelivery,
+};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{FairPermit, FairSemaphore, Store};
@@ -77,8 +79,10 @@ pub struct Api {
     pub providers: Providers,
     /// What the operator's settings say about the use of each provider.
     pub access: HashMap<String, ProviderAccess>,
-    /// Definitions for credentials of apps.
+    /// Definitions of apps, and definitions for credentials of apps.
     pub own_definitions: OwnDefinitions,
+    /// Settings of jobs without a definition, which limit definitions of apps, too.
+    pub inline: (PollPolicy, Limits),
     /// SHA-256 of the configured admin key; `None` if there is none.
     pub bootstrap: Option<[u8; 32]>,
     /// The first app, whose admins manage all apps.

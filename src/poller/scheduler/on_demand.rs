@@ -9,6 +9,9 @@
 //! for each definition**, with the schedule and the limits that the operator's own queue has, and a budget and a health of its
 //! own: a provider's limits hold for a credential. A 401 pauses this queue alone.
 //!
+//! **Each version of an app's definition has a queue**, and so has each credential of it. Its schedule and its limits are those
+//! of the definition, but no faster than the operator's settings for jobs without a definition.
+//!
 //! **The number of queues is limited**, because each step of the poller visits all of them. An app has
 //! [`QUEUES_OF_APP`] of its own, and all apps together have [`QUEUES`]. The jobs of further queues share one more queue
 //! of their app, which is as strict as the strictest of them. They may delay one another, and no job of another app.
@@ -36,20 +39,32 @@ const DROP_INTERVAL: Duration = Duration::from_secs(60);
 pub enum QueueKey {
     /// The origin of the addresses of jobs without a definition.
     Origin(String),
-    /// The account of jobs with a credential of the app.
+    /// The account of jobs with the same definition, of which it or the credential is the app's.
     Account(String),
     /// Nothing: there are too many queues.
     Rest,
 }
 
-/// A definition and a credential of an app, with the settings of the definition.
+impl QueueKey {
+    /// Returns the name of a queue of jobs without a definition, for the log.
+    fn shown(&self) -> String {
+        match self {
+            Self::Origin(origin) => format!("{INLINE} ({origin})"),
+            Self::Account(_) | Self::Rest => INLINE.to_owned(),
+        }
+    }
+}
+
+/// A definition and a credential, at least one of which is an app's, with the settings of the definition.
 #[derive(Clone, Debug)]
 pub struct OwnAccess<'a> {
     pub account: &'a str,
     pub provider: &'a str,
-    pub credential: &'a str,
+    pub credential: Option<&'a str>,
     pub policy: PollPolicy,
     pub limits: Limits,
+    /// Whether the definition is the app's.
+    pub of_app: bool,
 }
 
 /// The queues that are made on demand.
@@ -88,13 +103,11 @@ impl OnDemand {
         if self.is_full(app) {
             return self.rest(queues, app, now);
         }
-        let QueueKey::Origin(origin) = &key else { return 0 };
-        let shown = format!("{INLINE} ({origin})");
-        let queue = ProviderQueue::new(shown, self.policy, self.limits, now);
+        let queue = ProviderQueue::new(key.shown(), self.policy, self.limits, now);
         self.add(queues, (app, key), queue)
     }
 
-    /// Returns the index of the queue for a credential of an app and a definition, and makes the queue if it is missing.
+    /// Returns the index of the queue for a definition and a credential, and makes the queue if it is missing.
     pub fn of_account(
         &mut self,
         queues: &mut Vec<ProviderQueue>,
@@ -102,7 +115,7 @@ impl OnDemand {
         access: &OwnAccess<'_>,
         now: Timestamp,
     ) -> u32 {
-        let OwnAccess { account, provider, credential, policy, limits } = *access;
+        let OwnAccess { account, provider, credential, policy, limits, of_app } = *access;
         let key = QueueKey::Account(account.to_owned());
         if let Some(known) = self.find(app, &key) {
             return known;
@@ -115,7 +128,8 @@ impl OnDemand {
             return index;
         }
         let mut queue = ProviderQueue::new(provider.to_owned(), policy, limits, now);
-        queue.credential = Some(credential.to_owned());
+        queue.credential = credential.map(str::to_owned);
+        queue.of_app = of_app;
         self.add(queues, (app, key), queue)
     }
 
@@ -124,7 +138,7 @@ impl OnDemand {
         if let Some(known) = self.find(app, &QueueKey::Rest) {
             return known;
         }
-        let queue = ProviderQueue::new(INLINE.to_owned(), self.policy, self.limits, now);
+        let queue = ProviderQueue::new(QueueKey::Rest.shown(), self.policy, self.limits, now);
         self.add(queues, (app, QueueKey::Rest), queue)
     }
 
@@ -162,8 +176,8 @@ impl OnDemand {
         self.entries_of(app, |key| !matches!(key, QueueKey::Account(_)))
     }
 
-    /// Returns the indexes of an app's queues for its credentials.
-    pub fn of_credentials(&self, app: AppNo) -> impl Iterator<Item = usize> {
+    /// Returns the indexes of an app's queues for definitions.
+    pub fn of_definitions(&self, app: AppNo) -> impl Iterator<Item = usize> {
         self.entries_of(app, |key| matches!(key, QueueKey::Account(_)))
     }
 
@@ -286,7 +300,7 @@ mod tests {
         let policy = PollPolicy { min_interval: Duration::from_secs(60), ..PollPolicy::default() };
         let limits =
             Limits { rate: Rate { spacing: Some(Duration::from_secs(9)) }, burst: 2, concurrency: 100 };
-        let access = OwnAccess { account: "a", provider: "muvi", credential: "k", policy, limits };
+        let access = OwnAccess { account: "a", provider: "muvi", credential: Some("k"), policy, limits, of_app: false };
         assert_eq!(on_demand.of_account(&mut queues, AppNo(1), &access, at(0)), shared);
         let queue = &queues[shared as usize];
         assert_eq!(queue.policy.min_interval, policy.min_interval);
@@ -301,9 +315,10 @@ mod tests {
         let access = |account| OwnAccess {
             account,
             provider: "muvi",
-            credential: "my-key",
+            credential: Some("my-key"),
             policy: PollPolicy::default(),
             limits: Limits { burst: 77, ..limits },
+            of_app: false,
         };
         let mut queue = |app, account| on_demand.of_account(&mut queues, AppNo(app), &access(account), at(0));
         let first = queue(1, "a");
@@ -311,7 +326,7 @@ mod tests {
         assert!(queue(1, "b") != first && queue(2, "a") != first);
         let queue = &queues[first as usize];
         assert!(queue.has_one_credential() && queue.budget.limits().burst == 77);
-        let count = |app| on_demand.of_credentials(AppNo(app)).count();
+        let count = |app| on_demand.of_definitions(AppNo(app)).count();
         assert_eq!((count(1), count(2), on_demand.of_app(AppNo(1)).count()), (2, 1, 0));
     }
 

@@ -424,6 +424,8 @@ pub struct ProviderQueue {
     pub members: Option<HashSet<JobNo>>,
     /// Name of the credential of the app with which its jobs are polled, if it is the same for all.
     pub credential: Option<String>,
+    /// Whether the definition is the app's.
+    pub of_app: bool,
 }
 
 impl ProviderQueue {
@@ -440,6 +442,7 @@ impl ProviderQueue {
             turns: Turns::default(),
             members: None,
             credential: None,
+            of_app: false,
         }
     }
 

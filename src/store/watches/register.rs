@@ -19,7 +19,7 @@ use super::super::job_polls;
 use super::super::reads::ReadStore;
 use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
-use super::super::{credentials, destinations};
+use super::super::{credentials, definitions, destinations};
 use crate::domain::{
     AppNo, AppsApart, GroupNo, INLINE, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation,
     PollerMessage, ProgressRound, Timestamp, Watch, WatchStatus, params_key,
@@ -39,6 +39,8 @@ pub enum RegisterRefusal {
         /// Whether its poll object names the credential.
         is_inline: bool,
     },
+    /// The version of the app's definition that it was read with was replaced or deleted meanwhile.
+    DefinitionReplaced,
     /// It does not fit its group.
     Group(GroupRefusal),
 }
@@ -115,6 +117,10 @@ fn refusal<'w>(
     if !credentials::all_exist(&batch.tx, &of_polls)? {
         let inline = |new: &NewWatch| new.job.provider == INLINE && new.poll.is_some();
         return Ok(Some(RegisterRefusal::CredentialDeleted { is_inline: watches.clone().any(inline) }));
+    }
+    let versions = watches.clone().filter_map(|new| new.poll.as_ref()?.source.definition_id());
+    if !definitions::are_current(&batch.tx, &versions.collect::<Vec<_>>())? {
+        return Ok(Some(RegisterRefusal::DefinitionReplaced));
     }
     let named = watches.flat_map(|new| new.destinations.iter().chain(of_group(new)));
     let all_exist = destinations::all_exist(&batch.tx, named)?;

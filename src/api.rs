@@ -15,6 +15,7 @@ mod apps;
 mod batch;
 mod bulk;
 mod credentials;
+mod definitions;
 mod deliveries;
 mod delivery_body;
 mod destinations;
@@ -28,6 +29,7 @@ mod keys;
 mod labels;
 mod openapi;
 mod operations;
+mod own_access;
 mod poll_fields;
 mod providers;
 mod register;
@@ -44,7 +46,7 @@ mod watches;
 pub use events::STREAMS_MAX;
 pub use http::{
     Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, DeliveryWaits, Front, InProgressKeys, MEMORY_MAX,
-    MemoryBudget, SendRates, Site, WAITS_MAX, WrongKeys, serve,
+    MemoryBudget, OwnDefinitions, ProviderAccess, SendRates, Site, WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};
@@ -85,6 +87,7 @@ fn resources() -> Vec<Resource> {
         routes!(test_send::send_to_saved),
         routes!(providers::list),
         routes!(providers::show),
+        routes!(definitions::show, definitions::put, definitions::remove),
         routes!(credentials::create, credentials::list),
         routes!(credentials::delete),
         routes!(signing_secret::show),

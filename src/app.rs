@@ -33,7 +33,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{self, Api, ConcurrencyLimiter, Front, InProgressKeys};
+use crate::api::{self, Api, ConcurrencyLimiter, Front, InProgressKeys, ProviderAccess};
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{AttemptResult, Channels, Services, load_templates};
@@ -162,8 +162,7 @@ impl App {
 
         log_invalid(&invalid);
         warn_without_credentials(&providers);
-        let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
-        let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
+        let access = providers.iter().map(|provider| provider_access(&config, provider)).collect();
         let with_cancel = providers.iter().filter(|provider| provider.allow_cancel);
         let with_cancel = with_cancel.map(|provider| provider.definition.id.clone()).collect();
         let (poller, polls_ended) =
@@ -184,8 +183,10 @@ impl App {
             channels,
             clock,
             providers: definitions,
-            with_credential,
             with_cancel,
+            access,
+            own_definitions: api::OwnDefinitions::default(),
+            inline,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
@@ -596,6 +597,7 @@ fn inline_settings(config: &Config, errors: &mut Vec<String>) -> (PollPolicy, Li
         ("definition", own.definition.is_some()),
         ("token_url", own.token_url.is_some()),
         ("allow_cancel", own.allow_cancel.is_some()),
+        ("shared", own.shared.is_some()),
     ];
     let why = "has no meaning for jobs without a definition, which use the address and the credential of the client; \
                remove it";
@@ -675,6 +677,10 @@ fn provider(
     if let Some(Err(error)) = own.token_url.as_ref().map(|url| Arc::make_mut(definition).set_token_url(url)) {
         errors.push(("token_url", format!("token_url: {error}")));
     }
+    if own.shared == Some(false) && !definition.needs_credential() {
+        let why = "shared: the provider needs no credential, so there is none to keep from apps; remove it";
+        errors.push(("shared", why.to_owned()));
+    }
     if let Some(Err(error)) = own.api_key.as_ref().map(|key| definition.check_credential(key.reveal())) {
         errors.push(("api_key", format!("api_key: {error}")));
     }
@@ -689,6 +695,14 @@ fn provider(
     let mut provider = Provider::new(definition, own.api_key, base_url, policy, limits);
     provider.allow_cancel = own.allow_cancel.unwrap_or(false);
     Ok(provider)
+}
+
+/// Returns the id of a provider, and what the settings say about its use by registrations.
+fn provider_access(config: &Config, provider: &Provider) -> (String, ProviderAccess) {
+    let id = provider.definition.id.clone();
+    let is_shared = config.providers.get(&id).and_then(|own| own.shared).unwrap_or(true);
+    let (has_key, base_url) = (provider.credential.is_some(), provider.base_url.clone());
+    (id, ProviderAccess { has_key, is_shared, base_url })
 }
 
 /// Number of variables that a warning lists.

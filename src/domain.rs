@@ -18,6 +18,7 @@ mod access;
 mod address;
 mod app;
 mod credential;
+mod definition;
 mod delivery;
 mod event;
 mod failure_streak;
@@ -32,6 +33,7 @@ mod mail;
 mod messages;
 mod observe;
 mod operation;
+mod poll_source;
 mod postgres_url;
 mod progress;
 mod provider;
@@ -47,6 +49,7 @@ pub use access::{Access, Auth, AuthKind, BasicAuth, ClientCredentials, NewTls, T
 pub use address::{AddressError, is_host_name, parse_host_name};
 pub use app::{App, AppNo, Masked, Scope, draw_private_key, per_app_limit};
 pub use credential::{Credential, CredentialKind, CredentialSecret};
+pub use definition::{DefinitionSummary, DefinitionVersion, Pace};
 pub use delivery::{
     Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,
     Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
@@ -61,8 +64,8 @@ pub use id::{
     AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, OperationId, RequestId, WatchId, hash, random,
 };
 pub use job::{
-    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, NewPoll, Observation, Output, PollSource,
-    PollStats, SHARDS, params_key,
+    EndingKind, INLINE, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS,
+    params_key,
 };
 pub use job_cancel::{CANCEL_PERIOD, CancelAttempt, CancelResult, CancelStatus, JobCancel, PendingCancel};
 pub use json_fields::json_fields;
@@ -70,9 +73,12 @@ pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage, SkipScope};
 pub use observe::{Finding, Known, observe};
 pub use operation::{Operation, OperationNo, OperationStatus};
+pub use poll_source::{CredentialRef, DefinitionRef, NewPoll, OPERATOR_ACCOUNT, PollSource};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use progress::{AppsApart, ProgressApps, ProgressRound, Reported};
-pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
+pub use provider::{
+    CredentialState, Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable,
+};
 pub use saved_destination::{
     DestinationHealth, DisabledReason, FAILING_AFTER, FAILING_ATTEMPTS, SavedAddress, SavedDestination,
     duration_bucket,

@@ -16,6 +16,7 @@ mod decide;
 mod decide_result;
 mod exchange;
 mod not_found;
+mod own_providers;
 mod pending_result;
 mod polling;
 mod provider;

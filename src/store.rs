@@ -28,6 +28,8 @@ mod apps;
 mod batch;
 mod credentials;
 mod db;
+mod definition_ids;
+mod definitions;
 mod deliveries;
 mod destinations;
 mod endings;
@@ -79,6 +81,9 @@ pub use self::apps::{
 };
 pub use self::credentials::{CreateCredential, CredentialRefusal, DeleteCredential};
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
+pub use self::definitions::{
+    DEFINITIONS_MAX, DefinitionRefusal, DeleteDefinition, OLD_VERSIONS_MAX, PutDefinition, StoredDefinition,
+};
 pub use self::deliveries::{
     DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, LoadDueDeliveries,
     NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, RetryDelivery,
@@ -253,6 +258,10 @@ commands! {
     idempotent create_credential of app: CreateCredential => () | CredentialRefusal, each(credentials::create);
     /// Deletes a credential that no running watch uses.
     write delete_credential of app: DeleteCredential => Result<(), CredentialRefusal>, each(credentials::delete);
+    /// Stores a definition of an app.
+    write put_definition of app: PutDefinition => Result<StoredDefinition, DefinitionRefusal>, each(definitions::put);
+    /// Deletes a definition of an app. Returns whether there was one.
+    write delete_definition of app: DeleteDefinition => bool, each(definitions::delete);
     /// Registers a watch.
     idempotent register of inner: Register => Watch | RegisterRefusal, watches::register;
     /// Registers watches in one transaction, without those that do not fit their groups.

@@ -148,7 +148,7 @@ pub async fn stop(call: Call) -> Answer {
             let detail = "is possible for one watch only: POST /v1/watches/{id}/stop";
             fields.error("cancelJob", FieldErrorCode::UnknownField, detail);
         }
-        let filter = watch_filter(&mut FilterSource::Body(fields), api);
+        let filter = watch_filter(&mut FilterSource::Body(fields), (api, app));
         let is_filtered = filter != WatchFilter::default();
         let filter = WatchFilter { status: filter.status.or(Some(WatchStatus::Watching)), ..filter };
         Some((filter, options(fields, is_filtered, "stop every watch")))

@@ -1,4 +1,4 @@
-//! Credentials of an app, which polls without a definition can use. No answer shows a secret.
+//! Credentials of an app, with which its jobs are polled. No answer shows a secret.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -18,8 +18,11 @@ use crate::store::{CreateCredential, CredentialRefusal, DeleteCredential, Idempo
 /// Maximum number of hosts of a credential.
 const HOSTS_MAX: usize = 10;
 
-/// Maximum length of a secret value, in bytes.
+/// Maximum length of a secret value, in bytes. It is sent as it is.
 const VALUE_MAX: usize = 4 * 1024;
+
+/// Maximum length of the value of the kind `key`, in bytes. A service account of Google with an RSA key has 2 KiB.
+const KEY_MAX: usize = 16 * 1024;
 
 /// A credential of the app. Its secret is never shown.
 #[derive(Serialize, ToSchema)]
@@ -64,8 +67,9 @@ struct NewCredential {
     header: Option<String>,
     /// The name of the parameter of the kind `query`.
     parameter: Option<String>,
-    /// The value of the kinds `header` and `query`.
-    #[schema(max_length = 4096)]
+    /// The value of the kinds `header` and `query`, up to 4 KiB; the key of the kind `key`, as the page of the provider
+    /// describes it.
+    #[schema(max_length = 16384)]
     value: Option<String>,
     /// The user of the kind `basic`.
     username: Option<String>,
@@ -96,7 +100,7 @@ pub async fn list(call: Call) -> Answer {
 
 /// Create a credential
 ///
-/// A registration names it in `poll.credential`. To replace it, delete it first.
+/// A registration names it in `credential` beside `provider`, or in `poll.credential`. To replace it, delete it first.
 #[utoipa::path(
     post, path = "/v1/credentials", operation_id = "createCredential", tag = "Providers",
     security(("key" = ["write"])),
@@ -187,6 +191,7 @@ fn fields_of(kind: CredentialKind) -> &'static [&'static str] {
         CredentialKind::Header => &["header", "value"],
         CredentialKind::Basic => &["username", "password"],
         CredentialKind::Query => &["parameter", "value"],
+        CredentialKind::Key => &["value"],
     }
 }
 
@@ -211,7 +216,8 @@ fn read(fields: &mut ObjectReader<'_, '_>) -> Option<(String, CredentialSecret)>
     let mut texts = Vec::new();
     for field in SECRET_FIELDS {
         if wanted.contains(&field) {
-            texts.extend(fields.required_text(field).and_then(|text| check_text(fields, field, text)));
+            let text = fields.required_text(field);
+            texts.extend(text.and_then(|text| check_text(fields, (field, kind), text)));
         } else if fields.take(field).is_some() {
             let detail = format!("has no meaning for the kind {kind}, which has {}", wanted.join(" and "));
             fields.error(field, FieldErrorCode::Conflict, detail);
@@ -220,6 +226,7 @@ fn read(fields: &mut ObjectReader<'_, '_>) -> Option<(String, CredentialSecret)>
     // Each text that is missing has its error.
     let (field, value) = match (kind, texts.as_slice()) {
         (CredentialKind::Bearer, [token]) => (String::new(), token.clone()),
+        (CredentialKind::Key, [value]) => (String::new(), value.trim().to_owned()),
         (CredentialKind::Basic, [username, password]) => (String::new(), format!("{username}:{password}")),
         (CredentialKind::Header, [header, value]) => (header.to_ascii_lowercase(), value.clone()),
         (CredentialKind::Query, [parameter, value]) => (parameter.clone(), value.clone()),
@@ -233,11 +240,19 @@ fn read(fields: &mut ObjectReader<'_, '_>) -> Option<(String, CredentialSecret)>
 }
 
 /// Checks one text of a credential.
-fn check_text(fields: &mut ObjectReader<'_, '_>, name: &'static str, text: String) -> Option<String> {
+fn check_text(
+    fields: &mut ObjectReader<'_, '_>,
+    (name, kind): (&'static str, CredentialKind),
+    text: String,
+) -> Option<String> {
+    let is_key = kind == CredentialKind::Key;
+    let max = if is_key { KEY_MAX } else { VALUE_MAX };
+    // A key can have several lines.
+    let is_wrong = |c: char| c.is_control() && !(is_key && "\r\n\t".contains(c));
     let wrong = match name {
-        _ if text.is_empty() => Some((FieldErrorCode::Empty, "must not be empty".to_owned())),
-        _ if text.len() > VALUE_MAX => {
-            Some((FieldErrorCode::TooLong, "must not be longer than 4 KiB".to_owned()))
+        _ if text.trim().is_empty() => Some((FieldErrorCode::Empty, "must not be empty".to_owned())),
+        _ if text.len() > max => {
+            Some((FieldErrorCode::TooLong, format!("must not be longer than {} KiB", max / 1024)))
         }
         "header" => {
             let checked = check_header(&text, "x").map(drop);
@@ -251,7 +266,7 @@ fn check_text(fields: &mut ObjectReader<'_, '_>, name: &'static str, text: Strin
         "username" if text.contains(':') => {
             Some((FieldErrorCode::InvalidFormat, "must not contain a colon".to_owned()))
         }
-        _ if text.chars().any(char::is_control) => {
+        _ if text.chars().any(is_wrong) => {
             Some((FieldErrorCode::InvalidFormat, "must not contain control characters".to_owned()))
         }
         _ => None,

@@ -13,7 +13,7 @@ use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Query, not_one_of}
 use super::labels::check_reference;
 use super::register::find_provider;
 use crate::domain::{
-    ChannelKind, DeliveryStatus, DestinationId, EventType, INLINE, Reason, Timestamp, WatchId, WatchStatus,
+    AppNo, ChannelKind, DeliveryStatus, DestinationId, EventType, INLINE, Reason, Timestamp, WatchId, WatchStatus,
     parse_duration,
 };
 use crate::store::{DeliveryFilter, WatchFilter};
@@ -171,11 +171,15 @@ pub(super) fn delivery_filter(
 }
 
 /// Takes the fields of a filter of watches; all but the position of the page.
-pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, api: &Api) -> WatchFilter {
+pub(super) fn watch_filter(
+    source: &mut FilterSource<'_, '_, '_>,
+    (api, app): (&Api, AppNo),
+) -> WatchFilter {
     WatchFilter {
         status: source.word("status", WatchStatus::WORDS, WatchStatus::parse),
         provider: source.parsed("provider", |name| match name {
             INLINE => Ok(name.to_owned()),
+            name if api.store.may_define(app, name) => Ok(name.to_owned()),
             _ => find_provider(api, name).map(|_| name.to_owned()),
         }),
         job_id: source.parsed("jobId", check_job_id),

@@ -13,6 +13,7 @@ mod idempotency;
 mod memory_budget;
 pub mod object_reader;
 mod problem;
+mod provider_access;
 mod query;
 mod rate_limit;
 mod serve;
@@ -32,6 +33,7 @@ pub use object_reader::ObjectReader;
 pub use problem::{
     FieldError, FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of,
 };
+pub use provider_access::{OwnDefinitions, ProviderAccess, parse_own_definition};
 pub use query::{Query, traceparent};
 pub use rate_limit::SendRates;
 pub use serve::{Front, Site, is_set, serve};

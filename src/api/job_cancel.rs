@@ -1,10 +1,13 @@
 //! Cancelling the job of a watch at its provider.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode};
-use crate::domain::{CancelStatus, JobCancel, Timestamp, WatchId};
+use super::own_access::ShownPoll;
+use crate::domain::{CancelStatus, INLINE, JobCancel, OPERATOR_ACCOUNT, Timestamp, WatchId};
 use crate::providers::Definition;
 use crate::store::CancelRefusal;
 
@@ -53,8 +56,9 @@ impl<'a> JobCancelView<'a> {
     }
 }
 
-/// Checks that jobs of a provider can be cancelled. `None`: a job without a definition.
-pub fn check(api: &Api, definition: Option<&Definition>) -> Result<(), Invalid> {
+/// Checks that jobs of a provider can be cancelled. `None`: a job without a definition. `is_own`: the definition or the
+/// credential is the app's, which may then cancel.
+pub fn check(api: &Api, definition: Option<&Definition>, is_own: bool) -> Result<(), Invalid> {
     let Some(definition) = definition else {
         let detail =
             "is not possible for a job without a definition, because nothing says how it is cancelled";
@@ -65,32 +69,41 @@ pub fn check(api: &Api, definition: Option<&Definition>) -> Result<(), Invalid> 
         let detail = format!("is not possible: the definition of `{id}` does not say how a job is cancelled");
         return Err((FieldErrorCode::NoCancel, detail));
     }
-    if !may_use_credential(api, definition) {
+    if !is_own && !api.with_cancel.contains(id) {
         let detail = format!(
-            "is not allowed with the server's API key for `{id}`; the operator can set providers.{id}.allow_cancel"
+            "is not allowed with the server's API key for `{id}`; name a `credential` of your own, or ask the operator to set \
+             providers.{id}.allow_cancel"
         );
         return Err((FieldErrorCode::CancelNotAllowed, detail));
     }
     Ok(())
 }
 
-/// Returns whether the credential of a job may be used to cancel it. It is the operator's.
-fn may_use_credential(api: &Api, definition: &Definition) -> bool {
-    api.with_cancel.contains(&definition.id)
-}
-
 /// Checks that the job of a watch can be cancelled.
 pub async fn check_watch(call: &Call, id: WatchId) -> Answer<()> {
     let watch = call.api.store.watch(call.app(), id).await?.ok_or_else(Problem::not_found)?;
     let provider = &watch.job.provider;
-    let definition = call.api.providers.get(provider);
-    if definition.is_none() && watch.poll.is_none() {
+    let version = ShownPoll::read(watch.poll.as_deref()).definition_version;
+    let definition = match version {
+        Some(version) => of_app(call, provider, version).await?,
+        None => call.api.providers.get(provider).cloned(),
+    };
+    if definition.is_none() && provider != INLINE {
         let detail = format!("is not possible: the server knows no provider `{provider}` any more");
         return Err(Problem::field("/cancelJob", FieldErrorCode::NoCancel, detail).into());
     }
-    check(&call.api, definition.map(|definition| &**definition))
+    check(&call.api, definition.as_deref(), watch.job.account != OPERATOR_ACCOUNT)
         .map_err(|(code, detail)| Problem::field("/cancelJob", code, detail))?;
     Ok(())
+}
+
+/// Returns a version of an app's definition.
+async fn of_app(call: &Call, provider: &str, version: u32) -> Answer<Option<Arc<Definition>>> {
+    let store = &call.api.store;
+    let Some(found) = store.definition_version(call.app(), provider.to_owned(), version).await? else {
+        return Ok(None);
+    };
+    Ok(call.api.own_definitions.of_app(store, &found).await?.and_then(Result::ok))
 }
 
 /// The problem of a job that is not cancelled.

@@ -103,7 +103,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     operations(&DOCUMENT).map(route).collect()
 });
 
-const METHODS: &[&str] = &["GET", "POST", "PATCH", "DELETE"];
+const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /// Every operation of a document: path, method in lower case, and what the document says of it.
 fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
@@ -148,7 +148,7 @@ const MEANINGS: &[(u16, &str)] = &[
     (408, "The body did not arrive within 30 s."),
     (409, "A request with this Idempotency-Key is in progress."),
     (413, "The body is too large."),
-    (415, "The body is not `application/json`, or it is compressed."),
+    (415, "The body has another type than this operation takes, or it is compressed."),
     (422, "The body, the query or a header is invalid. The problem names every error."),
     (500, "An internal error."),
     (503, "The database is not available, or there are too many such requests: try again later."),

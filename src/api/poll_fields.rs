@@ -12,7 +12,9 @@ use super::destinations::{check_url, headers};
 use super::http::object_reader;
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem};
 use crate::clock::Moment;
-use crate::domain::{AppNo, CredentialKind, CredentialSecret, INLINE, Id, JobName, Masked, NewPoll};
+use crate::domain::{
+    AppNo, CredentialKind, CredentialSecret, INLINE, Id, JobName, Masked, NewPoll, PollSource,
+};
 use crate::providers::InlinePoll;
 
 /// Maximum number of words in one list.
@@ -294,7 +296,9 @@ pub(super) async fn resolve(
         return Ok(None);
     }
     let job_id = job_id.unwrap_or_else(|| poll.default_job_id());
-    let new = api.store.new_poll(app, source, poll.shown(), credential);
+    let (id, secret) = credential.unzip();
+    let source = PollSource::Inline { poll: Masked::new(source), credential: secret };
+    let new = api.store.new_poll(app, source, poll.shown(), id);
     let account = format!("{:?}", new.id);
     Ok(Some((JobName { provider: INLINE.to_owned(), account, job_id, params: "{}".to_owned() }, new)))
 }
@@ -305,7 +309,7 @@ fn header_of(secret: &Masked) -> Option<String> {
     match secret.kind {
         CredentialKind::Bearer | CredentialKind::Basic => Some("authorization".to_owned()),
         CredentialKind::Header => Some(secret.name),
-        CredentialKind::Query => None,
+        CredentialKind::Query | CredentialKind::Key => None,
     }
 }
 

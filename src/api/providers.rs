@@ -4,8 +4,11 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{Answer, Call, Page, PageParams, Problem, cursor, json};
-use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
+use super::definitions;
+use super::http::{Answer, Api, Call, Page, PageParams, Problem, cursor, json};
+use crate::domain::{
+    CredentialState, DefinitionVersion, ProviderHealth, ProviderState, Timestamp, format_duration, format_rate,
+};
 
 /// A job API that can be watched.
 #[derive(Serialize, ToSchema)]
@@ -17,9 +20,18 @@ struct Provider {
     name: String,
     /// Whether the server has a credential for it, or it needs none.
     configured: bool,
+    /// Whether that credential is used for registrations without a credential of their app.
+    shared: bool,
+    /// Whether the definition is the app's own.
+    own: bool,
+    /// Its current version; null for a definition of the operator, and for a deleted one that running watches use.
+    #[schema(required)]
+    version: Option<u32>,
     health: ProviderHealthView,
     budget: ProviderBudget,
     poll: ProviderPoll,
+    /// The app's own credentials with which its jobs of the provider are polled, while it has such jobs.
+    credentials: Vec<ProviderCredential>,
     /// Mistakes of the definition, with their places; empty unless `health.status` is `invalid`.
     errors: Vec<String>,
     /// Always null: this version learns nothing of the duration of jobs.
@@ -70,6 +82,18 @@ struct ProviderBudget {
     waiting: usize,
 }
 
+/// A credential of the app, with the health and the use of a budget that are its own.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ProviderCredential {
+    name: String,
+    health: ProviderHealthView,
+    /// Present number of simultaneous polls.
+    in_flight: u32,
+    /// Number of polls that are due and wait for the budget.
+    waiting: usize,
+}
+
 /// The poll schedule of the provider's jobs. All values are durations.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -99,8 +123,9 @@ pub async fn list(call: Call) -> Answer {
     let from: i64 = query.cursor(cursor::List::Providers).unwrap_or(0);
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let states = (call.api.provider_states)(call.app());
-    let data: Vec<Provider> = states.iter().skip(from).take(limit).map(shown).collect();
+    let states = definitions::states(&call.api, call.app()).await?;
+    let data: Vec<Provider> =
+        states.iter().skip(from).take(limit).map(|state| shown(&call.api, state)).collect();
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < states.len());
     Ok(Page::reply(data, next.map(|from: i64| cursor::encode(cursor::List::Providers, &from))))
@@ -116,26 +141,44 @@ pub async fn list(call: Call) -> Answer {
 )]
 pub async fn show(call: Call) -> Answer {
     let id = call.only_id(|text| Some(text.to_owned()))?;
-    let states = (call.api.provider_states)(call.app());
-    let state = states.iter().find(|state| state.id == id).ok_or_else(Problem::not_found)?;
-    Ok(json(StatusCode::OK, &shown(state)))
+    let states = definitions::states(&call.api, call.app()).await?;
+    let state = states.iter().find(|(state, _)| state.id == id).ok_or_else(Problem::not_found)?;
+    Ok(json(StatusCode::OK, &shown(&call.api, state)))
 }
 
-fn shown(state: &ProviderState) -> Provider {
-    let (last_error_at, last_error) = state.last_error.clone().unzip();
+impl ProviderHealthView {
+    fn new(
+        status: ProviderHealth,
+        (paused_until, last_good_at): (Option<Timestamp>, Option<Timestamp>),
+        last_error: Option<(Timestamp, String)>,
+    ) -> Self {
+        let (last_error_at, last_error) = last_error.unzip();
+        let breaker = if status == ProviderHealth::Down { Breaker::Open } else { Breaker::Closed };
+        Self { status, breaker, paused_until, last_good_at, last_error, last_error_at }
+    }
+}
+
+fn credential(state: &CredentialState) -> ProviderCredential {
+    let times = (state.held_until, state.last_good_at);
+    ProviderCredential {
+        name: state.name.clone(),
+        health: ProviderHealthView::new(state.health, times, state.last_error.clone()),
+        in_flight: state.in_flight,
+        waiting: state.waiting,
+    }
+}
+
+fn shown(api: &Api, (state, version): &(ProviderState, Option<DefinitionVersion>)) -> Provider {
+    let times = (state.held_until, state.last_good_at);
     Provider {
         id: state.id.clone(),
         definition: state.definition.clone(),
         name: state.name.clone(),
         configured: state.configured,
-        health: ProviderHealthView {
-            status: state.health,
-            breaker: if state.health == ProviderHealth::Down { Breaker::Open } else { Breaker::Closed },
-            paused_until: state.held_until,
-            last_good_at: state.last_good_at,
-            last_error,
-            last_error_at,
-        },
+        shared: !state.of_app && api.access.get(&state.id).is_some_and(|access| access.is_shared),
+        own: state.of_app,
+        version: version.as_ref().map(|version| version.version),
+        health: ProviderHealthView::new(state.health, times, state.last_error.clone()),
         budget: ProviderBudget {
             rate: state.limits.rate.spacing.map(format_rate),
             burst: state.limits.burst,
@@ -149,6 +192,7 @@ fn shown(state: &ProviderState) -> Provider {
             max_interval: format_duration(state.policy.max_interval),
             deadline: format_duration(state.policy.deadline),
         },
+        credentials: state.credentials.iter().map(credential).collect(),
         errors: state.mistakes.clone(),
         learned: None,
     }

@@ -12,11 +12,13 @@ use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use super::job_cancel;
 use super::labels::{check_name, check_reference};
+use super::own_access::{self, Named, OwnAccess};
 use super::poll_fields::{self, PollRequest};
 use crate::clock::Moment;
 use crate::domain::{
-    AppNo, EventList, EventSet, EventType, GroupRequest, INLINE, JobName, NewWatch, Payload, ProviderHealth,
-    ProviderState, Terms, Timestamp, Watch, WatchId, credential_variable, shown,
+    AppNo, EventList, EventSet, EventType, GroupRequest, INLINE, JobName, NewPoll, NewWatch,
+    OPERATOR_ACCOUNT, Payload, ProviderHealth, ProviderState, Terms, Timestamp, Watch, WatchId,
+    credential_variable, shown,
 };
 use crate::providers::{Definition, InlinePoll, ParamError};
 use crate::store::RegisterRefusal;
@@ -24,9 +26,6 @@ use crate::telemetry::traces::Context;
 
 /// Maximum size of the client's metadata, in bytes.
 const METADATA_MAX: usize = 4 * 1024;
-
-/// Account of a provider's credential; each provider has one.
-const ACCOUNT: &str = "default";
 
 /// A watch's deadline if neither the client nor a provider's definition gives one.
 const DEADLINE: Duration = Duration::from_secs(3600);
@@ -40,6 +39,7 @@ const POLL_INTERVAL: (&str, &str) = ("1s", "24h");
 /// The fields of a registration that a change of the watch cannot have, besides the destinations.
 pub(super) const FIXED_FIELDS: &[&str] = &[
     "jobId",
+    "credential",
     "poll",
     "provider",
     "params",
@@ -61,7 +61,8 @@ pub async fn read(
     (now, until): (Timestamp, Moment),
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
-    let (watch, requests, group, poll) = parse(api, app, text, now, &mut errors);
+    let named = own_access::find(api, app, text).await?;
+    let Parsed { watch, requests, group, poll } = parse(api, app, (text, &named), now, &mut errors);
     let destinations = destinations(api, app, &requests, (now, until), &mut errors).await?;
     let group = match group {
         Some(group) => Some(resolve_group(api, app, group, (now, until), &mut errors).await?),
@@ -99,22 +100,41 @@ async fn resolve_group(
     Ok(GroupRequest { name, size, rule, expires_in, notify })
 }
 
-/// Parses a registration. The watch has no destinations yet.
+/// A registration whose addresses are not checked yet.
+#[derive(Default)]
+struct Parsed {
+    /// The watch without its destinations; `None` if it has an error.
+    watch: Option<NewWatch>,
+    requests: DestinationRequests,
+    group: Option<GroupFields>,
+    poll: Option<PollRequest>,
+}
+
+/// What is watched.
+#[derive(Default)]
+struct Subject {
+    definition: Option<Arc<Definition>>,
+    job: Option<JobName>,
+    /// How the job is polled, if it has a definition and is the app's alone.
+    own: Option<NewPoll>,
+    /// How it is polled without a definition.
+    poll: Option<PollRequest>,
+}
+
+/// Parses a registration, and what it names of its app's own.
 fn parse(
     api: &Api,
     app: AppNo,
-    text: &str,
+    (text, named): (&str, &Named),
     now: Timestamp,
     errors: &mut FieldErrors,
-) -> (Option<NewWatch>, DestinationRequests, Option<GroupFields>, Option<PollRequest>) {
+) -> Parsed {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
-    let Some(mut fields) = ObjectReader::read(raw, "", errors) else {
-        return (None, Vec::new(), None, None);
-    };
-    let (definition, job, poll) = subject(api, &mut fields);
+    let Some(mut fields) = ObjectReader::read(raw, "", errors) else { return Parsed::default() };
+    let Subject { definition, job, own, poll } = subject(api, app, &mut fields, named);
     let cancels_on_expiry = fields.boolean("cancelJobOnExpiry") == Some(true);
     if cancels_on_expiry && (poll.is_some() || definition.is_some()) {
-        let checked = job_cancel::check(api, definition.as_deref());
+        let checked = job_cancel::check(api, definition.as_deref(), own.is_some());
         fields.keep("cancelJobOnExpiry", checked);
     }
     let has_group = fields.has("group");
@@ -141,7 +161,7 @@ fn parse(
         app,
         id: WatchId(api.store.ids().draw(now)),
         job,
-        poll: None,
+        poll: own.map(Box::new),
         events,
         payload: payload.unwrap_or(Payload::Event),
         name,
@@ -154,16 +174,17 @@ fn parse(
         cancels_on_expiry,
         created_at: now,
     });
-    (watch, requests, group, poll)
+    Parsed { watch, requests, group, poll }
 }
 
 /// Reads what is watched: a job of a provider, or one that is polled as the registration says. The name of the latter
 /// is made when its address has been checked.
-fn subject(
-    api: &Api,
-    fields: &mut ObjectReader<'_, '_>,
-) -> (Option<Arc<Definition>>, Option<JobName>, Option<PollRequest>) {
+fn subject(api: &Api, app: AppNo, fields: &mut ObjectReader<'_, '_>, named: &Named) -> Subject {
     if let Some(raw) = fields.take("poll") {
+        if fields.take("credential").is_some() {
+            let detail = "cannot be used with poll; write it into poll, as `credential`";
+            fields.error("credential", FieldErrorCode::Conflict, detail);
+        }
         let poll = poll_fields::read(raw, fields);
         let unnamed = || JobName {
             provider: INLINE.to_owned(),
@@ -172,14 +193,25 @@ fn subject(
             params: String::new(),
         };
         let job = poll.is_some().then(unnamed);
-        return (None, job, poll);
+        return Subject { job, poll, ..Subject::default() };
     }
-    let definition = provider(api, fields);
-    let job = job(definition.as_deref(), fields);
-    (definition, job, None)
+    let (definition, access) = provider(api, fields, named).unzip();
+    let access = access.flatten();
+    let used = access.as_ref().map(OwnAccess::definition).or(definition.as_ref());
+    let job = job(used.map(|definition| &**definition), fields);
+    let (job, own) = match (job, access) {
+        (Some(job), Some(access)) => access.apply(api, app, fields, job).unzip(),
+        (job, _) => (job, None),
+    };
+    Subject { definition, job, own, poll: None }
 }
 
-fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
+/// Takes the provider, and the credential of the app for it.
+fn provider(
+    api: &Api,
+    fields: &mut ObjectReader<'_, '_>,
+    named: &Named,
+) -> Option<(Arc<Definition>, Option<OwnAccess>)> {
     let is_given = fields.has("provider");
     let name = if is_given { fields.text("provider")? } else { api.default_provider().to_owned() };
     if name == INLINE {
@@ -187,15 +219,47 @@ fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definiti
         fields.error("provider", FieldErrorCode::Conflict, detail);
         return None;
     }
-    let definition = fields.keep("provider", find_provider(api, &name))?;
-    if !is_usable(api, definition) {
-        fields.error("provider", FieldErrorCode::NoCredential, no_credential(api, &name, is_given));
+    let found = match &named.definition {
+        Some((version, Ok(definition))) => Ok((definition, Some(version))),
+        Some((_, Err(mistake))) => {
+            let detail = format!("this version of the server refuses the definition, which must be corrected: {mistake}");
+            Err((FieldErrorCode::UnknownProvider, detail))
+        }
+        None => find_provider(api, &name).map(|definition| (definition, None)),
+    };
+    let Some((definition, version)) = fields.keep("provider", found) else {
+        // Whether it fits is not known.
+        fields.take("credential");
+        return None;
+    };
+    let has_own = fields.has("credential");
+    let own = own_access::take_credential(api, fields, (definition, version), named);
+    if version.is_some() {
+        if !has_own && definition.needs_credential() {
+            let detail = format!(
+                "is required for `{name}`, a definition of the app, which never has a key of the operator; create one with \
+                 POST /v1/credentials"
+            );
+            fields.error("credential", FieldErrorCode::Required, detail);
+        }
+    } else if !has_own && !is_usable(api, definition) {
+        let is_kept = api.access.get(&name).is_some_and(|access| access.has_key && !access.is_shared);
+        if is_kept {
+            let detail = format!(
+                "is required for `{name}`, whose key the operator does not share; create one with POST /v1/credentials"
+            );
+            fields.error("credential", FieldErrorCode::Required, detail);
+        } else {
+            fields.error("provider", FieldErrorCode::NoCredential, no_credential(api, &name, is_given));
+        }
     }
-    Some(Arc::clone(definition))
+    Some((Arc::clone(definition), own))
 }
 
+/// Returns whether registrations can use the provider without a credential of their app.
 fn is_usable(api: &Api, definition: &Definition) -> bool {
-    !definition.needs_credential() || api.with_credential.contains(&definition.id)
+    let access = api.access.get(&definition.id);
+    !definition.needs_credential() || access.is_some_and(|access| access.has_key && access.is_shared)
 }
 
 /// Describes that a provider cannot be used, and what to do.
@@ -209,7 +273,7 @@ fn no_credential(api: &Api, name: &str, is_given: bool) -> String {
         );
     }
     let variable = credential_variable(name);
-    format!("the server has no API key for `{name}`; the operator can set {variable}")
+    format!("the server has no API key for `{name}`; give `credential`, or the operator can set {variable}")
 }
 
 /// Finds a provider by its id.
@@ -247,7 +311,7 @@ fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Op
     }
     match definition.params(&params?) {
         Ok(params) => {
-            let (provider, account) = (definition.id.clone(), ACCOUNT.to_owned());
+            let (provider, account) = (definition.id.clone(), OPERATOR_ACCOUNT.to_owned());
             Some(JobName { provider, account, job_id, params })
         }
         Err(invalid) => {
@@ -289,10 +353,15 @@ pub(super) fn events(fields: &mut ObjectReader<'_, '_>, named: EventList) -> Opt
 pub(super) fn refused(refusal: RegisterRefusal) -> Problem {
     match refusal {
         RegisterRefusal::DestinationDeleted => destination_deleted(),
-        RegisterRefusal::CredentialDeleted => Problem::field(
-            "/poll/credential",
+        RegisterRefusal::CredentialDeleted { is_inline } => Problem::field(
+            if is_inline { "/poll/credential" } else { "/credential" },
             FieldErrorCode::UnknownCredential,
             "names a credential that was just deleted",
+        ),
+        RegisterRefusal::DefinitionReplaced => Problem::field(
+            "/provider",
+            FieldErrorCode::UnknownProvider,
+            "names a definition that was just replaced or deleted; send the request again",
         ),
         RegisterRefusal::Group(refusal) => groups::refused(&refusal),
     }

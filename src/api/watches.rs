@@ -22,13 +22,14 @@ use super::http::{
 };
 use super::job_cancel::{self, JobCancelView, StopOptions};
 use super::labels::{self, check_name, check_reference};
+use super::own_access::ShownPoll;
 use super::poll_fields::Poll;
 use super::register;
 use super::waiting::Waits;
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
-    Destination, DestinationId, EventSet, EventType, JobError, JobStatus, NewWatch, Output, Payload,
+    Destination, DestinationId, EventSet, EventType, INLINE, JobError, JobStatus, NewWatch, Output, Payload,
     PollStats, TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
@@ -51,6 +52,9 @@ pub struct Registration {
     job_id: Option<String>,
     /// The job's provider. Default: the only provider with a credential, else `muvi`.
     provider: Option<String>,
+    /// Name of a credential of the app, with which the job is polled in place of the operator's key. The job is then the
+    /// app's alone.
+    credential: Option<String>,
     /// How to poll a job without a definition, in place of `provider`. The provider is then `inline`.
     poll: Option<Poll>,
     /// URL of a webhook: https, at a public address unless the operator permits others.
@@ -111,6 +115,12 @@ pub struct WatchView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     poll: Option<&'a RawValue>,
+    /// Name of the credential of the app with which a definition polls the job; absent for the operator's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
+    /// Version of the app's definition by which the job is polled; absent for a definition of the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition_version: Option<u32>,
     /// Name for people.
     #[schema(required)]
     name: Option<&'a str>,
@@ -189,12 +199,18 @@ impl<'a> WatchView<'a> {
         let polls = polls.filter(|polls| belong_to(watch.ended_at, polls));
         let count = polls.as_ref().map_or((!has_ended).then_some(0), |polls| Some(polls.polls));
         let polls = polls.unwrap_or_default();
+        let is_inline = watch.job.provider == INLINE;
+        let inline = watch.poll.as_deref().filter(|_| is_inline);
+        let shown = ShownPoll::read(watch.poll.as_deref().filter(|_| !is_inline));
+        let ShownPoll { credential, definition_version } = shown;
         Self {
             id: watch.id,
             status: watch.status,
             job_id: &watch.job.job_id,
             provider: &watch.job.provider,
-            poll: watch.poll.as_deref().and_then(|poll| serde_json::from_str(poll).ok()),
+            poll: inline.and_then(|poll| serde_json::from_str(poll).ok()),
+            credential,
+            definition_version,
             name: watch.name.as_deref(),
             reference: watch.reference.as_deref(),
             job: Job {
@@ -339,7 +355,7 @@ pub async fn create(call: Call) -> Answer {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = watch_filter(&mut FilterSource::Query(&mut query), &call.api);
+    let filter = watch_filter(&mut FilterSource::Query(&mut query), (&call.api, call.app()));
     let before = query.cursor(cursor::List::Watches).map(WatchId);
     let filter = WatchFilter { before, ..filter };
     query.done()?;
@@ -645,7 +661,7 @@ mod tests {
                 job: job.clone(),
                 poll: Some(Box::new(NewPoll {
                     id: ids.draw(at),
-                    source: PollSource { poll: Masked::new("s".repeat(9_000)), credential: None },
+                    source: PollSource::Inline { poll: Masked::new("s".repeat(9_000)), credential: None },
                     credential: None,
                     shown: format!("{{\"url\":\"{}\"}}", "u".repeat(2_000)),
                 })),

@@ -176,6 +176,17 @@ impl Client {
         self.exchange(self.request(Method::DELETE, path), Duration::ZERO).await
     }
 
+    /// Sends a PUT request with TOML.
+    pub async fn put_toml(&self, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        let request = self.request(Method::PUT, path).header(CONTENT_TYPE, "application/toml").body(body);
+        self.exchange(request, Duration::ZERO).await
+    }
+
+    /// Sends a GET request, and returns the text of the answer, which need not be JSON.
+    pub async fn get_text(&self, path: &str) -> Result<String, Failure> {
+        self.exchange_text(self.request(Method::GET, path), Duration::ZERO).await
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.access.url));
         let request = request.header(USER_AGENT, AGENT).header(ACCEPT, "application/json");
@@ -186,6 +197,16 @@ impl Client {
     }
 
     async fn exchange(&self, request: RequestBuilder, wait: Duration) -> Result<Answer, Failure> {
+        let text = self.exchange_text(request, wait).await?;
+        if !text.is_empty() && serde_json::from_str::<IgnoredAny>(&text).is_err() {
+            let url = self.url();
+            let sentence = format!("the server at {url} is not Ringback: is RINGBACK_URL right?");
+            return Err(Failure::Failed(sentence));
+        }
+        Ok(Answer { text })
+    }
+
+    async fn exchange_text(&self, request: RequestBuilder, wait: Duration) -> Result<String, Failure> {
         let work = async {
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
@@ -194,12 +215,7 @@ impl Client {
             if !status.is_success() {
                 return Err(self.rejected(status, &path, &text));
             }
-            if !text.is_empty() && serde_json::from_str::<IgnoredAny>(&text).is_err() {
-                let url = self.url();
-                let sentence = format!("the server at {url} is not Ringback: is RINGBACK_URL right?");
-                return Err(Failure::Failed(sentence));
-            }
-            Ok(Answer { text })
+            Ok(text)
         };
         self.clock.timeout(wait + TIMEOUT, work).await.unwrap_or_else(|| {
             let seconds = TIMEOUT.as_secs();

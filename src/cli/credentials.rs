@@ -1,4 +1,4 @@
-//! `ringback credential`: credentials of the app, which polls without a definition can use.
+//! `ringback credential`: credentials of the app, with which its jobs are polled.
 
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
@@ -11,7 +11,7 @@ use super::request_fields::Body;
 use super::terminal::Column;
 use crate::domain::{CredentialKind, Masked};
 
-/// Manage the credentials that polls without a definition use
+/// Manage the app's own credentials, with which its jobs are polled
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Example:
@@ -25,11 +25,17 @@ Example:
   ringback watch --poll-url https://api.example.com/jobs/123 \\
     --poll-credential my-key
 
-The secret is a token, a value, or for basic user:password. It is not an argument, which other users of the machine could read.")]
+In place of the server's own key of a provider:
+  ringback credential add my-replicate --kind key \\
+    --send-to api.replicate.com < key.txt
+  ringback watch 4bxk... --provider replicate \\
+    --credential my-replicate
+
+The secret is a token, a value, for basic user:password, or for key what the page of the provider describes. It is not an argument, which other users of the machine could read.")]
     Add {
         /// Name by which watches use it
         name: String,
-        /// How it is sent
+        /// How it is sent; key: as the definition of the provider says
         #[arg(long, default_value = "bearer", value_parser = PossibleValuesParser::new(CredentialKind::WORDS))]
         kind: String,
         /// Host that gets it, by https only; can be repeated
@@ -80,7 +86,7 @@ impl Credentials {
                 let (username, password) = secret.split_once(':').unwrap_or((secret, ""));
                 let value = |wanted: &str, text: &str| (kind == wanted).then(|| json!(text).to_string());
                 let value_of_name =
-                    ["header", "query"].contains(&kind.as_str()).then(|| json!(secret).to_string());
+                    ["header", "query", "key"].contains(&kind.as_str()).then(|| json!(secret).to_string());
                 let given = |text: &Option<String>| text.as_ref().map(|text| json!(text).to_string());
                 let body = Body::of_json(&[
                     ("name", "NAME", Some(json!(name).to_string())),

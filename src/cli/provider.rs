@@ -1,4 +1,4 @@
-//! `ringback provider`: lists providers, checks and tries definitions, and polls a job once.
+//! `ringback provider`: lists providers, checks and tries definitions, polls a job once, and manages definitions of the app.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,12 @@ use crate::named_file;
 use crate::providers::{Answer, Definition, Interpretation, JobReport, PollFailure, definition_files};
 use list::List;
 use new::New;
+use own::{Pull, Push, Remove};
 use stdin::{ANSWER_MAX, read_stdin};
 
 mod list;
 mod new;
+mod own;
 mod stdin;
 
 /// Subcommands of `ringback provider`.
@@ -33,6 +35,9 @@ pub(super) enum Provider {
     Try(Try),
     ShowRequest(ShowRequest),
     Poll(Poll),
+    Push(Push),
+    Pull(Pull),
+    Remove(Remove),
 }
 
 /// Validate definitions and run their examples
@@ -148,6 +153,9 @@ impl Provider {
             Self::Try(answer) => answer.run(),
             Self::ShowRequest(request) => request.run(),
             Self::Poll(poll) => poll.run().await,
+            Self::Push(push) => push.run().await,
+            Self::Pull(pull) => pull.run().await,
+            Self::Remove(remove) => remove.run().await,
         }
     }
 }

@@ -104,6 +104,7 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
     card.line("name", text(watch, "/name"));
     card.line("reference", text(watch, "/reference"));
     card.line("job", format!("{} of {}", text(watch, "/jobId"), text(watch, "/provider")));
+    card.line("credential", text(watch, "/credential"));
     job_status(&mut card, watch, "/job", follow::unknown_status(watch));
     result(&mut card, watch, "/job");
     card.line("last error", text(watch, "/job/lastError"));

@@ -61,6 +61,9 @@ pub struct Watch {
     /// Provider of the job [default: the default of the server]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
+    /// Credential of the app, in place of the server's key
+    #[arg(long, value_name = "NAME", conflicts_with = "poll_url")]
+    credential: Option<String>,
     #[command(flatten)]
     poll: PollArguments,
     /// Events to send, such as job.completed,job.failed or job.* [default: every end]
@@ -191,6 +194,7 @@ impl Watch {
             ("jobId", "JOB_ID", given(json!(self.job_id))),
             ("poll", "--poll-url", self.poll.json()?),
             ("provider", "--provider", given(json!(self.provider))),
+            ("credential", "--credential", given(json!(self.credential))),
             ("callbackUrl", "--webhook", given(json!(self.webhook.first()))),
             ("email", "--email", given(json!(self.email))),
             ("slack", "--slack", given(json!(self.slack.first()))),

@@ -112,6 +112,8 @@ pub struct ProviderConfig {
     pub definition: Option<String>,
     /// The credential.
     pub api_key: Option<Masked>,
+    /// Whether the credential is used for registrations that name none of their app.
+    pub shared: Option<bool>,
     /// Base URL of the API: http(s), without a slash at its end.
     pub base_url: Option<String>,
     /// URL at which the credential is exchanged for a token.

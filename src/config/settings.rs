@@ -142,6 +142,8 @@ const LAST: &[Setting] = &[
     provider("providers.NAME.api_key", |p, v| put(&mut p.api_key, parse::credential(v)))
         .secret()
         .doc("credential of the provider; for muvi, `MUVI_API_KEY` takes precedence"),
+    provider("providers.NAME.shared", |p, v| put(&mut p.shared, parse::boolean(v)))
+        .doc("whether apps without a credential of their own use `api_key`; true unless it is set"),
     provider("providers.NAME.base_url", |p, v| put(&mut p.base_url, parse::base_url(v)))
         .doc("base URL of the API; the credential is sent to its host"),
     provider("providers.NAME.token_url", |p, v| put(&mut p.token_url, parse::base_url(v)))

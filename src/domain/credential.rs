@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Id, Masked, Timestamp};
 
 word_enum! {
-    /// How a credential is sent.
+    /// How a credential is sent. Beside `provider`, its definition says that, and the kind says only what the text is.
     CredentialKind {
         /// `authorization: Bearer …`.
         Bearer = "bearer",
@@ -15,6 +15,8 @@ word_enum! {
         Basic = "basic",
         /// As a parameter of the query.
         Query = "query",
+        /// As the definition of the provider says: one text or several fields, as its page describes the key.
+        Key = "key",
     }
 }
 
@@ -29,7 +31,7 @@ pub struct CredentialSecret {
     pub send_to: Vec<String>,
     /// Name of the header or of the parameter; empty for other kinds.
     pub name: String,
-    /// Token or value; `user:password` for Basic.
+    /// Token, value or key; `user:password` for Basic.
     pub value: String,
 }
 

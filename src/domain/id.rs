@@ -42,6 +42,11 @@ impl Id {
         Self(u128::from_be_bytes(bytes))
     }
 
+    /// Parses the form that `Debug` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::read("", text)
+    }
+
     fn write(self, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // In parts, because shifts of 128 bits are slow, and an answer has several ids.
         let (mut text, mut end) = ([0; DIGITS], DIGITS);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::id::{Id, hash};
-use super::{Masked, Timestamp};
+use super::Timestamp;
+use super::id::hash;
 
 /// Number of shards. A job, its watches and its deliveries belong to one shard, and a shard has one owner.
 /// The number never changes, because shards are stored.
@@ -20,36 +20,16 @@ pub struct JobNo(pub i64);
 /// Provider of the jobs whose registrations say how they are polled.
 pub const INLINE: &str = "inline";
 
-/// What the poller needs to poll a job without a definition.
-#[derive(Clone, Debug)]
-pub struct PollSource {
-    /// The poll object, as canonical JSON. It can hold credentials.
-    pub poll: Masked,
-    /// The text of the credential that the poll object names.
-    pub credential: Option<Masked>,
-}
-
-/// How a job without a definition is polled, as its registration says.
-#[derive(Clone, Debug)]
-pub struct NewPoll {
-    /// Keyed hash of the app, the source and the credential: the `account` of the job.
-    pub id: Id,
-    /// How it is polled.
-    pub source: PollSource,
-    /// Id of the credential.
-    pub credential: Option<Id>,
-    /// The same without them, for people.
-    pub shown: String,
-}
-
 /// Identity of a job. Watches with equal names share one poll.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobName {
     /// Id of the provider.
     pub provider: String,
-    /// What separates the job from others with the same id. `default`: the definition and the credential are the
-    /// operator's, and all apps share the job. A new key of the operator changes nothing. For a job without a
-    /// definition, the hash of its app and of how it is polled.
+    /// What separates the job from others with the same id. [`OPERATOR_ACCOUNT`]: the definition and the credential are
+    /// the operator's, and all apps share the job. A new key of the operator changes nothing. For every other job, the
+    /// hash of its app and of how it is polled.
+    ///
+    /// [`OPERATOR_ACCOUNT`]: super::OPERATOR_ACCOUNT
     pub account: String,
     /// The provider's id of the job.
     pub job_id: String,

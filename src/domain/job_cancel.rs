@@ -1,8 +1,9 @@
 //! The request of a client to cancel a job at its provider.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AppNo, JobName, JobNo, Timestamp};
+use super::{AppNo, JobName, JobNo, PollSource, Timestamp};
 
 /// Waits before the repetitions of a request that failed.
 const RETRY_AFTER: [Duration; 5] = [
@@ -73,6 +74,10 @@ pub struct PendingCancel {
     pub app: AppNo,
     /// Id of the job's provider.
     pub provider: String,
+    /// Account of the job.
+    pub account: String,
+    /// How the job is polled, if it is an app's alone.
+    pub poll: Option<Arc<PollSource>>,
     /// Time of the next attempt.
     pub next_attempt_at: Timestamp,
 }
@@ -82,6 +87,8 @@ pub struct PendingCancel {
 pub struct CancelAttempt {
     /// The job.
     pub name: JobName,
+    /// How it is polled, if it is an app's alone.
+    pub poll: Option<Arc<PollSource>>,
     /// Time of the first request that is not decided.
     pub requested_at: Timestamp,
     /// Number of earlier attempts.

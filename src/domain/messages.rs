@@ -14,7 +14,7 @@ pub struct JobSnapshot {
     pub no: JobNo,
     /// Identity of the job.
     pub name: JobName,
-    /// How it is polled, if no definition says it.
+    /// How it is polled, if it is an app's alone.
     pub poll: Option<Arc<PollSource>>,
     /// An app with a watch of the job. The job is polled in its turn.
     pub app: AppNo,

@@ -86,6 +86,8 @@ pub struct ProviderState {
     pub definition: String,
     /// Name for people.
     pub name: String,
+    /// Whether the definition is the app's.
+    pub of_app: bool,
     /// Whether it can be polled: a key is configured, or none is needed.
     pub configured: bool,
     /// Current health.
@@ -106,15 +108,43 @@ pub struct ProviderState {
     pub limits: Limits,
     /// Mistakes of the definition; empty unless the health is `invalid`.
     pub mistakes: Vec<String>,
+    /// The credentials of the app with which jobs of the provider are polled.
+    pub credentials: Vec<CredentialState>,
+}
+
+/// Current state of an app's credential at one provider. It is the app's own, as are its budget and its errors.
+#[derive(Clone, Debug)]
+pub struct CredentialState {
+    /// Its name.
+    pub name: String,
+    /// Current health of the polls with it.
+    pub health: ProviderHealth,
+    /// Time until which no poll starts, except probes; `None` while polls start as scheduled.
+    pub held_until: Option<Timestamp>,
+    /// Time of the last successful poll.
+    pub last_good_at: Option<Timestamp>,
+    /// Time of the last error, and its status and code.
+    pub last_error: Option<(Timestamp, String)>,
+    /// Number of polls in flight.
+    pub in_flight: u32,
+    /// Number of polls that are due and wait for the budget.
+    pub waiting: usize,
 }
 
 impl ProviderState {
+    /// Returns the state of a definition of an app by which no job was polled.
+    pub fn unused(id: &str, policy: PollPolicy, limits: Limits) -> Self {
+        let (of_app, configured, health) = (true, true, ProviderHealth::Ok);
+        Self { of_app, configured, health, policy, limits, ..Self::invalid(id, &[]) }
+    }
+
     /// Returns the state of a provider whose definition has mistakes.
     pub fn invalid(id: &str, mistakes: &[String]) -> Self {
         Self {
             id: id.to_owned(),
             definition: id.to_owned(),
             name: id.to_owned(),
+            of_app: false,
             configured: false,
             health: ProviderHealth::Invalid,
             held_until: None,
@@ -125,6 +155,7 @@ impl ProviderState {
             policy: PollPolicy::default(),
             limits: Limits { rate: Rate { spacing: None }, burst: 0, concurrency: 0 },
             mistakes: mistakes.to_vec(),
+            credentials: Vec::new(),
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct NewWatch {
     pub id: WatchId,
     /// The job to watch.
     pub job: JobName,
-    /// How the job is polled, if no definition says it.
+    /// How the job is polled, if it is the app's alone.
     pub poll: Option<Box<NewPoll>>,
     /// Events to deliver.
     pub events: EventSet,
@@ -119,7 +119,7 @@ pub struct Watch {
     pub status: WatchStatus,
     /// The watched job.
     pub job: JobName,
-    /// How the job is polled, if no definition says it: JSON without secrets.
+    /// How the job is polled, if it is the app's alone: what the registration says, as JSON without secrets.
     pub poll: Option<String>,
     /// Row number of the job.
     pub job_no: JobNo,

@@ -111,8 +111,7 @@ impl Budget {
     /// Creates a budget with an empty bucket: before a restart or a change of owner, the bucket may just have
     /// been used up.
     pub fn new(limits: Limits, now: Timestamp) -> Self {
-        let spacing = limits.rate.spacing.unwrap_or_default().as_micros();
-        let spacing = i64::try_from(spacing).unwrap_or(i64::MAX / 1_000_000);
+        let spacing = spacing_of(limits);
         Self {
             spacing,
             limits,
@@ -125,6 +124,19 @@ impl Budget {
             errors: HashMap::new(),
             failures: FailureStreak::default(),
         }
+    }
+
+    /// Returns the limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Makes the limits as strict as others, too.
+    pub fn tighten(&mut self, others: Limits) {
+        let Limits { rate, burst, concurrency } = &mut self.limits;
+        rate.spacing = rate.spacing.max(others.rate.spacing);
+        (*burst, *concurrency) = ((*burst).min(others.burst), (*concurrency).min(others.concurrency));
+        self.spacing = spacing_of(self.limits);
     }
 
     /// Counts requests that followed a poll at once, because the provider redirected it: the next polls wait for them.
@@ -309,6 +321,12 @@ impl Budget {
             *probe_at = probe_at.minus(jump);
         }
     }
+}
+
+/// Returns the time that one poll takes from the bucket, in microseconds.
+fn spacing_of(limits: Limits) -> i64 {
+    let spacing = limits.rate.spacing.unwrap_or_default().as_micros();
+    i64::try_from(spacing).unwrap_or(i64::MAX / 1_000_000)
 }
 
 fn micros(at: Timestamp) -> i64 {

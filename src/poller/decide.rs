@@ -84,6 +84,7 @@ pub(super) fn decide(
     let queue = &mut scheduler.queues[index];
     let failed =
         FailedPoll { job, app: schedule.app, started, is_only_app: queue.turns.is_only_app(schedule.app) };
+    let has_one_credential = queue.has_one_credential();
     let budget = &mut queue.budget;
     budget.charge(redirects, now);
     decision.on_response(schedule, &meaning, http_status.is_some(), queue.policy.not_found_grace);
@@ -126,7 +127,7 @@ pub(super) fn decide(
             ..
         } => {
             // The credential of a job without a definition is its own: others at the host may have a valid one.
-            let change = if queue.members.is_some() { None } else { budget.unauthorized(started, now) };
+            let change = if has_one_credential { budget.unauthorized(started, now) } else { None };
             if !budget.is_paused() {
                 decision.back_off(schedule, queue.policy.min_interval);
             }
@@ -152,7 +153,7 @@ pub(super) fn decide(
         final_poll.wait_until(until);
     }
     let error = meaning.message().unwrap_or_default();
-    log_health(change, &queue.provider, error);
+    log_health(change, (&queue.provider, queue.credential.as_deref()), error);
     if let Interpretation::Failed { failure, .. } = &meaning {
         decision.first_error = first_error(queue, failure, error, now);
         let text = public_error(failure, http_status, no_answer, &schedule.name.job_id);
@@ -447,14 +448,28 @@ fn log_report(schedule: &JobSchedule, report: &JobReport, unknown_logged: &mut B
     }
 }
 
-pub(super) fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
+/// Logs a change of the health of a provider with one credential: that of the operator, or that of an app with this name.
+pub(super) fn log_health(
+    change: Option<ProviderHealth>,
+    (provider, credential): (&str, Option<&str>),
+    error: &str,
+) {
     match change {
         None | Some(ProviderHealth::Degraded | ProviderHealth::Unconfigured | ProviderHealth::Invalid) => {}
         Some(ProviderHealth::Down) => {
             tracing::warn!(
                 provider,
+                credential,
                 error,
                 "circuit breaker opened: the provider is down, or its base_url is wrong; one poll a second until one succeeds"
+            );
+        }
+        Some(ProviderHealth::Paused) if credential.is_some() => {
+            tracing::warn!(
+                provider,
+                credential,
+                error,
+                "credential of an app rejected: its polls are paused; one poll a minute until it is accepted"
             );
         }
         Some(ProviderHealth::Paused) => {
@@ -466,7 +481,7 @@ pub(super) fn log_health(change: Option<ProviderHealth>, provider: &str, error: 
                 "credential rejected: check the variable; one poll a minute until it is accepted"
             );
         }
-        Some(ProviderHealth::Ok) => tracing::info!(provider, "the provider has recovered"),
+        Some(ProviderHealth::Ok) => tracing::info!(provider, credential, "the provider has recovered"),
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn decide_result(
                 schedule.rare().pending_result = Some(pending);
             }
             let change = request.has_credential.then(|| queue.budget.ok(now)).flatten();
-            log_health(change, &queue.provider, "");
+            log_health(change, (&queue.provider, queue.credential.as_deref()), "");
             if change == Some(ProviderHealth::Ok) {
                 scheduler.clear_backoffs(index, now);
             }

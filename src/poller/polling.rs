@@ -3,21 +3,22 @@
 mod cancelling;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
 use super::decide::{Decision, decide, give_up};
 use super::decide_result::{ResultRequest, decide_result, give_up_result};
+use super::own_providers::{NoProvider, OwnProviders, Source};
 use super::pending_result::{PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::result_memory::ResultMemory;
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AppNo, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats, ProgressRound,
-    ProviderHealth, ProviderState, Rate, Timestamp,
+    Activity, AppNo, CredentialState, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats,
+    ProgressRound, ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::providers::{Definition, Interpretation, NextResult};
@@ -41,16 +42,22 @@ const WAITING_SHOWN: usize = 10_000;
 /// provider, all of its jobs can expire at the same moment.
 const GIVE_UPS: usize = 16;
 
+/// Label of the metrics of all definitions of apps, whose number is not bounded. It is no id of a provider.
+const OF_APPS: &str = "of_apps";
+
 /// Polls jobs.
 #[derive(Debug)]
 pub struct Poller {
     store: Store,
     egress: Arc<Egress>,
     clock: Clock,
-    /// The providers and their metrics, in the order of the scheduler's queues.
-    providers: Vec<(ProviderMetrics, Provider)>,
-    /// Metrics of the jobs without a definition; exported from the first poll on.
-    inline_metrics: OnceLock<ProviderMetrics>,
+    /// The providers and their metrics, in the order of the scheduler's queues, which is that of the ids.
+    providers: Vec<(Arc<ProviderMetrics>, Arc<Provider>)>,
+    /// Those of the jobs that are an app's alone.
+    own: OwnProviders,
+    /// Metrics of the jobs without a definition, and of the providers that only apps have credentials for; exported from
+    /// the first poll on.
+    own_metrics: Mutex<BTreeMap<String, Arc<ProviderMetrics>>>,
     scheduler: Mutex<Scheduler>,
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
@@ -73,19 +80,18 @@ impl Poller {
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
         let scheduler = Mutex::new(Scheduler::new(queues, inline, now));
-        let is_configured = |p: &Provider| p.credential.is_some() || !p.definition.needs_credential();
-        let metrics = |p: &Provider| store.metrics().provider(&p.definition.id, is_configured(p));
-        let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
+        let metrics = |p: &Provider| Arc::new(store.metrics().provider(&p.definition.id, is_configured(p)));
+        let providers = providers.into_iter().map(|p| (metrics(&p), Arc::new(p))).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
         let result_memory = ResultMemory::new();
-        let inline_metrics = OnceLock::new();
         let poller = Self {
             store,
             egress,
             clock,
             providers,
-            inline_metrics,
+            own: OwnProviders::default(),
+            own_metrics: Mutex::default(),
             scheduler,
             give_ups,
             result_memory,
@@ -131,19 +137,21 @@ impl Poller {
         self.scheduler().stats(job, now)
     }
 
-    /// Returns the state of each provider, sorted by id, and at the end that of the jobs without a definition, if this app
-    /// has any.
+    /// Returns the state of each provider, sorted by id, and at the end those of the definitions of this app that have jobs, and
+    /// of its jobs without a definition, if it has any.
     pub fn providers(&self, app: AppNo) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
-        let state = |((_, provider), queue): (&(ProviderMetrics, Provider), &ProviderQueue)| {
+        let mut of_credentials = credential_states(&scheduler, app, now);
+        let state = |((_, provider), queue): (&(_, Arc<Provider>), &ProviderQueue)| {
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
-            let configured = provider.credential.is_some() || !definition.needs_credential();
+            let configured = is_configured(provider);
             ProviderState {
                 id: definition.id.clone(),
                 definition: definition.definition_id().to_owned(),
                 name: definition.name.clone(),
+                of_app: false,
                 configured,
                 health: if configured { health } else { ProviderHealth::Unconfigured },
                 held_until,
@@ -154,25 +162,36 @@ impl Poller {
                 policy: provider.policy,
                 limits: provider.limits,
                 mistakes: Vec::new(),
+                credentials: of_credentials.remove(&definition.id).unwrap_or_default(),
             }
         };
         let of_definitions = self.providers.iter().zip(&scheduler.queues).map(state);
-        of_definitions.chain(inline_state(&scheduler, app, now)).collect()
+        of_definitions.chain(own_states(&scheduler, app, now)).collect()
     }
 
     /// Updates the metrics of each provider, and returns the load for the other metrics.
     pub fn load_now(&self) -> Load {
         let scheduler = self.scheduler();
-        for (queue, (metrics, _)) in scheduler.queues.iter().zip(&self.providers) {
-            let budget = &queue.budget;
-            metrics.set_state(budget.in_flight, budget.is_open(), budget.is_paused());
+        // The health of an app's credential is the app's, and no reason to alarm the operator.
+        let mut own: BTreeMap<&str, (u32, bool)> = BTreeMap::new();
+        for queue in scheduler.on_demand.all().map(|index| &scheduler.queues[index]) {
+            let of_operator = queue.credential.is_some() && !queue.of_app;
+            let provider = match queue {
+                queue if queue.of_app => OF_APPS,
+                queue if of_operator => queue.provider.as_str(),
+                _ => INLINE,
+            };
+            let (in_flight, is_open) = own.entry(provider).or_default();
+            *in_flight += queue.budget.in_flight;
+            *is_open |= queue.budget.is_open() && !of_operator;
         }
-        if let Some(metrics) = self.inline_metrics.get() {
-            let (mut in_flight, mut is_open) = (0, false);
-            for budget in scheduler.on_demand.all().map(|index| &scheduler.queues[index].budget) {
-                in_flight += budget.in_flight;
-                is_open |= budget.is_open();
-            }
+        for (queue, (metrics, provider)) in scheduler.queues.iter().zip(&self.providers) {
+            let budget = &queue.budget;
+            let (in_flight, _) = own.get(provider.definition.id.as_str()).copied().unwrap_or_default();
+            metrics.set_state(budget.in_flight + in_flight, budget.is_open(), budget.is_paused());
+        }
+        for (provider, metrics) in &*self.own_metrics() {
+            let (in_flight, is_open) = own.get(provider.as_str()).copied().unwrap_or_default();
             metrics.set_state(in_flight, is_open, false);
         }
         Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
@@ -312,28 +331,96 @@ impl Poller {
 }
 
 impl Poller {
-    /// Makes the provider of a job without a definition.
-    fn inline_provider(&self, source: &PollSource) -> Result<Provider, String> {
-        let (definition, credential) = Definition::inline(source)?;
-        let (policy, limits) = self.scheduler().on_demand.settings();
-        Ok(Provider::new(definition, credential, None, policy, limits))
+    /// Returns the provider of a job that is an app's alone, and its metrics.
+    async fn own_provider(
+        &self,
+        name: &JobName,
+        source: &PollSource,
+    ) -> Result<(Arc<ProviderMetrics>, Arc<Provider>), NoProvider> {
+        match source {
+            PollSource::Inline { poll, credential } => {
+                let (definition, credential) =
+                    Definition::inline(poll, credential.as_ref()).map_err(NoProvider::Unusable)?;
+                let (policy, limits) = self.scheduler().on_demand.settings();
+                let provider = Provider::new(definition, credential, None, policy, limits);
+                Ok((self.metrics_of(INLINE), Arc::new(provider)))
+            }
+            PollSource::OfOperator { provider: id, credential } => {
+                let of = |(_, provider): &(_, Arc<Provider>)| provider.definition.id.cmp(id);
+                let operators = self.providers.binary_search_by(of).map(|index| &self.providers[index]);
+                let removed = |_| NoProvider::Unusable(format!("there is no provider `{id}` any more"));
+                let (metrics, operators) = operators.map_err(removed)?;
+                let source = Source::OfOperator(operators);
+                let provider = self.own.get(&self.store, &name.account, Some(credential), source).await?;
+                let is_exported = is_configured(operators);
+                Ok((if is_exported { Arc::clone(metrics) } else { self.metrics_of(id) }, provider))
+            }
+            PollSource::OfApp { definition, credential } => {
+                let (policy, limits) = self.scheduler().on_demand.settings();
+                let (policy, limits) = definition.pace.within(&policy, limits);
+                let source = Source::OfApp(definition.id, policy, limits);
+                let account = name.account.as_str();
+                let provider = self.own.get(&self.store, account, credential.as_ref(), source).await?;
+                Ok((self.metrics_of(OF_APPS), provider))
+            }
+        }
     }
 
-    fn inline_metrics(&self) -> &ProviderMetrics {
-        self.inline_metrics.get_or_init(|| self.store.metrics().provider(INLINE, true))
+    fn own_metrics(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ProviderMetrics>>> {
+        self.own_metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the metrics of a provider that the operator has no credential for.
+    fn metrics_of(&self, provider: &str) -> Arc<ProviderMetrics> {
+        let mut known = self.own_metrics();
+        let make = || Arc::new(self.store.metrics().provider(provider, true));
+        Arc::clone(known.entry(provider.to_owned()).or_insert_with(make))
     }
 }
 
-/// Returns the state of an app's jobs without a definition: the worst health of its queues, and their sums.
-fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<ProviderState> {
-    let (policy, limits) = scheduler.on_demand.settings();
+/// Returns whether the operator's settings permit polls.
+fn is_configured(provider: &Provider) -> bool {
+    provider.credential.is_some() || !provider.definition.needs_credential()
+}
+
+/// Returns the state of an app's credentials by the ids of the definitions, in the order of their names.
+fn credential_states(
+    scheduler: &Scheduler,
+    app: AppNo,
+    now: Timestamp,
+) -> BTreeMap<String, Vec<CredentialState>> {
+    let mut states: BTreeMap<String, Vec<CredentialState>> = BTreeMap::new();
+    let queues = scheduler.on_demand.of_definitions(app).map(|index| &scheduler.queues[index]);
+    for queue in queues.filter(|queue| !queue.of_app) {
+        let (health, held_until) = queue.budget.health(now);
+        states.entry(queue.provider.clone()).or_default().push(CredentialState {
+            name: queue.credential.clone().unwrap_or_default(),
+            health,
+            held_until,
+            last_good_at: queue.budget.last_ok,
+            last_error: queue.last_error.clone().map(|error| (error.at, error.text)),
+            in_flight: queue.budget.in_flight,
+            waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
+        });
+    }
+    for states in states.values_mut() {
+        states.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+    states
+}
+
+/// Returns the states of an app's jobs without a definition and of its definitions: for each, the worst health of its queues,
+/// and their sums.
+fn own_states(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Vec<ProviderState> {
     let of_queue = |index: usize| {
         let queue = &scheduler.queues[index];
         let (health, held_until) = queue.budget.health(now);
+        let id = if queue.of_app { queue.provider.as_str() } else { INLINE };
         ProviderState {
-            id: INLINE.to_owned(),
-            definition: INLINE.to_owned(),
-            name: "Jobs without a definition".to_owned(),
+            id: id.to_owned(),
+            definition: id.to_owned(),
+            name: if queue.of_app { id } else { "Jobs without a definition" }.to_owned(),
+            of_app: queue.of_app,
             configured: true,
             health,
             held_until,
@@ -341,9 +428,10 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
             last_error: queue.last_error.clone().map(|error| (error.at, error.text)),
             in_flight: queue.budget.in_flight,
             waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
-            policy,
-            limits,
+            policy: queue.policy,
+            limits: queue.budget.limits(),
             mistakes: Vec::new(),
+            credentials: Vec::new(),
         }
     };
     let severity = |health: ProviderHealth| match health {
@@ -354,7 +442,7 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
         | ProviderHealth::Invalid
         | ProviderHealth::Unconfigured => 2,
     };
-    scheduler.on_demand.of_app(app).map(of_queue).reduce(|one, other| {
+    let merge = |one: ProviderState, other: ProviderState| {
         let health = std::cmp::max_by_key(one.health, other.health, |health| severity(*health));
         ProviderState {
             health,
@@ -367,7 +455,20 @@ fn inline_state(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Option<Pro
             waiting: (one.waiting + other.waiting).min(WAITING_SHOWN),
             ..other
         }
-    })
+    };
+    let own = scheduler.on_demand.of_definitions(app).filter(|index| scheduler.queues[*index].of_app);
+    let mut states: BTreeMap<String, ProviderState> = BTreeMap::new();
+    for state in own.map(of_queue) {
+        let merged = match states.remove(&state.id) {
+            Some(known) => merge(known, state),
+            None => state,
+        };
+        states.insert(merged.id.clone(), merged);
+    }
+    let (policy, limits) = scheduler.on_demand.settings();
+    // The limits of the operator, and not those of a queue that they made stricter.
+    let inline = scheduler.on_demand.of_app(app).map(of_queue).reduce(merge);
+    states.into_values().chain(inline.map(|inline| ProviderState { policy, limits, ..inline })).collect()
 }
 
 /// Returns the queue of jobs whose provider is not defined any more. They cannot be polled; they expire in time.
@@ -397,17 +498,28 @@ impl PollTask {
             (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), schedule.app, trace)
         });
         let Some((queue, name, source, app, trace)) = found else { return };
-        let inline = source.map(|source| poller.inline_provider(&source)).transpose();
-        let inline = match inline {
-            Ok(inline) => inline,
-            Err(error) => {
-                tracing::warn!(job = name.job_id, error, "the stored poll object of a job cannot be used");
-                return self.give_up_inline().await;
+        let own = match &source {
+            Some(source) => poller.own_provider(&name, source).await.map(Some),
+            None => Ok(poller.providers.get(queue).cloned()),
+        };
+        let (metrics, provider) = match own {
+            Ok(Some((metrics, provider))) => (metrics, provider),
+            // The job is scheduled again.
+            Ok(None) => return,
+            Err(NoProvider::Store(error)) => {
+                tracing::warn!(job = name.job_id, %error, "the credential or the definition of a job cannot be read; it is polled in a minute");
+                return;
+            }
+            Err(NoProvider::Unusable(error)) => {
+                tracing::warn!(
+                    job = name.job_id,
+                    error,
+                    "what is stored of how a job is polled cannot be used"
+                );
+                return self.give_up_own().await;
             }
         };
-        let provider = inline.as_ref().map(|provider| (poller.inline_metrics(), provider));
-        let of_definition = || poller.providers.get(queue).map(|(metrics, provider)| (metrics, provider));
-        let Some((metrics, provider)) = provider.or_else(of_definition) else { return };
+        let provider = &*provider;
         if let Some(pending) = self.take_pending() {
             return self.request_result(provider, &name, trace, pending).await;
         }
@@ -524,9 +636,9 @@ impl PollTask {
         self.finish(FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until });
     }
 
-    /// Ends the poll of a job without a definition that cannot be made any more: the credential of an ended job may have been
-    /// deleted. A requested poll is forgotten, and a watch expires in time.
-    async fn give_up_inline(&mut self) {
+    /// Ends the poll of an app's job that cannot be made any more: the credential of an ended job may have been deleted. A
+    /// requested poll is forgotten, and a watch expires in time.
+    async fn give_up_own(&mut self) {
         let job = self.job;
         let found = self.poller.scheduler().jobs.get(&job).map(|found| (found.generation, found.watching));
         let Some((generation, watching)) = found else { return };

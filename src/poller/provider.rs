@@ -26,6 +26,12 @@ const RAW_MAX: usize = 256 * 1024;
 /// the runtime could do nothing else.
 const INLINE_MAX: usize = 256 * 1024;
 
+/// The same for a definition of an app, which may be made to take long.
+const OWN_INLINE_MAX: usize = 16 * 1024;
+
+/// Larger answers to definitions of apps are parsed one at a time, and delay no others.
+static OWN_BODIES: Semaphore = Semaphore::const_new(1);
+
 /// Large bodies are parsed one at a time, because each takes several times its size of memory meanwhile.
 static LARGE_BODIES: Semaphore = Semaphore::const_new(1);
 
@@ -343,11 +349,13 @@ async fn interpret(
         Purpose::Poll | Purpose::Cancel => None,
         Purpose::Result(report) => Some(report),
     };
-    if received.body.len() <= INLINE_MAX {
+    let inline_max = if definition.is_of_app() { OWN_INLINE_MAX } else { INLINE_MAX };
+    if received.body.len() <= inline_max {
         return read(definition, job_id, received, before);
     }
     // The semaphore is never closed.
-    let _permit = LARGE_BODIES.acquire().await;
+    let bodies = if definition.is_of_app() { &OWN_BODIES } else { &LARGE_BODIES };
+    let _permit = bodies.acquire().await;
     let (definition, job_id, received) = (Arc::clone(definition), job_id.to_owned(), received.clone());
     let before = before.cloned();
     let parsed =

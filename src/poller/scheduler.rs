@@ -63,6 +63,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 pub(super) use self::on_demand::OnDemand;
+use self::on_demand::OwnAccess;
 pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use self::recent_polls::RecentPolls;
@@ -71,8 +72,8 @@ use super::schedule::{first_poll, next_poll};
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Moment, SetBackDetector};
 use crate::domain::{
-    AppNo, JobNo, JobSnapshot, JobStatus, Limits, PendingCancel, PollPolicy, PollStats, PollerMessage,
-    Timestamp,
+    AppNo, JobNo, JobSnapshot, JobStatus, Limits, OPERATOR_ACCOUNT, PendingCancel, PollPolicy, PollSource,
+    PollStats, PollerMessage, Timestamp,
 };
 use crate::providers::InlinePoll;
 
@@ -86,7 +87,7 @@ pub(super) struct Scheduler {
     pub(super) queues: Vec<ProviderQueue>,
     /// Index in `queues` of the queue of each provider.
     queue_of: HashMap<String, u32>,
-    /// The queues of jobs without a definition. They come after the others.
+    /// The queues of jobs that are an app's alone. They come after the others.
     pub(super) on_demand: OnDemand,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
@@ -235,7 +236,7 @@ impl Scheduler {
                 }
             }
             // The API has found the provider. If a later start does not know it, it gives the request up.
-            PollerMessage::CancelJob(pending) => _ = self.add_cancel(&pending),
+            PollerMessage::CancelJob(pending) => _ = self.add_cancel(&pending, now),
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
                     self.insert(&facts, now);
@@ -280,12 +281,20 @@ impl Scheduler {
         self.schedule_new_watch(facts.no, now);
     }
 
-    /// Schedules the request of an app to cancel a job. Returns whether its provider is known.
-    pub(super) fn add_cancel(&mut self, pending: &PendingCancel) -> bool {
-        let Some(index) = self.queue_of.get(&pending.provider) else { return false };
-        let queue = &mut self.queues[*index as usize];
-        queue.cancels.add(pending.job, pending.app, pending.next_attempt_at);
-        true
+    /// Schedules the request of an app to cancel a job. Returns whether it is known how its jobs are polled.
+    pub(super) fn add_cancel(&mut self, pending: &PendingCancel, now: Timestamp) -> bool {
+        let PendingCancel { job, app, provider, account, poll, next_attempt_at } = pending;
+        let index = self.queue_for((provider, account), *app, poll.as_deref(), now);
+        let is_known = index != self.queue_of_unknown();
+        if is_known {
+            self.queues[index as usize].cancels.add(*job, *app, *next_attempt_at);
+        }
+        is_known
+    }
+
+    /// Returns the index of the queue of unknown providers, which has an empty name.
+    fn queue_of_unknown(&self) -> u32 {
+        self.queue_of.get("").copied().unwrap_or_default()
     }
 
     /// Ends an attempt to cancel a job whose result is committed. The budget counts it as in flight until this call.
@@ -301,7 +310,7 @@ impl Scheduler {
         queue.cancels.finish(job, app, next_at);
     }
 
-    /// Removes the schedule of a job without a definition of which it was not known how it is polled, if it is known now.
+    /// Removes the schedule of a job of which it was not known how it is polled, if it is known now.
     fn forget_unpollable(&mut self, facts: &JobSnapshot, now: Timestamp) {
         let found = self.jobs.get(&facts.no);
         let is_unpollable = found.is_some_and(|found| found.poll.is_none() && !found.in_flight);
@@ -311,14 +320,8 @@ impl Scheduler {
     }
 
     fn insert(&mut self, facts: &JobSnapshot, now: Timestamp) {
-        let queue = if let Some(poll) = &facts.poll {
-            let origin = InlinePoll::origin_of(poll.poll.reveal());
-            self.on_demand.queue(&mut self.queues, facts.app, origin, now)
-        } else {
-            // The queue for unknown providers has an empty name.
-            let known = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
-            known.copied().unwrap_or_default()
-        };
+        let name = &facts.name;
+        let queue = self.queue_for((&name.provider, &name.account), facts.app, facts.poll.as_deref(), now);
         let mut new = Box::new(JobSchedule::new(facts, queue));
         let queue = &mut self.queues[new.queue()];
         queue.turns.add_job(new.app);
@@ -331,6 +334,52 @@ impl Scheduler {
         }
         self.jobs.insert(facts.no, new);
         adjust(&mut self.watching, 0, facts.watching);
+    }
+
+    /// Returns the index of the queue for a job. A job that is an app's alone, and of which it is not known how it is polled,
+    /// has none but that of unknown providers: it must not be polled with the credential of the operator.
+    fn queue_for(
+        &mut self,
+        (provider, account): (&str, &str),
+        app: AppNo,
+        source: Option<&PollSource>,
+        now: Timestamp,
+    ) -> u32 {
+        let unknown = self.queue_of_unknown();
+        match source {
+            None if account != OPERATOR_ACCOUNT => unknown,
+            None => self.queue_of.get(provider).copied().unwrap_or(unknown),
+            Some(PollSource::Inline { poll, .. }) => {
+                let origin = InlinePoll::origin_of(poll.reveal());
+                self.on_demand.of_origin(&mut self.queues, app, origin, now)
+            }
+            Some(PollSource::OfOperator { provider, credential }) => {
+                let Some(operators) = self.queue_of.get(provider).copied() else { return unknown };
+                let operators = &self.queues[operators as usize];
+                let access = OwnAccess {
+                    account,
+                    provider,
+                    credential: Some(&credential.name),
+                    policy: operators.policy,
+                    limits: operators.budget.limits(),
+                    of_app: false,
+                };
+                self.on_demand.of_account(&mut self.queues, app, &access, now)
+            }
+            Some(PollSource::OfApp { definition, credential }) => {
+                let (policy, limits) = self.on_demand.settings();
+                let (policy, limits) = definition.pace.within(&policy, limits);
+                let access = OwnAccess {
+                    account,
+                    provider: &definition.provider,
+                    credential: credential.as_ref().map(|credential| credential.name.as_str()),
+                    policy,
+                    limits,
+                    of_app: true,
+                };
+                self.on_demand.of_account(&mut self.queues, app, &access, now)
+            }
+        }
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {

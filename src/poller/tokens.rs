@@ -147,7 +147,15 @@ impl Tokens {
             return;
         }
         let is_first = self.newest().replace(rotated.to_owned()).is_none();
-        if is_first {
+        if is_first && definition.has_own_credential() {
+            let provider = definition.id.as_str();
+            tracing::warn!(
+                provider,
+                "the provider has replaced the refresh token of an app's credential; the new one is kept in memory, and the \
+                 next start uses that of the credential: if the provider then rejects it, the app must create the credential \
+                 again"
+            );
+        } else if is_first {
             let (provider, variable) = (definition.id.as_str(), credential_variable(&definition.id));
             tracing::warn!(
                 provider,

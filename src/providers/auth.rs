@@ -74,6 +74,9 @@ pub(super) struct Auth {
     pub(super) is_rebased: bool,
     /// The operator's token URL, which replaces that of the definition.
     pub(super) token_url: Option<Url>,
+    /// The hosts that an app lists for its credential, to which all other rules are subject; `None` for a credential of the
+    /// operator.
+    pub(super) own_hosts: Option<Vec<HostPattern>>,
 }
 
 /// How to send the credential.
@@ -136,7 +139,20 @@ pub(super) struct Sent {
 impl Auth {
     /// Returns an authorization without the operator's settings.
     pub(super) fn new(form: AuthForm, send_to: Vec<HostPattern>) -> Self {
-        Self { form, send_to, operator_hosts: Vec::new(), is_rebased: false, token_url: None }
+        Self {
+            form,
+            send_to,
+            operator_hosts: Vec::new(),
+            is_rebased: false,
+            token_url: None,
+            own_hosts: None,
+        }
+    }
+
+    /// Returns whether the app whose credential it is lets it go to the host and port of `url`: only by https.
+    pub(super) fn is_permitted_by_app(&self, url: &Url) -> bool {
+        let is_listed = |hosts: &Vec<HostPattern>| hosts.iter().any(|host| host.contains(url));
+        self.own_hosts.as_ref().is_none_or(|hosts| url.scheme() == "https" && is_listed(hosts))
     }
 
     /// Returns whether the credential may be sent to the host and port of `url`. It requires https.

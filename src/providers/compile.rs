@@ -125,6 +125,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         examples,
         secrets: Vec::new(),
         hidden: Vec::new(),
+        is_of_app: false,
     })
 }
 

@@ -57,6 +57,8 @@ pub struct Definition {
     pub(super) secrets: Vec<String>,
     /// Those of them that are replaced in a whole answer: credentials, by their names, and long texts.
     pub(super) hidden: Vec<String>,
+    /// Whether it is an app's, so that its addresses are treated as those that clients give.
+    pub(super) is_of_app: bool,
 }
 
 /// The parts of a request, before the values of the parameters are known.

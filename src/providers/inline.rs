@@ -31,9 +31,7 @@ use super::host_pattern::HostPattern;
 use super::path::Path;
 use super::secret_texts::spellings;
 use super::template::{Param, Template};
-use crate::domain::{
-    CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, PollSource, Rate, Timestamp,
-};
+use crate::domain::{CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, Rate, Timestamp};
 
 /// Timeout of a poll, including the body.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -232,6 +230,7 @@ impl InlinePoll {
             examples: Vec::new(),
             secrets: self.secrets(),
             hidden: self.hidden(),
+            is_of_app: false,
         })
     }
 
@@ -404,10 +403,10 @@ fn parts(text: &str) -> Vec<String> {
 impl Definition {
     /// Makes the definition of a job from the stored form of its poll object, and the credential that it sends. The error
     /// is a sentence.
-    pub fn inline(source: &PollSource) -> Result<(Arc<Self>, Option<Masked>), String> {
-        let poll = InlinePoll::parse(source.poll.reveal())?;
+    pub fn inline(poll: &Masked, credential: Option<&Masked>) -> Result<(Arc<Self>, Option<Masked>), String> {
+        let poll = InlinePoll::parse(poll.reveal())?;
         let mut definition = poll.definition()?;
-        let secret = source.credential.as_ref().map(CredentialSecret::parse).transpose()?;
+        let secret = credential.map(CredentialSecret::parse).transpose()?;
         let credential = match (&poll.credential, &secret) {
             (None, _) => None,
             (Some(name), None) => return Err(format!("the credential `{name}` was deleted")),
@@ -430,8 +429,12 @@ impl InlinePoll {
         HostPattern::parse(host).map(|_| host.to_ascii_lowercase())
     }
 
-    /// Checks what a credential sends. The error is a sentence that does not repeat it.
+    /// Checks what a credential sends. The error is a sentence that does not repeat it. What a key consists of depends on
+    /// the definition that sends it.
     pub fn check_credential(secret: &CredentialSecret) -> Result<(), String> {
+        if secret.kind == CredentialKind::Key {
+            return Ok(());
+        }
         let (auth, key) = (Self::auth(secret)?, Self::key(secret));
         auth.check(key.reveal())?;
         let credential = Credential { key: key.reveal(), token: None, now: Timestamp::from_millis(0) };
@@ -440,10 +443,8 @@ impl InlinePoll {
 
     /// Checks that a credential may be sent to the URL of the poll. The error is a sentence.
     pub fn check_sent(&self, secret: &CredentialSecret) -> Result<(), String> {
-        let is_trusted = Url::parse(&self.url).is_ok_and(|url| {
-            let auth = Self::auth(secret);
-            auth.is_ok_and(|auth| auth.trusts_chosen(&url))
-        });
+        let auth = Self::auth(secret)?;
+        let is_trusted = Url::parse(&self.url).is_ok_and(|url| auth.trusts_chosen(&url));
         let hosts = secret.send_to.join(" or ");
         let why = || {
             format!(
@@ -463,6 +464,10 @@ impl InlinePoll {
             CredentialKind::Query => {
                 AuthForm::Query(vec![(secret.name.clone(), Template::parse("{value}")?)])
             }
+            CredentialKind::Key => {
+                let why = "is of the kind key, which only the definition of a provider can send; create one of another kind";
+                return Err(why.to_owned());
+            }
         };
         let send_to = secret.send_to.iter().map(|host| HostPattern::parse(host)).collect::<Result<_, _>>()?;
         Ok(Auth::new(form, send_to))
@@ -473,7 +478,7 @@ impl InlinePoll {
         match secret.kind {
             // A value that is itself JSON must not be read as fields.
             CredentialKind::Query => Masked::new(serde_json::json!({ "value": secret.value }).to_string()),
-            CredentialKind::Bearer | CredentialKind::Header | CredentialKind::Basic => {
+            CredentialKind::Bearer | CredentialKind::Header | CredentialKind::Basic | CredentialKind::Key => {
                 Masked::new(secret.value.clone())
             }
         }
@@ -655,7 +660,7 @@ mod tests {
             "api.example.com@evil.com",
             "127.0.0.1",
         ];
-        for kind in CredentialKind::ALL {
+        for kind in CredentialKind::ALL.iter().filter(|kind| **kind != CredentialKind::Key) {
             let send_to = hosts[..2].iter().map(|host| (*host).to_owned()).collect();
             let value = if *kind == CredentialKind::Basic { "u:canary" } else { "canary" };
             let secret =
@@ -669,9 +674,9 @@ mod tests {
                         InlinePoll { url: url.clone(), credential, headers: BTreeMap::new(), ..poll(None) };
                     let is_trusted = scheme == "https" && hosts[..2].contains(host);
                     assert_eq!(poll.check_sent(&secret).is_ok(), is_trusted, "{kind} {url}");
-                    let source =
-                        PollSource { poll: Masked::new(poll.source()), credential: Some(secret.text()) };
-                    let (definition, key) = Definition::inline(&source).expect("a definition");
+                    let (definition, key) =
+                        Definition::inline(&Masked::new(poll.source()), Some(&secret.text()))
+                            .expect("a definition");
                     let request = definition.request(
                         "1",
                         "{}",
@@ -687,8 +692,8 @@ mod tests {
                 }
             }
             let deleted = InlinePoll { credential: Some("c".to_owned()), ..poll(None) };
-            let source = PollSource { poll: Masked::new(deleted.source()), credential: None };
-            let error = Definition::inline(&source).map(|_| ()).expect_err("deleted");
+            let source = Masked::new(deleted.source());
+            let error = Definition::inline(&source, None).map(|_| ()).expect_err("deleted");
             assert!(error.contains("`c` was deleted"), "{error}");
         }
     }

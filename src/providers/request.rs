@@ -154,11 +154,15 @@ impl Definition {
     fn check_chosen_host(&self, url: &Url) -> Result<(), String> {
         let is_trusted = self.request.auth.as_ref().is_none_or(|auth| auth.trusts_chosen(url));
         let host = url.host_str().unwrap_or_default();
+        let is_own = self.request.auth.as_ref().is_some_and(|auth| auth.own_hosts.is_some());
         let why = || {
             let (name, id) = (&self.name, &self.id);
-            format!(
-                "the key of {name} must not be sent to {host}; the operator can list it in providers.{id}.hosts"
-            )
+            let remedy = if is_own {
+                "name a credential whose `sendTo` has it".to_owned()
+            } else {
+                format!("the operator can list it in providers.{id}.hosts")
+            };
+            format!("the key of {name} must not be sent to {host}; {remedy}")
         };
         is_trusted.then_some(()).ok_or_else(why)
     }
@@ -310,6 +314,7 @@ impl Definition {
             is_from_client: chosen_by != ChosenBy::Definition && base_url.is_none(),
             secrets: sent.secrets,
         };
+        self.limit_own(&mut request);
         self.sign(&mut request, sources.credential.supply(), plain)?;
         Ok(request)
     }
@@ -340,12 +345,15 @@ impl Definition {
     ) -> Result<Request, String> {
         let auth = self.request.auth.as_ref().ok_or("the provider needs no token")?;
         let token = auth.token_request(key, refresh_token, now).map_err(|why| self.of_key(&why))?;
+        if !auth.is_permitted_by_app(&token.url) {
+            return Err(self.of_key("must not be sent to the host of the token URL"));
+        }
         let mut headers = vec![
             ("accept".to_owned(), "application/json".to_owned()),
             ("content-type".to_owned(), token.content_type.to_owned()),
         ];
         headers.extend(token.authorization.map(|value| ("authorization".to_owned(), value)));
-        Ok(Request {
+        let mut request = Request {
             method: "POST",
             url: token.url,
             headers,
@@ -355,7 +363,9 @@ impl Definition {
             max_redirects: 0,
             is_from_client: false,
             secrets: token.secrets,
-        })
+        };
+        self.limit_own(&mut request);
+        Ok(request)
     }
 
     /// Returns a sentence about the key.
@@ -381,7 +391,7 @@ impl Definition {
             ChosenBy::Client if base_url.is_some() => auth.trusts_chosen(url),
             ChosenBy::Client | ChosenBy::Provider => auth.trusts_named(url),
         };
-        if !operators_own && !is_trusted {
+        if (!operators_own && !is_trusted) || !auth.is_permitted_by_app(url) {
             return Err(self.of_key("must not be sent to this host"));
         }
         Ok(sent)

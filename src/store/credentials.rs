@@ -1,4 +1,4 @@
-//! Credentials of apps, which polls without a definition can use.
+//! Credentials of apps, with which their jobs are polled in place of the operator's.
 //!
 //! A credential is found by its name when a watch is registered. The job then refers to its id, which no other credential
 //! ever has: a new one with the same name is another one, and its jobs are others. So a job never gets a credential that
@@ -10,7 +10,7 @@
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params};
 use super::idempotency::Outcome;
-use super::reads::ReadStore;
+use super::reads::{INTERNAL, ReadStore};
 use super::rows::to_json;
 use super::sealing::{Column, Keyring};
 use crate::domain::{AppNo, Credential, CredentialKind, Id, Masked};
@@ -58,6 +58,17 @@ impl ReadStore {
             let sql =
                 "select id, name, kind, send_to, created_at from credentials where app = $1 order by name";
             tx.list(sql, params![app], read_credential)
+        })
+        .await
+    }
+
+    /// Returns the secret of a credential by its id; `None` if it was deleted.
+    pub async fn credential_secret(&self, id: Id) -> Result<Option<Masked>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(INTERNAL, move |tx| {
+            tx.find("select secret from credentials where id = $1", params![id], |row| {
+                Ok(Masked::new(keyring.open(Column::CREDENTIAL_SECRET, id, row.text(0)?)?))
+            })
         })
         .await
     }

@@ -339,7 +339,6 @@ fn end_watches<'e>(
         id: watch.id,
         app: watch.app,
         job: change.job,
-        provider: &change.name.provider,
         at: change.at,
     });
     job_cancels::at_expiry(batch, &expired.collect::<Vec<_>>())?;

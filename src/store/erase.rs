@@ -29,7 +29,7 @@ use super::prune::{self, OldWatch};
 use super::rows::to_json;
 use super::tenant_cache::TenantChange;
 use super::watches::{self, StopWatch};
-use super::{credentials, events, idempotency, job_cancels};
+use super::{credentials, definitions, events, idempotency, job_cancels};
 use crate::domain::{
     AppNo, CancelScope, DeliveryId, DispatcherMessage, JobNo, KeyId, Observation, Timestamp, WatchId,
 };
@@ -282,9 +282,11 @@ fn app_rest(batch: &mut Batch<'_>, app: AppNo, rows: u32) -> Result<bool> {
     let operations = of_app("select id from operations where app = $1 limit $2", left)?;
     tx.each("delete from operations where id = $1", operations.iter().map(|id| params![id]))?;
     let credentials = credentials::erase(tx, app, left)?;
+    let definitions = definitions::erase(tx, app)?;
+    batch.shared.definition_ids.forget(app);
     // A key can be created while the app is deleted.
     revoke_keys(batch, app)?;
-    let others = [erased.len(), responses, destinations.len(), operations.len(), credentials];
+    let others = [erased.len(), responses, destinations.len(), operations.len(), credentials, definitions];
     Ok(others.iter().all(|count| *count == 0))
 }
 

@@ -1,5 +1,5 @@
-//! The key of the hashes that identify jobs without a definition, and repeated requests. `job_polls` and `idempotency` say
-//! what they are for.
+//! The key of the hashes that identify jobs which are an app's alone, and repeated requests. `job_polls` and
+//! `idempotency` say what they are for.
 
 use std::fmt;
 
@@ -48,7 +48,7 @@ impl IdentityKey {
         key.ok_or_else(|| StoreError::Inconsistent("`identity_keys.key` is not 32 bytes in hex".to_owned()))
     }
 
-    /// Returns the identity of a poll object of an app, with the credential that it names.
+    /// Returns the identity of a source of an app, with the credential for it.
     pub fn identify(&self, app: AppNo, source: &str, credential: Option<Id>) -> Id {
         let (app, credential) = (app.0.to_be_bytes(), credential.map_or([0; 16], Id::to_bytes));
         let digest =

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use super::batch::Batch;
 use super::db::{Result, Row, StoreError, Tx, params, row_sql};
+use super::job_polls::{self, poll_columns};
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::read_name;
 use crate::domain::{
@@ -42,19 +43,25 @@ pub struct RecordCancel {
 impl ReadStore {
     /// Returns a page of the requests that are not decided, after those of a job and an app.
     pub async fn pending_cancels(&self, after: (JobNo, AppNo), limit: u32) -> Result<Vec<PendingCancel>> {
+        let keyring = self.shared.keyring.clone();
         self.read(INTERNAL, move |tx| {
             tx.list(
-                "select c.job, c.app, j.provider, min(c.next_attempt_at)
-                 from job_cancels c join jobs j on j.no = c.job
+                concat!(
+                    "select c.job, c.app, min(c.next_attempt_at), j.provider, j.account, ",
+                    poll_columns!(),
+                    " from job_cancels c join jobs j on j.no = c.job
                  where c.status = 'pending' and (c.job, c.app) > ($1, $2)
-                 group by c.job, c.app, j.provider order by c.job, c.app limit $3",
+                 group by c.job, c.app, j.no order by c.job, c.app limit $3"
+                ),
                 params![after.0, after.1, limit],
                 |row| {
                     Ok(PendingCancel {
                         job: JobNo(row.int(0)?),
                         app: AppNo(row.int(1)?),
-                        provider: row.text(2)?,
-                        next_attempt_at: row.time(3)?,
+                        provider: row.text(3)?,
+                        account: row.text(4)?,
+                        poll: job_polls::read(row, 5, &keyring)?,
+                        next_attempt_at: row.time(2)?,
                     })
                 },
             )
@@ -69,6 +76,7 @@ impl ReadStore {
         app: AppNo,
         now: Timestamp,
     ) -> Result<Option<CancelAttempt>> {
+        let keyring = self.shared.keyring.clone();
         self.read(INTERNAL, move |tx| {
             let pending = tx.one(
                 "select min(requested_at), max(attempts) from job_cancels
@@ -80,11 +88,16 @@ impl ReadStore {
             let is_shared = is_shared(tx, job, app, now)?;
             let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
             tx.find(
-                "select provider, account, job_id, coalesce(long_params, params), ended from jobs where no = $1",
+                concat!(
+                    "select j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.ended, ",
+                    poll_columns!(),
+                    " from jobs j where j.no = $1"
+                ),
                 params![job],
                 |row| {
                     let (name, has_ended) = (read_name(row, 0)?, row.flag(4)?);
-                    Ok(CancelAttempt { name, requested_at, attempts, has_ended, is_shared })
+                    let poll = job_polls::read(row, 5, &keyring)?;
+                    Ok(CancelAttempt { name, poll, requested_at, attempts, has_ended, is_shared })
                 },
             )
         })
@@ -145,7 +158,7 @@ pub(super) fn insert_for_expiry(
 pub(super) fn request(
     batch: &mut Batch<'_>,
     watch: WatchId,
-    (job, app, provider): (JobNo, AppNo, String),
+    (job, app): (JobNo, AppNo),
     now: Timestamp,
 ) -> Result<()> {
     let known = batch.tx.find("select status from job_cancels where watch = $1", params![watch], |row| {
@@ -161,23 +174,20 @@ pub(super) fn request(
            next_attempt_at = excluded.next_attempt_at, http_status = null, message = null, finished_at = null",
         params![watch, app, job, now],
     )?;
-    notify(batch, PendingCancel { job, app, provider, next_attempt_at: now });
-    Ok(())
+    notify(batch, (job, app), now)
 }
 
 /// A watch that has expired.
-pub(super) struct ExpiredWatch<'a> {
+pub(super) struct ExpiredWatch {
     pub(super) id: WatchId,
     pub(super) app: AppNo,
     pub(super) job: JobNo,
-    /// Id of the job's provider.
-    pub(super) provider: &'a str,
     /// Time of the end.
     pub(super) at: Timestamp,
 }
 
 /// Makes the requests of watches that have expired.
-pub(super) fn at_expiry(batch: &mut Batch<'_>, expired: &[ExpiredWatch<'_>]) -> Result<()> {
+pub(super) fn at_expiry(batch: &mut Batch<'_>, expired: &[ExpiredWatch]) -> Result<()> {
     let requested = batch.tx.update_each(
         row_sql!(
             "update job_cancels set status = 'pending', requested_at = $1, next_attempt_at = $2"
@@ -186,20 +196,32 @@ pub(super) fn at_expiry(batch: &mut Batch<'_>, expired: &[ExpiredWatch<'_>]) -> 
         expired.iter().map(|watch| params![watch.at, watch.at, watch.id]),
     )?;
     let requested = expired.iter().zip(requested).filter(|(_, changed)| *changed > 0);
-    let requests = requested.map(|(watch, _)| ((watch.job, watch.app), (watch.provider, watch.at)));
-    for ((job, app), (provider, now)) in requests.collect::<BTreeMap<_, _>>() {
+    let requests = requested.map(|(watch, _)| ((watch.job, watch.app), watch.at));
+    for ((job, app), now) in requests.collect::<BTreeMap<_, _>>() {
         if is_shared(&batch.tx, job, app, now)? {
             let withheld = CancelResult::withheld();
             record(&batch.tx, &RecordCancel { job, app, result: withheld, now })?;
         } else {
-            notify(batch, PendingCancel { job, app, provider: provider.to_owned(), next_attempt_at: now });
+            notify(batch, (job, app), now)?;
         }
     }
     Ok(())
 }
 
-fn notify(batch: &mut Batch<'_>, pending: PendingCancel) {
+/// Lets the poller make a request, from `next_attempt_at`.
+fn notify(batch: &mut Batch<'_>, (job, app): (JobNo, AppNo), next_attempt_at: Timestamp) -> Result<()> {
+    let keyring = &batch.shared.keyring;
+    let pending = batch.tx.one(
+        concat!("select j.provider, j.account, ", poll_columns!(), " from jobs j where j.no = $1"),
+        params![job],
+        |row| {
+            let (provider, account) = (row.text(0)?, row.text(1)?);
+            let poll = job_polls::read(row, 2, keyring)?;
+            Ok(PendingCancel { job, app, provider, account, poll, next_attempt_at })
+        },
+    )?;
     batch.effects.poller_messages.push(PollerMessage::CancelJob(Box::new(pending)));
+    Ok(())
 }
 
 pub(super) fn record_cancel(batch: &mut Batch<'_>, command: &RecordCancel) -> Result<()> {

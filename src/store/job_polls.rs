@@ -1,20 +1,28 @@
-//! How jobs without a definition are polled, and what identifies them.
+//! How jobs are polled that are an app's alone, and what identifies them.
 //!
-//! **Identity.** A job of a definition is identified by the provider, the id and the parameters; its `account` is
-//! `default`, and all apps share it. A job without a definition has the provider `inline`, and its `account` is a hash of
-//! the app and of the whole poll object in canonical form. So the same poll object of the same app is the same job, and
-//! no app shares, sees or delays the job of another.
+//! **Identity.** A job of which the definition and the credential are the operator's is identified by the provider, the id
+//! and the parameters; its `account` is `default`, and all apps share it. Every other job is an app's alone. Its `account`
+//! is a hash of the app, of its *source* in canonical form, and of the credential. The source is
+//!
+//! - without a definition the whole poll object; the provider is then `inline`;
+//! - with a credential of the app beside `provider`, the id of the definition and the name of the credential;
+//! - with a definition of the app, the version of it, and the name of the credential if there is one.
+//!
+//! So the same registration of the same app is the same job, and no app shares, sees or delays the job of another.
 //!
 //! The hash has a key (`identity`). Without one, a reader of the database could try values: the hash covers header
 //! values and queries, which may be weak passwords. The key belongs to the database and is sealed like other secrets. It
 //! never changes, because a new one would orphan the jobs.
 //!
-//! **The credential** that a poll object names is a part of the identity, by its id: a new credential with the same name is
-//! another job's.
+//! **The credential** is a part of the identity, by its id: a new credential with the same name is another job's.
 //!
-//! **The poll object** is stored once for each job, sealed, and beside it a form for people, in which `***` stands for
-//! each secret. The poller gets it with each message about the job, and at a start with the row. Nothing else is needed
-//! to poll: definition, queue and budget are made from it (`poller/scheduler`).
+//! **The source** is stored once for each job, sealed, and beside it a form for people, in which `***` stands for each
+//! secret. The poller gets it with each message about the job, and at a start with the row. Queue and budget are made from
+//! it (`poller/scheduler`), and so is the definition of a poll object. For other jobs, the poller reads the credential and the
+//! text of the definition when it first needs them (`poller/own_providers`): many jobs share one.
+//!
+//! **A row that is missing or cannot be opened** never makes a job the operator's: the account says whose it is. Without its
+//! source, the job is not polled.
 //!
 //! **Its row** is deleted with the row of the job, and as soon as the last watch of a job is erased. A registration
 //! writes it again if it is missing.
@@ -27,17 +35,9 @@ use super::sealing::{Column, Keyring};
 use crate::domain::{AppNo, Id, JobNo, Masked, NewPoll, PollSource};
 
 impl ReadStore {
-    /// Returns what is stored of a poll object of an app, and of the credential that it names.
-    pub fn new_poll(
-        &self,
-        app: AppNo,
-        source: String,
-        shown: String,
-        credential: Option<(Id, Masked)>,
-    ) -> NewPoll {
-        let (credential, secret) = credential.unzip();
-        let id = self.shared.identity_key.identify(app, &source, credential);
-        let source = PollSource { poll: Masked::new(source), credential: secret };
+    /// Returns what is stored of how an app's job is polled, and of the credential for it.
+    pub fn new_poll(&self, app: AppNo, source: PollSource, shown: String, credential: Option<Id>) -> NewPoll {
+        let id = self.shared.identity_key.identify(app, &source.text(), credential);
         NewPoll { id, source, credential, shown }
     }
 }
@@ -49,21 +49,33 @@ pub fn insert<'p>(
     polls: impl Iterator<Item = (JobNo, &'p NewPoll)>,
 ) -> Result<()> {
     let sealed = polls.map(|(job, poll)| {
-        Ok((job, poll, keyring.seal(Column::POLL_SOURCE, poll.id, poll.source.poll.reveal())?.into_owned()))
+        Ok((job, poll, keyring.seal(Column::POLL_SOURCE, poll.id, &poll.source.text())?.into_owned()))
     });
     let sealed: Vec<(JobNo, &NewPoll, String)> = sealed.collect::<Result<_>>()?;
     tx.upsert_each(
         row_sql!(
-            "insert into job_polls (job, id, source, shown, credential)"
-            values ("$1, $2, $3, $4, $5")
+            "insert into job_polls (job, id, source, shown, credential, definition)"
+            values ("$1, $2, $3, $4, $5, $6")
             "on conflict (job) do nothing"
         ),
-        sealed.iter().map(|(job, poll, source)| params![*job, poll.id, source, &poll.shown, poll.credential]),
+        sealed.iter().map(|(job, poll, source)| {
+            params![*job, poll.id, source, &poll.shown, poll.credential, poll.source.definition_id()]
+        }),
     )
 }
 
+/// Four columns of a job `j`, for [`read`].
+macro_rules! poll_columns {
+    () => {
+        "(select p.id from job_polls p where p.job = j.no), (select p.source from job_polls p where p.job = j.no),
+    (select p.credential from job_polls p where p.job = j.no),
+    (select c.secret from job_polls p join credentials c on c.id = p.credential where p.job = j.no)"
+    };
+}
+pub(super) use poll_columns;
+
 /// Reads four columns of a job from `first`, id and source of its poll, and id and secret of the credential; `None` for a
-/// job of a definition. A credential that was deleted is absent.
+/// job that is the operator's. A credential that was deleted is absent.
 ///
 /// A text that does not open is logged and counts as absent: one broken row must not keep all other jobs from being
 /// polled. The job then expires.
@@ -71,14 +83,14 @@ pub fn read(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Option<Arc
     let Some(poll) = row.opt_text(first + 1)? else { return Ok(None) };
     let poll = keyring.open(Column::POLL_SOURCE, row.id(first)?, poll);
     let credential = match row.opt_text(first + 3)? {
-        Some(secret) => keyring.open(Column::CREDENTIAL_SECRET, row.id(first + 2)?, secret).map(Some),
+        Some(secret) => {
+            let id = row.id(first + 2)?;
+            keyring.open(Column::CREDENTIAL_SECRET, id, secret).map(|secret| Some((id, Masked::new(secret))))
+        }
         None => Ok(None),
     };
-    match poll.and_then(|poll| Ok((poll, credential?))) {
-        Ok((poll, credential)) => Ok(Some(Arc::new(PollSource {
-            poll: Masked::new(poll),
-            credential: credential.map(Masked::new),
-        }))),
+    match poll.and_then(|poll| Ok(PollSource::read(poll, credential?))) {
+        Ok(source) => Ok(Some(Arc::new(source))),
         Err(error) => {
             tracing::error!(%error, "how a job is polled cannot be read: the job is not polled");
             Ok(None)

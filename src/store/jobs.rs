@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::db::{Result, Row, params, row_sql};
 use super::idempotency::Outcome;
-use super::job_polls;
+use super::job_polls::{self, poll_columns};
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, read_rounds, to_json};
 use super::sealing::Keyring;
@@ -41,13 +41,12 @@ pub struct PollNow {
 pub struct NotFound;
 
 /// Columns of a job. The combined terms of its watches follow.
-const JOB: &str =
+const JOB: &str = concat!(
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
     case when j.poll_requested_at is null then 0 else 1 end, j.had_status,
-    j.progress_rounds, (select p.id from job_polls p where p.job = j.no),
-    (select p.source from job_polls p where p.job = j.no),
-    (select p.credential from job_polls p where p.job = j.no),
-    (select c.secret from job_polls p join credentials c on c.id = p.credential where p.job = j.no)";
+    j.progress_rounds, ",
+    poll_columns!()
+);
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
 /// for each column, and one for each app that watches the job. 96 is the bits of `job.processing` and `job.progress`; a test compares them.

@@ -7,7 +7,7 @@ use super::identity::IdentityKey;
 use super::reads::{ReadStore, Shared};
 use super::sealing::Keyring;
 use super::writer::Writer;
-use super::{Store, apps, nodes, reseal, rows};
+use super::{Store, apps, definitions, nodes, reseal, rows};
 use crate::domain::{Ids, Timestamp};
 
 /// Options of [`Store::open`].
@@ -52,7 +52,8 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
         .transaction("the key of identities cannot be drawn", |tx| IdentityKey::load(tx, &keyring))?;
     let tx = connection.tx();
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
+    let definition_ids = definitions::load_ids(&tx)?;
     let files = connection.files();
-    let shared = Arc::new(Shared { identity_key, files, ..Shared::new(ids, tenants, keyring, public_url) });
+    let shared = Arc::new(Shared { identity_key, definition_ids, files, ..Shared::new(ids, tenants, keyring, public_url) });
     Ok((connection, ReadStore { shared, readers: Arc::new(readers), request_clock: None }))
 }

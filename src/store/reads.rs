@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::definition_ids::DefinitionIds;
 use super::db::{Fault, Files, Readers, Result, StoreError, Tx};
 use super::identity::IdentityKey;
 use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
@@ -32,8 +33,10 @@ pub(super) struct Shared {
     pub(super) ids: Ids,
     /// Seals and opens secrets at rest.
     pub(super) keyring: Keyring,
-    /// Key of the hashes that identify jobs without a definition.
+    /// Key of the hashes that identify jobs which are an app's alone.
     pub(super) identity_key: IdentityKey,
+    /// The ids of apps' definitions. Every registration reads them.
+    pub(super) definition_ids: DefinitionIds,
     /// Public URL of the API: the `source` of `CloudEvents`.
     pub(super) public_url: String,
     /// Whether the database refused the last batch.

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use super::db::{self, Tx, WriterConnection, params, row_sql};
 use super::sealing::{Column, Keyring};
-use super::{credentials, job_polls};
+use super::{credentials, definitions, job_polls};
 use crate::domain::{ChannelKind, Id};
 
 /// Number of rows that one transaction reads.
@@ -63,6 +63,12 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
     while let Some(last) = next {
         let changed;
         (changed, next) = connection.transaction(failure, |tx| credentials::reseal(tx, keyring, last))?;
+        count += changed;
+    }
+    let mut next = Some(Id::from_bytes([0; 16]));
+    while let Some(last) = next {
+        let changed;
+        (changed, next) = connection.transaction(failure, |tx| definitions::reseal(tx, keyring, last))?;
         count += changed;
     }
     let mut next = Some((Id::from_bytes([0; 16]), -1));

@@ -20,7 +20,7 @@ use crate::clock::Moment;
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Every table of the database, with its columns in alphabetical order. A test compares the list with the migrations.
-pub(super) const TABLES: [(&str, &str); 26] = [
+pub(super) const TABLES: [(&str, &str); 27] = [
     (
         "apps",
         "created_at deleted_at id name no old_secret_expires_at old_signing_key old_signing_secret \
@@ -32,6 +32,7 @@ pub(super) const TABLES: [(&str, &str); 26] = [
          status_code",
     ),
     ("credentials", "app created_at id kind name secret send_to"),
+    ("definitions", "app created_at id provider replaced_at summary text version"),
     (
         "deliveries",
         "app attempts created_at destination event id is_manual is_retry n next_attempt_at queue \
@@ -56,7 +57,7 @@ pub(super) const TABLES: [(&str, &str); 26] = [
         "job_cancels",
         "app attempts finished_at http_status job message next_attempt_at requested_at status watch",
     ),
-    ("job_polls", "credential id job shown source"),
+    ("job_polls", "credential definition id job shown source"),
     (
         "jobs",
         "account ended generation had_status job_id long_params no orphaned_at params poll_requested_at \

@@ -6,7 +6,7 @@
 //! headers (they often hold credentials), the options (they can hold a password or a client's secret), the TLS
 //! identity, and the address if the address is a credential, as a Slack webhook is; of a job without a definition, how
 //! it is polled, which can hold a credential of its API, and the key of the hashes that identify such jobs; the
-//! credentials of apps.
+//! credentials and the definitions of apps.
 //!
 //! **Format.** A text, `sealed:<key>:<base64>`, in the column of the plain text. `<key>` is the first eight hex
 //! digits of the SHA-256 of the key: it identifies the needed key and contains nothing else. The rest is a
@@ -81,6 +81,7 @@ impl Column {
     pub(super) const SAVED_TLS: Self = Self("destinations.tls");
     pub(super) const POLL_SOURCE: Self = Self("job_polls.source");
     pub(super) const CREDENTIAL_SECRET: Self = Self("credentials.secret");
+    pub(super) const DEFINITION_TEXT: Self = Self("definitions.text");
     pub(super) const IDENTITY_KEY: Self = Self("identity_keys.key");
 
     fn associated(self, row: Id) -> Vec<u8> {

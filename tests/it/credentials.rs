@@ -11,43 +11,57 @@ use crate::tenants::tenant;
 use crate::tls::authority_and;
 use crate::wire::Request;
 
-const HOST: &str = "api.example.com";
+pub const HOST: &str = "api.example.com";
 
 /// A job API with TLS, which records its requests.
-struct SecureApi {
-    port: u16,
-    requests: Arc<Mutex<Vec<Request>>>,
-    state: Arc<Mutex<&'static str>>,
+pub struct SecureApi {
+    pub port: u16,
+    pub requests: Arc<Mutex<Vec<Request>>>,
+    pub state: Arc<Mutex<&'static str>>,
+    /// A value of `authorization` that is answered with 401.
+    pub refused: Arc<Mutex<String>>,
 }
 
 impl SecureApi {
     /// Starts the API, and an application that trusts its certificate.
     async fn start() -> (Self, Harness) {
+        let (api, neighbours) = Self::listen().await;
+        let t = Harness::among(neighbours, &[]).await;
+        t.resolve(HOST, &["127.0.0.1"]);
+        (api, t)
+    }
+
+    /// Starts the API. An application among these neighbours trusts its certificate.
+    pub async fn listen() -> (Self, Neighbours) {
         let (root, acceptor) = authority_and(HOST);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (requests, state) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::new(Mutex::new("running")));
         let (kept, current) = (Arc::clone(&requests), Arc::clone(&state));
+        let refused = Arc::<Mutex<String>>::default();
+        let unauthorized = Arc::clone(&refused);
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(stream) = acceptor.accept(stream).await else { continue };
                 let mut stream = BufReader::new(stream);
                 let Some(request) = Request::read(&mut stream).await else { continue };
+                let is_refused = request.header("authorization") == Some(&*unauthorized.lock().unwrap());
                 kept.lock().unwrap().push(request);
+                let status = if is_refused { "401 Unauthorized" } else { "200 OK" };
                 let body = format!(r#"{{"state": "{}"}}"#, current.lock().unwrap());
-                let head =
-                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
                 let _ = stream.get_mut().write_all((head + &body).as_bytes()).await;
                 let _ = stream.get_mut().shutdown().await;
             }
         });
-        let t = Harness::among(Neighbours { roots: vec![root], ..Neighbours::default() }, &[]).await;
-        t.resolve(HOST, &["127.0.0.1"]);
-        (Self { port, requests, state }, t)
+        (Self { port, requests, state, refused }, Neighbours { roots: vec![root], ..Neighbours::default() })
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("{HOST}:{}", self.port)
     }
 
@@ -58,7 +72,7 @@ impl SecureApi {
         })
     }
 
-    fn last(&self) -> Request {
+    pub fn last(&self) -> Request {
         self.requests.lock().unwrap().last().expect("a request").clone()
     }
 
@@ -197,7 +211,7 @@ async fn the_error_of_a_credential_names_the_field_and_the_remedy() {
         (with("name", json!("a b")), "/name", "letters, digits"),
         (with("name", Value::Null), "/name", "is required"),
         (with("kind", json!("magic")), "/kind", "bearer"),
-        (with("kind", Value::Null), "/kind", "bearer, header, basic, query"),
+        (with("kind", Value::Null), "/kind", "bearer, header, basic, query, key"),
         (with("sendTo", Value::Null), "/sendTo", "the hosts that get the credential"),
         (with("sendTo", json!([])), "/sendTo", "at least one host"),
         (with("sendTo", json!(["*.example.com"])), "/sendTo/0", "exact"),
@@ -207,6 +221,17 @@ async fn the_error_of_a_credential_names_the_field_and_the_remedy() {
         (with("token", json!("canary canary")), "/token", "space"),
         (with("token", json!("Bearer canary")), "/token", "remove it"),
         (with("password", json!("canary")), "/password", "has no meaning for the kind bearer"),
+        (json!({ "name": "x", "kind": "key", "sendTo": [HOST] }), "/value", "is required"),
+        (
+            json!({ "name": "x", "kind": "key", "sendTo": [HOST], "value": "canary\u{1}" }),
+            "/value",
+            "control",
+        ),
+        (
+            json!({ "name": "x", "kind": "key", "sendTo": [HOST], "value": "canary".repeat(3_000) }),
+            "/value",
+            "16 KiB",
+        ),
         (
             json!({ "name": "x", "kind": "header", "sendTo": [HOST], "header": "Host", "value": "canary" }),
             "/header",

@@ -70,6 +70,8 @@ mod openapi;
 mod openapi_examples;
 mod operational_events;
 mod operations;
+mod own_credentials;
+mod own_definitions;
 mod patch;
 mod poll_sharing;
 mod polling;

@@ -5,6 +5,9 @@
 //! The requests are made by the code of the service, and so is the decision about each redirect. A second, simple
 //! implementation of the rules says which hosts are permitted.
 //!
+//! The same cases are drawn with a credential of an app in place of the operator's: then each host must be one that the
+//! app lists as well, and the operator's list has no effect.
+//!
 //! A further request that a definition can make (of a result, for example) belongs into [`Case::requests`].
 
 use std::collections::BTreeMap;
@@ -13,7 +16,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rcgen::KeyPair;
-use ringback::domain::Timestamp;
+use ringback::domain::{CredentialKind, CredentialSecret, Timestamp};
 use ringback::egress::{Method, redirect_target};
 use ringback::providers::{Answer, Credential, Definition, Interpretation, Request};
 use serde_json::{Map, Value, json};
@@ -176,7 +179,7 @@ enum Target {
 }
 
 /// One definition, the operator's settings, and one registration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Case {
     text: String,
     send_to: Vec<&'static str>,
@@ -499,5 +502,50 @@ fn a_credential_never_reaches_a_host_outside_of_send_to() {
         let count = |what| seen.get(&(kind, what)).copied().unwrap_or_default();
         assert!(count("polled") > 30 && count("refused request") > 20, "{kind}: {seen:?}");
         assert_eq!(count("token request") > 0, matches!(kind, "oauth2" | "google"), "{kind}: {seen:?}");
+    }
+}
+
+/// Returns whether an app's list has the host and port of a URL, which must be one with https.
+fn is_listed(own: &[String], url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let place = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    url.scheme() == "https" && own.contains(&place)
+}
+
+// Once: no database is used.
+#[test]
+fn an_apps_credential_reaches_only_the_hosts_that_the_app_lists() {
+    let rsa = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+    let ec = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    let kinds = kinds(&rsa, &ec);
+    let listed = [&HOSTS[..], &["oauth2.googleapis.com", "id.operator.example", "10.0.0.1:9000"]].concat();
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    for seed in 0..CASES {
+        let mut draw = Draw(seed);
+        let case = Case::draw(&mut draw, &kinds);
+        let Some(definition) = case.definition(&mut draw) else { continue };
+        let send_to: Vec<String> =
+            listed.iter().filter(|_| draw.below(2) == 0).map(|host| (*host).to_owned()).collect();
+        let (name, value) = (String::new(), case.credential.clone());
+        let secret = CredentialSecret { kind: CredentialKind::Key, send_to: send_to.clone(), name, value };
+        let own = definition.with_own_credential(&secret).unwrap();
+        for (purpose, request) in case.requests(&own.definition) {
+            let text = sent(&request);
+            if !needles(&request).iter().any(|needle| text.contains(needle.as_str())) {
+                *seen.entry("without the credential").or_default() += 1;
+                continue;
+            }
+            assert!(is_listed(&send_to, &request.url), "seed {seed}: {send_to:?} {case:#?}\n{text}");
+            // The list of the app takes the place of the operator's; the rest holds as before.
+            let case = Case { hosts: HOSTS.to_vec(), ..case.clone() };
+            assert!(case.permits(purpose, &request.url), "seed {seed}: {send_to:?} {case:#?}\n{text}");
+            *seen.entry(case.kind).or_default() += 1;
+        }
+    }
+    for kind in kinds.iter().map(|kind| kind.name) {
+        assert!(seen.get(&kind).is_some_and(|count| *count > 10), "{kind}: {seen:?}");
     }
 }

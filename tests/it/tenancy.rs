@@ -47,6 +47,9 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("POST", "/v1/signing-secret/rotate", Some(Scope::Admin)),
     ("GET", "/v1/providers", Some(Scope::Read)),
     ("GET", "/v1/providers/{id}", Some(Scope::Read)),
+    ("GET", "/v1/providers/{id}/definition", Some(Scope::Read)),
+    ("PUT", "/v1/providers/{id}/definition", Some(Scope::Write)),
+    ("DELETE", "/v1/providers/{id}/definition", Some(Scope::Write)),
     ("GET", "/v1/credentials", Some(Scope::Read)),
     ("POST", "/v1/credentials", Some(Scope::Write)),
     ("DELETE", "/v1/credentials/{id}", Some(Scope::Write)),
@@ -71,7 +74,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
 /// Returns the path with an id in the place of `{id}`.
 fn path(route: &Route, name: impl Fn(&str) -> String) -> String {
     let Some((before, after)) = route.path.split_once("{id}") else { return route.path.to_owned() };
-    let kind = before.split('/').nth(2).unwrap_or("");
+    let kind = if after == "/definition" { "definitions" } else { before.split('/').nth(2).unwrap_or("") };
     [before, &name(kind), after].concat()
 }
 
@@ -146,6 +149,7 @@ fn unknown_id(kind: &str) -> &'static str {
         "keys" => "key_00000000000000000000000000",
         "credentials" => "no-such-credential",
         "providers" => "no-such-provider",
+        "definitions" => "no-such-definition",
         other => panic!("add an id of {other}"),
     }
 }
@@ -180,6 +184,7 @@ const UNREACHABLE: &str = "http://127.0.0.1:1/";
 const METADATA: &str = "other-tenant-metadata";
 const HEADER: &str = "other-tenant-header";
 const CREDENTIAL: &str = "other-tenant-credential";
+const DEFINITION: &str = "other-tenant-definition";
 const GROUP: &str = "other-tenant-group";
 const IDEMPOTENCY_KEY: (&str, &str) = ("idempotency-key", "other-tenant-key");
 
@@ -218,6 +223,10 @@ impl Other {
         post("/v1/watches/stop", json!({ "reference": "other-tenant" })).await;
         post("/v1/test", json!({ "destination": UNREACHABLE })).await;
         post("/v1/credentials", credential(CREDENTIAL)).await;
+        let definition = crate::own_definitions::MINE.replace("BASE", "https://own.example.com");
+        let definition = definition.replace("id = \"mine\"", &format!("id = \"{DEFINITION}\""));
+        let path = format!("/v1/providers/{DEFINITION}/definition");
+        crate::own_definitions::put_as(t, &tenant.key, &path, &definition).await.expect(201);
         t.pass(seconds(5)).await;
         t.receiver.next_to("/other-tenant-hook").await;
         // Not a default one: it would get the watches of this test.
@@ -277,6 +286,7 @@ impl Other {
             "watches" => &self.watch,
             "groups" => return GROUP.to_owned(),
             "credentials" => return CREDENTIAL.to_owned(),
+            "definitions" => return DEFINITION.to_owned(),
             // It stands for the polls of the calling app, which has none.
             "providers" => return "inline".to_owned(),
             "events" => &self.event,
@@ -307,6 +317,7 @@ impl Other {
             "/v1/deliveries".to_owned(),
             "/v1/destinations".to_owned(),
             "/v1/credentials".to_owned(),
+            format!("/v1/providers/{DEFINITION}/definition"),
             "/v1/signing-secret".to_owned(),
             "/v1/apps".to_owned(),
             "/v1/keys".to_owned(),
@@ -356,6 +367,10 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
     // Needs no key, and shows the public keys of an app whose id the caller knows, and nothing else.
     if route.path == "/v1/apps/{id}/jwks.json" {
         return vec![attempt("", Own)];
+    }
+    // An app can have a definition with the same id; `own_definitions` tests that. This body is none.
+    if route.method == "PUT" {
+        return vec![Attempt { body: "{}".to_owned(), ..attempt("", Refused(415)) }];
     }
     if route.path.contains("{id}") {
         let body = match (route.method, route.path) {

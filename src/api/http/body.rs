@@ -241,6 +241,15 @@ impl Content {
     }
 }
 
+/// Reads a TOML body of at most `max` bytes.
+pub(super) async fn read_toml(parts: &Parts, max: usize, clock: &Clock) -> Result<String, Problem> {
+    check_type(&parts.headers, ("application/toml", "TOML"))?;
+    match RequestContext::of(parts) {
+        Some(body) => body.read_text(max, clock).await,
+        None => Ok(String::new()),
+    }
+}
+
 fn check_no_fields(raw: &RawValue) -> Result<(), Problem> {
     if !raw.get().starts_with('{') {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object, or absent"));
@@ -258,20 +267,25 @@ pub fn too_large(what: &str, max: usize) -> Problem {
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported = |detail| Err(Problem::new(ProblemCode::UnsupportedMediaType, detail));
+    check_type(headers, ("application/json", "JSON"))
+}
+
+fn check_type(headers: &HeaderMap, (media_type, name): (&str, &str)) -> Result<(), Problem> {
+    let unsupported = |detail: String| Err(Problem::new(ProblemCode::UnsupportedMediaType, detail));
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return unsupported("the body must be JSON; send `content-type: application/json`");
+    if !essence.eq_ignore_ascii_case(media_type) {
+        return unsupported(format!("the body must be {name}; send `content-type: {media_type}`"));
     }
     // `gzip, chunked`: the HTTP library removes the chunks alone, and a proxy in between may have read another body.
     let mut transfer = headers.get_all(header::TRANSFER_ENCODING).iter();
     if transfer.any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        return unsupported("the body must not be compressed; `chunked` is the only transfer-encoding");
+        let detail = "the body must not be compressed; `chunked` is the only transfer-encoding";
+        return unsupported(detail.to_owned());
     }
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         Some(coding) if !coding.eq_ignore_ascii_case(b"identity") => {
-            unsupported("the body must not be compressed; send it without content-encoding")
+            unsupported("the body must not be compressed; send it without content-encoding".to_owned())
         }
         _ => Ok(()),
     }

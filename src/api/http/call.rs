@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, Request, header};
 use serde_json::value::RawValue;
 
 use super::answer::Answer;
-use super::body::{Content, RequestContext};
+use super::body::{Content, RequestContext, read_toml};
 use super::idempotency::IdempotencyClaim;
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
@@ -176,6 +176,11 @@ impl Call {
     /// Reads a JSON body of at most `max` bytes.
     pub async fn json(&self, max: usize) -> Result<String, Problem> {
         Content::Json(max).read(&self.parts, &self.api.clock).await
+    }
+
+    /// Reads a TOML body of at most `max` bytes.
+    pub async fn toml(&self, max: usize) -> Result<String, Problem> {
+        read_toml(&self.parts, max, &self.api.clock).await
     }
 
     /// Begins a write: reads the body, claims the `Idempotency-Key` and finds an earlier answer.

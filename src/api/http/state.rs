@@ -1,6 +1,6 @@
 //! The state that the handlers share.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,14 @@ use super::concurrency_limit::ConcurrencyLimiter;
 use super::idempotency::InProgressKeys;
 use super::memory_budget::MemoryBudget;
 use super::problem::Problem;
+use super::provider_access::{OwnDefinitions, ProviderAccess};
 use super::rate_limit::SendRates;
 use super::wrong_keys::WrongKeys;
 use crate::channels::{AttemptResult, Channels};
 use crate::clock::Clock;
-use crate::domain::{AppNo, DeliveryWait, JobNo, PendingDelivery, PollStats, ProviderState, WaitingDelivery};
+use crate::domain::{
+    AppNo, DeliveryWait, JobNo, Limits, PendingDelivery, PollPolicy, PollStats, ProviderState, WaitingDelivery,
+};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{FairPermit, FairSemaphore, Store};
@@ -74,10 +77,14 @@ pub struct Api {
     pub clock: Clock,
     /// The providers whose jobs can be watched.
     pub providers: Providers,
-    /// The ids of the providers for which an API key is configured.
-    pub with_credential: HashSet<String>,
     /// Ids of the providers whose jobs may be cancelled with the operator's credential.
     pub with_cancel: HashSet<String>,
+    /// What the operator's settings say about the use of each provider.
+    pub access: HashMap<String, ProviderAccess>,
+    /// Definitions of apps, and definitions for credentials of apps.
+    pub own_definitions: OwnDefinitions,
+    /// Settings of jobs without a definition, which limit definitions of apps, too.
+    pub inline: (PollPolicy, Limits),
     /// SHA-256 of the configured admin key; `None` if there is none.
     pub bootstrap: Option<[u8; 32]>,
     /// The first app, whose admins manage all apps.
@@ -127,9 +134,9 @@ impl fmt::Debug for Api {
 impl Api {
     /// Returns the provider of a registration that names none: the only one with an API key, or else Muvi.
     pub fn default_provider(&self) -> &str {
-        let mut with_credential = self.with_credential.iter();
-        match (with_credential.next(), with_credential.next()) {
-            (Some(only), None) => only,
+        let mut with_key = self.access.iter().filter(|(_, access)| access.has_key);
+        match (with_key.next(), with_key.next()) {
+            (Some((only, _)), None) => only,
             _ => "muvi",
         }
     }

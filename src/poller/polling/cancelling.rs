@@ -38,6 +38,7 @@ use crate::domain::{
     AppNo, CancelAttempt, CancelResult, CancelStatus, JobNo, PendingCancel, ProviderHealth, Timestamp,
 };
 use crate::poller::decide::log_health;
+use crate::poller::own_providers::NoProvider;
 use crate::poller::provider::Provider;
 use crate::providers::CancelAnswer;
 use crate::store::{RecordCancel, StoreError};
@@ -48,11 +49,12 @@ const AFTER_READ: Duration = Duration::from_secs(5);
 /// The requests of an app to cancel a job, with the index of the provider's queue.
 type CancelKey = (u32, JobNo, AppNo);
 
-/// Returns why jobs of a provider cannot be cancelled with its credential, which is the operator's. `None`: they can be.
-fn refusal(provider: &Provider) -> Option<&'static str> {
+/// Returns why jobs of a provider cannot be cancelled. `None`: they can be. What is the app's own may always be
+/// used for that; the operator must allow the use of the server's key.
+fn refusal(provider: &Provider, is_own: bool) -> Option<&'static str> {
     if !provider.definition.can_cancel() {
         Some("the provider's definition does not say any more how a job is cancelled")
-    } else if !provider.allow_cancel {
+    } else if !is_own && !provider.allow_cancel {
         Some("the operator does not allow any more that jobs are cancelled with the server's key")
     } else {
         None
@@ -68,7 +70,8 @@ impl Poller {
             let Some(last) = page.last() else { return Ok(()) };
             after = (last.job, last.app);
             for pending in &page {
-                let is_known = self.scheduler().add_cancel(pending);
+                let now = self.clock.now();
+                let is_known = self.scheduler().add_cancel(pending, now);
                 if !is_known {
                     self.give_up_cancel(pending).await?;
                 }
@@ -131,10 +134,19 @@ impl CancelTask {
     /// Makes the request, which starts at `started`.
     async fn request(&self, attempt: &CancelAttempt, started: Timestamp) -> CancelResult {
         let (poller, (index, ..)) = (&self.poller, self.key);
-        let Some((_, provider)) = poller.providers.get(index as usize) else {
-            return attempt.given_up("the server does not know the provider any more".to_owned());
+        let own = match &attempt.poll {
+            Some(source) => poller.own_provider(&attempt.name, source).await.map(Some),
+            None => Ok(poller.providers.get(index as usize).cloned()),
         };
-        if let Some(why) = refusal(provider) {
+        let provider = match own {
+            Ok(Some((_, provider))) => provider,
+            Ok(None) => return attempt.given_up("the server does not know the provider any more".to_owned()),
+            Err(NoProvider::Unusable(why)) => return attempt.given_up(why),
+            Err(NoProvider::Store(error)) => {
+                return attempt.failed(None, error.to_string(), None, poller.clock.now());
+            }
+        };
+        if let Some(why) = refusal(&provider, attempt.poll.is_some()) {
             return attempt.given_up(why.to_owned());
         }
         let response = provider.cancel(&poller.egress, &poller.clock, &attempt.name).await;
@@ -171,7 +183,7 @@ impl CancelTask {
             CancelAnswer::Accepted => queue.budget.authorized(),
             CancelAnswer::AlreadyEnded(_) | CancelAnswer::Refused(_) | CancelAnswer::Error(_) => None,
         };
-        log_health(change, &queue.provider, "");
+        log_health(change, (&queue.provider, queue.credential.as_deref()), "");
         if change == Some(ProviderHealth::Ok) {
             scheduler.clear_backoffs(index as usize, now);
         }

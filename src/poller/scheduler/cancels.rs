@@ -58,6 +58,11 @@ impl Cancels {
         }
     }
 
+    /// Returns whether no request is scheduled or in flight.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
     /// Returns the request whose turn it is at `now`, if one is due and few enough are in flight.
     pub fn next(&self, concurrency: u32, now: Timestamp) -> Option<(JobNo, AppNo)> {
         if self.in_flight >= Self::most(concurrency) {

@@ -41,7 +41,7 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct JobSchedule {
     pub name: JobName,
-    /// How it is polled, if no definition says it.
+    /// How it is polled, if it is an app's alone.
     pub poll: Option<Arc<PollSource>>,
     /// The app that polls the job in its turn: the one that polled it last, at first the one that registered it.
     pub app: AppNo,
@@ -429,6 +429,10 @@ pub struct ProviderQueue {
     pub cancels: Cancels,
     /// The jobs of a queue that was made on demand (`on_demand`); `None` for a provider of the operator.
     pub members: Option<HashSet<JobNo>>,
+    /// Name of the credential of the app with which its jobs are polled, if it is the same for all.
+    pub credential: Option<String>,
+    /// Whether the definition is the app's.
+    pub of_app: bool,
 }
 
 impl ProviderQueue {
@@ -445,6 +449,8 @@ impl ProviderQueue {
             turns: Turns::default(),
             cancels: Cancels::default(),
             members: None,
+            credential: None,
+            of_app: false,
         }
     }
 

@@ -26,19 +26,19 @@ pub(in crate::store) fn stop_and_cancel(
 ) -> Outcome<Watch, CancelRefusal> {
     let StopWatch { app, watch, now } = command.0;
     let found = batch.tx.find(
-        "select w.status, w.job, j.provider, case when j.ended = 0 and j.generation = w.generation then 1 else 0 end
+        "select w.status, w.job, case when j.ended = 0 and j.generation = w.generation then 1 else 0 end
          from watches w join jobs j on j.no = w.job where w.app = $1 and w.id = $2",
         params![app, watch],
-        |row| Ok((row.word(0, WatchStatus::parse)?, JobNo(row.int(1)?), row.text(2)?, row.flag(3)?)),
+        |row| Ok((row.word(0, WatchStatus::parse)?, JobNo(row.int(1)?), row.flag(2)?)),
     )?;
-    let Some((status, job, provider, runs)) = found else { return Ok(Err(CancelRefusal::NotFound)) };
+    let Some((status, job, runs)) = found else { return Ok(Err(CancelRefusal::NotFound)) };
     // After a stop or an expiry, the job may still run.
     let may_run = matches!(status, WatchStatus::Watching | WatchStatus::Stopped | WatchStatus::Expired);
     if runs && may_run {
         if job_cancels::is_shared(&batch.tx, job, app, Timestamp::from_millis(i64::MIN))? {
             return Ok(Err(CancelRefusal::JobShared));
         }
-        job_cancels::request(batch, watch, (job, app, provider), now)?;
+        job_cancels::request(batch, watch, (job, app), now)?;
     }
     stop(batch, &[&command.0])?;
     Ok(find(&batch.tx, &batch.shared.keyring, app, watch)?.ok_or(CancelRefusal::NotFound))

@@ -18,10 +18,10 @@ use super::super::idempotency::{Outcome, Results};
 use super::super::reads::ReadStore;
 use super::super::rows::{insert_destinations, read_rounds};
 use super::super::sealing::Keyring;
-use super::super::{credentials, destinations};
+use super::super::{credentials, definitions, destinations};
 use super::super::{job_cancels, job_polls};
 use crate::domain::{
-    AppNo, AppsApart, GroupNo, JobCancel, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation,
+    AppNo, AppsApart, GroupNo, INLINE, JobCancel, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation,
     PollerMessage, ProgressRound, Timestamp, Watch, WatchStatus, params_key,
 };
 
@@ -34,8 +34,13 @@ static NEVER_POLLED: LazyLock<String> =
 pub enum RegisterRefusal {
     /// A saved destination that it names was deleted meanwhile.
     DestinationDeleted,
-    /// The credential that its poll names was deleted meanwhile.
-    CredentialDeleted,
+    /// The credential that it names was deleted meanwhile.
+    CredentialDeleted {
+        /// Whether its poll object names the credential.
+        is_inline: bool,
+    },
+    /// The version of the app's definition that it was read with was replaced or deleted meanwhile.
+    DefinitionReplaced,
     /// It does not fit its group.
     Group(GroupRefusal),
 }
@@ -110,7 +115,12 @@ fn refusal<'w>(
     let of_group = |new: &'w NewWatch| new.group.iter().flat_map(|group| group.notify.iter().flatten());
     let of_polls = watches.clone().filter_map(|new| new.poll.as_ref()?.credential).collect::<Vec<_>>();
     if !credentials::all_exist(&batch.tx, &of_polls)? {
-        return Ok(Some(RegisterRefusal::CredentialDeleted));
+        let inline = |new: &NewWatch| new.job.provider == INLINE && new.poll.is_some();
+        return Ok(Some(RegisterRefusal::CredentialDeleted { is_inline: watches.clone().any(inline) }));
+    }
+    let versions = watches.clone().filter_map(|new| new.poll.as_ref()?.source.definition_id());
+    if !definitions::are_current(&batch.tx, &versions.collect::<Vec<_>>())? {
+        return Ok(Some(RegisterRefusal::DefinitionReplaced));
     }
     let named = watches.flat_map(|new| new.destinations.iter().chain(of_group(new)));
     let all_exist = destinations::all_exist(&batch.tx, named)?;
@@ -182,7 +192,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch], groups: &[Option<GroupNo
     Ok(inserted)
 }
 
-/// Inserts how the jobs without a definition are polled.
+/// Inserts how the jobs are polled that are an app's alone.
 fn insert_polls(batch: &Batch<'_>, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
     let mut known = HashSet::new();
     let polls = watches.iter().zip(jobs).filter_map(|(new, job)| Some((job.no, new.poll.as_deref()?)));

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use ringback::domain::{
-    AppNo, Credential, CredentialKind, DeliveryId, Id, KeyId, Masked, NewWatch, OperationId, Scope,
+    AppNo, Credential, CredentialKind, DefinitionSummary, DeliveryId, Id, KeyId, Limits, Masked, NewWatch,
+    OperationId, Pace, PollPolicy, Rate, Scope,
 };
 use ringback::store::{
     AmendWatch, Change, CreateCredential, CreateDestination, CreateKey, CreateOperation, DeleteApp,
-    DeleteCredential, DeleteDestination, DeliveryFilter, DestinationChange, EnableDestination, EraseWatch,
+    DeleteCredential, DeleteDefinition, DeleteDestination, DeliveryFilter, DestinationChange, EnableDestination, EraseWatch, PutDefinition,
     IdempotencyKey, Idempotent, KeepAnswer, KeyRow, OperationTurns, PollNow, Register, RegisterMany,
     RetryDelivery, RotateDestinationSecret, RotateSecret, StopAndCancel, StopWatch, StoreError,
     StoredResponse, Subject, UpdateDestination,
@@ -120,6 +121,16 @@ fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
         delete_destination: DeleteDestination { app, id, now };
         create_credential: keyed(credential, app, &text("create_credential"));
         delete_credential: DeleteCredential { app, name: text("unknown") };
+        put_definition: PutDefinition {
+            app,
+            id: draw(),
+            provider: text("definition"),
+            text: Masked::new("schema = 2"),
+            summary: summary(),
+            is_taken: false,
+            now,
+        };
+        delete_definition: DeleteDefinition { app, provider: text("unknown"), now };
         register: keyed(Register(watch(&text("job"))), app, &text("register"));
         register_many:
             keyed(RegisterMany(vec![watch(&text("a")), watch(&text("b"))]), app, &text("register_many"));
@@ -133,6 +144,13 @@ fn commands(fixture: &StoreFixture, app: AppNo, n: u8) -> Vec<Attempt<'_>> {
         retry_delivery:
             keyed(RetryDelivery { app, delivery: DeliveryId(unknown), now }, app, &text("retry_delivery"));
     }
+}
+
+/// Returns what is known of a definition.
+pub fn summary() -> DefinitionSummary {
+    let limits = Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 1 };
+    let pace = Pace::of(&PollPolicy::default(), limits);
+    DefinitionSummary { name: "Acme".to_owned(), needs_credential: false, pace }
 }
 
 /// Number of rows of each table that has rows of apps.
@@ -151,6 +169,7 @@ fn rows(fixture: &StoreFixture) -> Vec<(&'static str, usize)> {
         "operational_events",
         "credentials",
         "job_cancels",
+        "definitions",
     ];
     tables.map(|table| (table, fixture.count(table))).to_vec()
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use ringback::domain::{
     Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, JobNo, Masked,
-    NewWatch, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem,
+    NewWatch, PollSource, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem,
     TlsSummary, Watch, WatchStatus,
 };
 use ringback::store::{
-    BootstrapTenant, CreateApp, CreateDestination, Keyring, RotateDestinationSecret, RotateSecret, StoreError,
+    BootstrapTenant, CreateApp, CreateDestination, Keyring, PutDefinition, RotateDestinationSecret, RotateSecret,
+    StoreError,
 };
 
 use super::{START, StoreFixture, at, file, open_with};
@@ -17,7 +18,7 @@ const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
 
 /// Secrets without a common prefix, so that remains of each are found.
-const CANARIES: [&str; 10] = [
+const CANARIES: [&str; 11] = [
     "whsec_Y2FuYXJ5LW9mLXRoZS1hcHAtMDEyMzQ1Njc4OTA=",
     "whsec_b2xkLWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
     "whsec_ZGVzdGluYXRpb24tY2FuYXJ5LTAxMjM0NTY3ODkw",
@@ -28,6 +29,7 @@ const CANARIES: [&str; 10] = [
     "whsk_b2xkLXByaXZhdGUtY2FuYXJ5LW9mLWFuLWFwcC0xMjM=",
     "whsk_bmV3LXByaXZhdGUtY2FuYXJ5LW9mLWFuLWFwcC00NTY=",
     "canary-in-a-poll",
+    "canary-in-a-definition",
 ];
 
 fn ring(keys: &[[u8; 32]]) -> Keyring {
@@ -64,10 +66,15 @@ fn secretive(fixture: &StoreFixture, job: &str) -> NewWatch {
     slack.address = format!("https://hooks.slack.com/services/{}", CANARIES[4]);
     slack.headers = Vec::new();
     watch.destinations.push(slack);
-    let poll = fixture.store.new_poll(watch.app, CANARIES[9].to_owned(), "shown".to_owned(), None);
+    let poll = fixture.store.new_poll(watch.app, source(), "shown".to_owned(), None);
     watch.job.account = format!("{:?}", poll.id);
     watch.poll = Some(Box::new(poll));
     watch
+}
+
+/// Returns how the jobs are polled.
+fn source() -> PollSource {
+    PollSource::Inline { poll: Masked::new(CANARIES[9]), credential: None }
 }
 
 async fn create_app(fixture: &StoreFixture) -> ringback::domain::App {
@@ -103,6 +110,16 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
         now: START,
     };
     assert!(matches!(fixture.store.rotate_secret(rotate).await.expect("rotated"), Ok(Ok(()))));
+    let put = PutDefinition {
+        app: fixture.app,
+        id: fixture.store.ids().draw(START),
+        provider: "mine".to_owned(),
+        text: Masked::new(CANARIES[10]),
+        summary: super::deleted_apps::summary(),
+        is_taken: false,
+        now: START,
+    };
+    assert!(fixture.store.put_definition(put).await.expect("put").is_ok());
     let mut watches = Vec::with_capacity(count);
     for n in 0..count {
         watches.push(fixture.register(secretive(fixture, &format!("job_{n}"))).await);
@@ -113,7 +130,7 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
 /// Checks that reads and deliveries get all secrets as they were written.
 async fn check(fixture: &StoreFixture, watches: &[Watch]) {
     let mut polls = fixture.store.jobs(JobNo(0), 1_000, at(0)).await.expect("read");
-    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.poll.reveal() == CANARIES[9]));
+    polls.retain(|job| job.poll.as_ref().is_some_and(|poll| poll.text() == CANARIES[9]));
     for watch in watches {
         let shown = fixture.shown(watch.id).await;
         let is_polled = shown.status == WatchStatus::Watching;
@@ -122,7 +139,9 @@ async fn check(fixture: &StoreFixture, watches: &[Watch]) {
         assert_eq!(shown.destinations.iter().map(|(one, _)| one).collect::<Vec<_>>(), given);
     }
     // The identity does not depend on the encryption key.
-    let again = fixture.store.new_poll(fixture.app, CANARIES[9].to_owned(), String::new(), None);
+    let again = fixture.store.new_poll(fixture.app, source(), String::new(), None);
+    let definition = fixture.store.definition(fixture.app, "mine".to_owned()).await.expect("read");
+    assert_eq!(definition.expect("a definition").1.reveal(), CANARIES[10]);
     assert!(polls.iter().all(|job| job.name.account == format!("{:?}", again.id)));
     let secrets = |name: &str| {
         let app = fixture.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");

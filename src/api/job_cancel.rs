@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode};
+use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode, Write};
 use crate::domain::{CancelStatus, JobCancel, Timestamp, WatchId};
 use crate::providers::Definition;
 use crate::store::CancelRefusal;
@@ -51,6 +51,11 @@ impl<'a> JobCancelView<'a> {
             finished_at: *finished_at,
         }
     }
+}
+
+/// Reads the options of a stop: whether the job is cancelled as well.
+pub fn is_wanted(stop: &Write) -> Result<bool, Problem> {
+    stop.object(|fields| Some(fields.boolean("cancelJob") == Some(true)))
 }
 
 /// Checks that jobs of a provider can be cancelled. `None`: a job without a definition.

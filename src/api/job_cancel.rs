@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode};
+use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode, Write};
 use super::own_access::ShownPoll;
 use crate::domain::{CancelStatus, INLINE, JobCancel, OPERATOR_ACCOUNT, Timestamp, WatchId};
 use crate::providers::Definition;
@@ -54,6 +54,11 @@ impl<'a> JobCancelView<'a> {
             finished_at: *finished_at,
         }
     }
+}
+
+/// Reads the options of a stop: whether the job is cancelled as well.
+pub fn is_wanted(stop: &Write) -> Result<bool, Problem> {
+    stop.object(|fields| Some(fields.boolean("cancelJob") == Some(true)))
 }
 
 /// Checks that jobs of a provider can be cancelled. `None`: a job without a definition. `is_own`: the definition or the

@@ -425,7 +425,7 @@ pub async fn show(call: Call) -> Answer {
 pub async fn stop(call: Call) -> Answer {
     let write = call.write(Content::Optional).await?;
     let (api, app, id) = (Arc::clone(&write.api), write.app(), write.id(WatchId::parse)?);
-    let cancels = write.object(|fields| Some(fields.boolean("cancelJob") == Some(true)))?;
+    let cancels = job_cancel::is_wanted(&write)?;
     if cancels {
         job_cancel::check_watch(&write, id).await?;
     }

@@ -237,6 +237,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
         found(r#"source\s*\.(?:text|parsed|id|word|words|instant)\(\s*"(\w+)""#, &read("src/api/filters.rs"));
     let bulk: BTreeSet<String> = fields("src/api/bulk.rs").union(&filters).cloned().collect();
     assert_eq!(bulk, schema("RetryRequest").union(&schema("StopRequest")).cloned().collect());
+    assert_eq!(fields("src/api/job_cancel.rs"), schema("StopOptions"));
     assert_eq!(fields("src/api/apps.rs"), schema("NewApp"));
     assert_eq!(fields("src/api/test_send.rs"), schema("Test"));
     assert_eq!(fields("src/api/keys.rs"), schema("NewKey"));

@@ -213,17 +213,17 @@ impl Drop for CancelTask {
 /// Logs what follows from an attempt.
 fn log(attempt: &CancelAttempt, result: &CancelResult) {
     let (provider, job) = (attempt.name.provider.as_str(), attempt.name.job_id.as_str());
-    let CancelResult { attempts, http_status, message, .. } = result;
-    let (status, error) = (result.status.as_str(), message.as_deref());
+    let (cancellation, status) = (result.status.as_str(), result.http_status);
+    let error = result.message.as_deref();
     match result.status {
         CancelStatus::OnExpiry | CancelStatus::Pending => {
-            tracing::debug!(provider, job, attempts, http_status, error, "a job could not be cancelled yet");
+            tracing::debug!(provider, job, status, error, "a job could not be cancelled yet");
         }
         CancelStatus::Accepted | CancelStatus::AlreadyEnded => {
-            tracing::info!(provider, job, status, "the request to cancel a job has ended");
+            tracing::info!(provider, job, cancellation, "the request to cancel a job has ended");
         }
         CancelStatus::Refused | CancelStatus::Failed | CancelStatus::Withheld => {
-            tracing::warn!(provider, job, status, attempts, http_status, error, "a job was not cancelled");
+            tracing::warn!(provider, job, cancellation, status, error, "a job was not cancelled");
         }
     }
 }

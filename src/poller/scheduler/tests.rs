@@ -265,6 +265,7 @@ fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
                     scheduler.unwatch(job, None, now);
                 }
                 Action::EndWithoutResult(job) => panic!("{job:?} has no results"),
+                Action::Cancel(_, job, _) => panic!("{job:?} is not to be cancelled"),
             }
         }
     }

@@ -39,7 +39,7 @@ fn a_cancellation_is_described_like_a_poll() {
             "[cancel]\nurl = \"https://api.two.example/stop\"\njson = { ids = [\"{job_id}\"], force = true }\n",
             "POST",
             at("/stop"),
-            r#"{"ids":["j1"],"force":true}"#,
+            r#"{"force":true,"ids":["j1"]}"#,
         ),
         (
             "[cancel]\nurl = \"https://api.two.example/stop\"\nquery = { id = \"{job_id}\" }\n",

@@ -459,7 +459,7 @@ fn every_mistake_of_schema_2_is_named() {
             "[request]\njob_url = { hosts = [\"api.two.example\"], path = \"/x\" }",
             "request.job_url.path: needs the group",
         ),
-        ("[cancel]\nmethod = \"POST\"", "cancel: is not a key of this table"),
+        ("[cancels]\nmethod = \"POST\"", "cancels: is not a key of this table"),
         ("[[result]]\nurl = \"https://a.example\"", "result.url: `https://a.example` has no path"),
     ] {
         let found = mistakes(&text(tables));

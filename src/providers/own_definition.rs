@@ -4,8 +4,8 @@
 //!
 //! - Each address is guarded like a callback, and no redirect is followed, whatever the definition says.
 //! - An answer has at most [`ANSWER_MAX`], and a request takes at most [`TIMEOUT_MAX`].
-//! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]): patterns,
-//!   rules and examples. The worst text then takes some ten milliseconds, and the worst answer some hundred.
+//! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]):
+//!   patterns, rules and examples. The worst text then takes some ten milliseconds, and the worst answer some hundred.
 
 use std::time::Duration;
 
@@ -29,11 +29,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 const PATTERN_MAX: usize = 256 * 1024;
 
 /// Largest number of patterns, rules and examples.
-const PARTS: [(&[&str], usize, &str); 3] = [
-    (&["pattern", "matches"], 40, "patterns"),
-    (&["rule"], 40, "rules"),
-    (&["example"], 100, "examples"),
-];
+const PARTS: [(&[&str], usize, &str); 3] =
+    [(&["pattern", "matches"], 40, "patterns"), (&["rule"], 40, "rules"), (&["example"], 100, "examples")];
 
 impl Definition {
     /// Parses a definition of an app, and runs its examples. It can take some ten milliseconds. The error lists every
@@ -167,7 +164,8 @@ mod tests {
     #[test]
     fn a_hostile_definition_is_refused() {
         let head = &RICH[..RICH.find("[[rule]]").unwrap_or(RICH.len())];
-        let rules = "[[rule]]\nall = [{ path = \"$.a\", matches = \"(\\\\w{90}){90}\" }]\nanswer = \"error\"\n";
+        let rules =
+            "[[rule]]\nall = [{ path = \"$.a\", matches = \"(\\\\w{90}){90}\" }]\nanswer = \"error\"\n";
         let mut params = String::new();
         for n in 0..39 {
             params += &format!("[params.p{n}]\npattern = \"(\\\\w{{200}}){{200}}\"\n");

@@ -18,7 +18,7 @@ const KEPT: usize = 256;
 /// Number of definitions of apps that are kept. Each has up to some MiB of compiled patterns.
 const OWN_KEPT: usize = 32;
 
-/// Definitions of apps are parsed one at a time: a hostile one takes some ten milliseconds.
+/// Definitions of apps are parsed one at a time: a hostile one can take long.
 static PARSING: Semaphore = Semaphore::const_new(1);
 
 /// Parses a definition of an app on a thread of its own.

@@ -5,8 +5,8 @@
 //! - Each address is guarded like a callback, and no redirect is followed, whatever the definition says.
 //! - An answer has at most [`ANSWER_MAX`], and a request takes at most [`TIMEOUT_MAX`].
 //! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]):
-//!   patterns, rules and examples. So a hostile text, or a hostile answer, takes a bounded time, and it does so on a
-//!   thread that serves no request and no other poll.
+//!   patterns, rules and examples. A text, and an answer that is not small, is read on a thread that serves no request
+//!   and no other poll.
 
 use std::time::Duration;
 

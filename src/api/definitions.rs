@@ -68,9 +68,9 @@ pub async fn show(call: Call) -> Answer {
 
 /// Store a definition
 ///
-/// A definition for registrations of this app, as `docs/PROVIDERS.md` describes it. Its examples run first. Its requests are
-/// guarded like callbacks, follow no redirect and never have a credential of the operator. Another text than that of the
-/// current version makes the next version; running watches keep theirs.
+/// A definition for registrations of this app, as `docs/PROVIDERS.md` describes it. Its examples run first. Its
+/// requests are guarded like callbacks, follow no redirect and never have a credential of the operator. Another text
+/// than that of the current version makes the next version; running watches keep theirs.
 #[utoipa::path(
     put, path = "/v1/providers/{id}/definition", operation_id = "putDefinition", tag = "Providers",
     security(("key" = ["write"])), params(("id" = String, Path)),
@@ -159,7 +159,8 @@ fn etag(version: &DefinitionVersion) -> (HeaderName, HeaderValue) {
 
 /// Returns whether the operator has a provider with this id, also one whose definition has mistakes.
 fn is_operators(api: &Api, id: &str) -> bool {
-    let is_invalid = || (api.provider_states)(api.operator).iter().any(|state| state.id == id && !state.of_app);
+    let is_invalid =
+        || (api.provider_states)(api.operator).iter().any(|state| state.id == id && !state.of_app);
     id == INLINE || api.providers.contains_key(id) || is_invalid()
 }
 
@@ -183,8 +184,8 @@ fn refused(refusal: DefinitionRefusal) -> Problem {
     }
 }
 
-/// Returns the states of all providers as an app sees them: a definition of the app stands in place of an operator's one with
-/// its id.
+/// Returns the states of all providers as an app sees them: a definition of the app stands in place of an operator's
+/// one with its id.
 pub(super) async fn states(
     api: &Api,
     app: AppNo,
@@ -197,7 +198,8 @@ pub(super) async fn states(
     let (policy, limits) = api.inline;
     let (mut used, operators): (Vec<_>, Vec<_>) = states.into_iter().partition(|state| state.of_app);
     let is_own = |id: &str| own.iter().any(|version| version.provider == id);
-    let mut all: Vec<_> = operators.into_iter().filter(|state| !is_own(&state.id)).map(|s| (s, None)).collect();
+    let mut all: Vec<_> =
+        operators.into_iter().filter(|state| !is_own(&state.id)).map(|s| (s, None)).collect();
     for version in own {
         let id = &version.provider;
         let place = used.iter().position(|state| state.id == *id);

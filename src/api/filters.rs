@@ -13,8 +13,8 @@ use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Query, not_one_of}
 use super::labels::check_reference;
 use super::register::find_provider;
 use crate::domain::{
-    AppNo, ChannelKind, DeliveryStatus, DestinationId, EventType, INLINE, Reason, Timestamp, WatchId, WatchStatus,
-    parse_duration,
+    AppNo, ChannelKind, DeliveryStatus, DestinationId, EventType, INLINE, Reason, Timestamp, WatchId,
+    WatchStatus, parse_duration,
 };
 use crate::store::{DeliveryFilter, WatchFilter};
 
@@ -171,10 +171,7 @@ pub(super) fn delivery_filter(
 }
 
 /// Takes the fields of a filter of watches; all but the position of the page.
-pub(super) fn watch_filter(
-    source: &mut FilterSource<'_, '_, '_>,
-    (api, app): (&Api, AppNo),
-) -> WatchFilter {
+pub(super) fn watch_filter(source: &mut FilterSource<'_, '_, '_>, (api, app): (&Api, AppNo)) -> WatchFilter {
     WatchFilter {
         status: source.word("status", WatchStatus::WORDS, WatchStatus::parse),
         provider: source.parsed("provider", |name| match name {

@@ -1,9 +1,9 @@
 //! A registration with a credential or a definition of the app.
 //!
-//! The definition says how the key is sent; the credential supplies the key. If one of the two is the app's, the job is the
-//! app's alone (`store/job_polls`). A definition of the app is used in place of the operator's with the same id. The names in
-//! a registration are read once before all other fields, because what they name is in the store, and the other fields are
-//! checked by the definition.
+//! The definition says how the key is sent; the credential supplies the key. If one of the two is the app's, the job is
+//! the app's alone (`store/job_polls`). A definition of the app is used in place of the operator's with the same id.
+//! The names in a registration are read once before all other fields, because what they name is in the store, and the
+//! other fields are checked by the definition.
 
 use std::sync::Arc;
 
@@ -63,8 +63,8 @@ pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Pro
     Ok(named)
 }
 
-/// Takes the credential for a definition, of which `version` is that of the app. Returns what is the app's, if anything is;
-/// `None` also if the credential is wrong.
+/// Takes the credential for a definition, of which `version` is that of the app. Returns what is the app's, if anything
+/// is; `None` also if the credential is wrong.
 pub(super) fn take_credential(
     api: &Api,
     fields: &mut ObjectReader<'_, '_>,
@@ -79,11 +79,7 @@ pub(super) fn take_credential(
     let name = fields.parsed("credential", check_name)?;
     let found = usable(api, (&**definition, version.as_ref().map(|version| version.id)), named);
     let (id, own) = fields.keep("credential", found)?;
-    Some(OwnAccess {
-        definition: Arc::clone(&own.definition),
-        version,
-        credential: Some((id, name, own)),
-    })
+    Some(OwnAccess { definition: Arc::clone(&own.definition), version, credential: Some((id, name, own)) })
 }
 
 fn usable(
@@ -105,8 +101,8 @@ impl OwnAccess {
         &self.definition
     }
 
-    /// Makes the job the app's own, and returns how it is polled. It is refused if the key would be sent to another host
-    /// than those of the credential.
+    /// Makes the job the app's own, and returns how it is polled. It is refused if the key would be sent to another
+    /// host than those of the credential.
     pub(super) fn apply(
         self,
         api: &Api,
@@ -129,9 +125,7 @@ impl OwnAccess {
         let credential = credential.map(|(id, name, _)| CredentialRef { name, id: Some(id) });
         let source = match (version, credential) {
             (None, None) => return None,
-            (None, Some(credential)) => {
-                PollSource::OfOperator { provider: job.provider.clone(), credential }
-            }
+            (None, Some(credential)) => PollSource::OfOperator { provider: job.provider.clone(), credential },
             (Some(DefinitionVersion { id, provider, summary, .. }), credential) => {
                 let definition = DefinitionRef { provider, id, pace: summary.pace };
                 PollSource::OfApp { definition, credential }

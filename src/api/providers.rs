@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 use super::definitions;
 use super::http::{Answer, Api, Call, Page, PageParams, Problem, cursor, json};
 use crate::domain::{
-    CredentialState, DefinitionVersion, ProviderHealth, ProviderState, Timestamp, format_duration, format_rate,
+    CredentialState, DefinitionVersion, ProviderHealth, ProviderState, Timestamp, format_duration,
+    format_rate,
 };
 
 /// A job API that can be watched.

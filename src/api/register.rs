@@ -222,7 +222,9 @@ fn provider(
     let found = match &named.definition {
         Some((version, Ok(definition))) => Ok((definition, Some(version))),
         Some((_, Err(mistake))) => {
-            let detail = format!("this version of the server refuses the definition, which must be corrected: {mistake}");
+            let detail = format!(
+                "this version of the server refuses the definition, which must be corrected: {mistake}"
+            );
             Err((FieldErrorCode::UnknownProvider, detail))
         }
         None => find_provider(api, &name).map(|definition| (definition, None)),

@@ -40,8 +40,8 @@ use crate::store::{
 /// The bounds of `wait`, the time to wait for the end of a watch.
 const WAIT: (&str, &str) = ("1ms", "60s");
 
-/// A registration. `jobId` or `poll` is required, and so is a destination (or `"notify": []`), unless the app has a default
-/// destination.
+/// A registration. `jobId` or `poll` is required, and so is a destination (or `"notify": []`), unless the app has a
+/// default destination.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "`register` reads it field by field; a test compares the two")]
@@ -52,8 +52,8 @@ pub struct Registration {
     job_id: Option<String>,
     /// The job's provider. Default: the only provider with a credential, else `muvi`.
     provider: Option<String>,
-    /// Name of a credential of the app, with which the job is polled in place of the operator's key. The job is then the
-    /// app's alone.
+    /// Name of a credential of the app, with which the job is polled in place of the operator's key. The job is then
+    /// the app's alone.
     credential: Option<String>,
     /// How to poll a job without a definition, in place of `provider`. The provider is then `inline`.
     poll: Option<Poll>,
@@ -268,8 +268,8 @@ fn registered(watch: &Watch) -> StoredResponse {
     created(format!("/v1/watches/{}", watch.id), &WatchView::of(watch, None, None))
 }
 
-/// Returns an upper estimate of the size of a watch in the answer to its registration, in bytes, without what polls have
-/// found out about its job.
+/// Returns an upper estimate of the size of a watch in the answer to its registration, in bytes, without what polls
+/// have found out about its job.
 pub(super) fn registered_size(watch: &NewWatch) -> usize {
     // A character takes six bytes at most, as `\u001f`. Metadata is copied byte for byte.
     let len = |text: &Option<String>| text.as_deref().map_or(0, str::len);
@@ -470,8 +470,8 @@ struct Amendment {
 
 /// Change an active watch
 ///
-/// Sets another expiry, adds destinations, or replaces the name, the reference or the metadata. Events that exist already
-/// stay as they are.
+/// Sets another expiry, adds destinations, or replaces the name, the reference or the metadata. Events that exist
+/// already stay as they are.
 #[utoipa::path(
     patch, path = "/v1/watches/{id}", operation_id = "amendWatch", tag = "Watches",
     security(("key" = ["write"])), params(("id" = WatchId, Path)),

@@ -20,8 +20,8 @@ word_enum! {
     }
 }
 
-/// What is secret about a credential, and where it may be sent. It is stored as one sealed text, so that a writer of the
-/// database cannot send the secret elsewhere.
+/// What is secret about a credential, and where it may be sent. It is stored as one sealed text, so that a writer of
+/// the database cannot send the secret elsewhere.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialSecret {

@@ -78,8 +78,7 @@ impl Pace {
             price: Duration::from_millis(self.price),
         };
         let spacing = self.spacing.map(Duration::from_millis).max(limits.rate.spacing);
-        let (burst, concurrency) =
-            (self.burst.min(limits.burst), self.concurrency.min(limits.concurrency));
+        let (burst, concurrency) = (self.burst.min(limits.burst), self.concurrency.min(limits.concurrency));
         (own, Limits { rate: Rate { spacing }, burst, concurrency })
     }
 }
@@ -91,7 +90,8 @@ mod tests {
     #[test]
     fn a_definition_of_an_app_is_no_faster_than_the_operator_permits() {
         let seconds = Duration::from_secs;
-        let policy = PollPolicy { min_interval: seconds(1), max_interval: seconds(60), ..PollPolicy::default() };
+        let policy =
+            PollPolicy { min_interval: seconds(1), max_interval: seconds(60), ..PollPolicy::default() };
         let limits = |spacing, burst, concurrency| Limits { rate: Rate { spacing }, burst, concurrency };
         let operators = limits(Some(seconds(1)), 5, 4);
         let fast = PollPolicy {

@@ -88,8 +88,8 @@ impl StoredDefinition {
 }
 
 impl PollSource {
-    /// Returns the text that is stored and identifies the job, together with the id of the credential. The forms never have
-    /// equal texts: only a poll object has a URL.
+    /// Returns the text that is stored and identifies the job, together with the id of the credential. The forms never
+    /// have equal texts: only a poll object has a URL.
     pub fn text(&self) -> String {
         let stored = match self {
             Self::Inline { poll, .. } => return poll.reveal().to_owned(),
@@ -139,8 +139,8 @@ pub struct NewPoll {
     pub source: PollSource,
     /// Id of the credential.
     pub credential: Option<Id>,
-    /// What the registration says, without secrets, for people: the poll object, or the names of the definition's version and
-    /// of the credential.
+    /// What the registration says, without secrets, for people: the poll object, or the names of the definition's
+    /// version and of the credential.
     pub shown: String,
 }
 
@@ -166,7 +166,9 @@ mod tests {
         ];
         for source in &sources {
             let id = match source {
-                PollSource::OfOperator { .. } | PollSource::OfApp { credential: Some(_), .. } => Some(Id::MAX),
+                PollSource::OfOperator { .. } | PollSource::OfApp { credential: Some(_), .. } => {
+                    Some(Id::MAX)
+                }
                 _ => None,
             };
             let read = PollSource::read(source.text(), id.map(|id| (id, Masked::new("hush"))));

@@ -187,8 +187,8 @@ impl Decision {
         Self { job, generation, now, ..Self::default() }
     }
 
-    /// Returns whether a poll is repeated and decides nothing else: one that could not be made, or the first one in a row
-    /// whose connection was closed or whose token was refused.
+    /// Returns whether a poll is repeated and decides nothing else: one that could not be made, or the first one in a
+    /// row whose connection was closed or whose token was refused.
     fn is_repeated(
         &mut self,
         schedule: &mut JobSchedule,
@@ -448,7 +448,8 @@ fn log_report(schedule: &JobSchedule, report: &JobReport, unknown_logged: &mut B
     }
 }
 
-/// Logs a change of the health of a provider with one credential: that of the operator, or that of an app with this name.
+/// Logs a change of the health of a provider with one credential: that of the operator, or that of an app with this
+/// name.
 pub(super) fn log_health(
     change: Option<ProviderHealth>,
     (provider, credential): (&str, Option<&str>),

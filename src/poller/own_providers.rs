@@ -2,15 +2,16 @@
 //!
 //! Such a provider is made of a definition and its settings, and of the credential. It is kept, because it holds the
 //! token for which a credential is exchanged: a new one for each poll would request a token for each poll. To compile a
-//! definition takes milliseconds, too. All jobs with the same account share one. What is the app's is read from the store when
-//! a job first needs it, so a million jobs do not hold a million copies.
+//! definition takes milliseconds, too. All jobs with the same account share one. What is the app's is read from the
+//! store when a job first needs it, so a million jobs do not hold a million copies.
 //!
-//! **At most [`KEPT`] are kept.** The one that was used least recently gives way, and is made again when it is needed. Its
-//! token is then requested again, and a refresh token that the provider had replaced is lost, as at a restart.
+//! **At most [`KEPT`] are kept.** The one that was used least recently gives way, and is made again when it is needed.
+//! Its token is then requested again, and a refresh token that the provider had replaced is lost, as at a restart.
 //!
-//! **A credential that was deleted** is never used: the message about a job says that it is missing (`store/job_polls`), and
-//! a credential that a running watch uses cannot be deleted. Nothing about a kept provider can become wrong: a credential, a
-//! version of a definition and the operator's settings do not change while the process runs.
+//! **A credential that was deleted** is never used: the message about a job says that it is missing
+//! (`store/job_polls`), and a credential that a running watch uses cannot be deleted. Nothing about a kept provider can
+//! become wrong: a credential, a version of a definition and the operator's settings do not change while the process
+//! runs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,7 +120,8 @@ impl OwnProviders {
 /// Returns the definition of a version of an app.
 async fn of_app(store: &Store, id: Id) -> Result<Arc<Definition>, NoProvider> {
     let text = store.definition_text(id).await.map_err(NoProvider::Store)?;
-    let text = text.ok_or_else(|| NoProvider::Unusable("the version of the definition was deleted".to_owned()))?;
+    let text =
+        text.ok_or_else(|| NoProvider::Unusable("the version of the definition was deleted".to_owned()))?;
     // It takes some milliseconds.
     let parsed = tokio::task::spawn_blocking(move || Definition::parse_own(text.reveal())).await;
     let parsed = parsed.map_err(|_| NoProvider::Unusable("reading the definition panicked".to_owned()))?;

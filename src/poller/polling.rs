@@ -55,8 +55,8 @@ pub struct Poller {
     providers: Vec<(Arc<ProviderMetrics>, Arc<Provider>)>,
     /// Those of the jobs that are an app's alone.
     own: OwnProviders,
-    /// Metrics of the jobs without a definition, and of the providers that only apps have credentials for; exported from
-    /// the first poll on.
+    /// Metrics of the jobs without a definition, and of the providers that only apps have credentials for; exported
+    /// from the first poll on.
     own_metrics: Mutex<BTreeMap<String, Arc<ProviderMetrics>>>,
     scheduler: Mutex<Scheduler>,
     /// Permits of jobs whose watches end without the result of a poll.
@@ -137,8 +137,8 @@ impl Poller {
         self.scheduler().stats(job, now)
     }
 
-    /// Returns the state of each provider, sorted by id, and at the end those of the definitions of this app that have jobs, and
-    /// of its jobs without a definition, if it has any.
+    /// Returns the state of each provider, sorted by id, and at the end those of the definitions of this app that have
+    /// jobs, and of its jobs without a definition, if it has any.
     pub fn providers(&self, app: AppNo) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
@@ -409,8 +409,8 @@ fn credential_states(
     states
 }
 
-/// Returns the states of an app's jobs without a definition and of its definitions: for each, the worst health of its queues,
-/// and their sums.
+/// Returns the states of an app's jobs without a definition and of its definitions: for each, the worst health of its
+/// queues, and their sums.
 fn own_states(scheduler: &Scheduler, app: AppNo, now: Timestamp) -> Vec<ProviderState> {
     let of_queue = |index: usize| {
         let queue = &scheduler.queues[index];
@@ -610,7 +610,8 @@ impl PollTask {
         self.carry_out(decision, name, trace.zip(span), now).await;
     }
 
-    /// Performs the writes of a decision, and schedules the next poll. The span of the end belongs to that of the answer.
+    /// Performs the writes of a decision, and schedules the next poll. The span of the end belongs to that of the
+    /// answer.
     async fn carry_out(
         &mut self,
         mut decision: Decision,
@@ -636,8 +637,8 @@ impl PollTask {
         self.finish(FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until });
     }
 
-    /// Ends the poll of an app's job that cannot be made any more: the credential of an ended job may have been deleted. A
-    /// requested poll is forgotten, and a watch expires in time.
+    /// Ends the poll of an app's job that cannot be made any more: the credential of an ended job may have been
+    /// deleted. A requested poll is forgotten, and a watch expires in time.
     async fn give_up_own(&mut self) {
         let job = self.job;
         let found = self.poller.scheduler().jobs.get(&job).map(|found| (found.generation, found.watching));

@@ -45,8 +45,8 @@
 //! - If the breaker is open or the credential is paused, the period of 60 s begins when the final poll becomes due,
 //!   or at the start of the process if that was later.
 //!
-//! **Results.** A completed job whose results are requested (`pending_result`) is scheduled like one that is polled, but no
-//! watch of it expires.
+//! **Results.** A completed job whose results are requested (`pending_result`) is scheduled like one that is polled,
+//! but no watch of it expires.
 //!
 //! **A clock that is set back** must not delay every poll by the size of the jump. Schedules and budgets move
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). So does the age of a
@@ -183,7 +183,8 @@ impl Scheduler {
         }
     }
 
-    /// Decides whether watches expire by the wall clock, by a reading of both clocks. Call it before [`Self::take_due`].
+    /// Decides whether watches expire by the wall clock, by a reading of both clocks. Call it before
+    /// [`Self::take_due`].
     pub(super) fn judge_clock(&mut self, now: Timestamp, at: Moment) {
         let trust = self.trust.get_or_insert_with(|| ClockTrust::for_expiries(now, at));
         let judgement = trust.judge(now, at);
@@ -336,8 +337,8 @@ impl Scheduler {
         adjust(&mut self.watching, 0, facts.watching);
     }
 
-    /// Returns the index of the queue for a job. A job that is an app's alone, and of which it is not known how it is polled,
-    /// has none but that of unknown providers: it must not be polled with the credential of the operator.
+    /// Returns the index of the queue for a job. A job that is an app's alone, and of which it is not known how it is
+    /// polled, has none but that of unknown providers: it must not be polled with the credential of the operator.
     fn queue_for(
         &mut self,
         (provider, account): (&str, &str),

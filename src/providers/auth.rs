@@ -74,8 +74,8 @@ pub(super) struct Auth {
     pub(super) is_rebased: bool,
     /// The operator's token URL, which replaces that of the definition.
     pub(super) token_url: Option<Url>,
-    /// The hosts that an app lists for its credential, to which all other rules are subject; `None` for a credential of the
-    /// operator.
+    /// The hosts that an app lists for its credential, to which all other rules are subject; `None` for a credential of
+    /// the operator.
     pub(super) own_hosts: Option<Vec<HostPattern>>,
 }
 
@@ -192,7 +192,10 @@ impl Auth {
         let now = Timestamp::from_millis(0);
         match &self.form {
             AuthForm::Header(header) if header.prefix.is_empty() => printable(credential).map(drop),
-            AuthForm::Header(header) => check_word(credential, &header.prefix),
+            AuthForm::Header(header) => {
+                check_word(credential, &header.prefix)?;
+                printable(credential).map(drop)
+            }
             AuthForm::Token(form, _) => match form.bare_token(credential) {
                 Some(token) => printable(token).map(drop),
                 None => self.token_request(credential, None, now).map(drop),
@@ -355,8 +358,8 @@ impl Auth {
         self.texts(credential, &["client_email", "token_uri", "type"])
     }
 
-    /// Returns the same without the fields that name an account. An answer can name it as well, in the URL of a result for
-    /// example.
+    /// Returns the same without the fields that name an account. An answer can name it as well, in the URL of a result
+    /// for example.
     pub(super) fn secrets_in_answers(&self, credential: &str) -> Vec<String> {
         self.texts(credential, PUBLIC_FIELDS)
     }

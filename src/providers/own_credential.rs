@@ -2,12 +2,12 @@
 //!
 //! The definition says how the key is sent, and the credential supplies it. **The hosts** that the definition, the
 //! operator's settings, a registration and an answer together make are subject to one more list, the `sendTo` of the
-//! credential ([`Auth::own_hosts`]). It holds for every request that has the credential or what is derived from it, a request
-//! for a token included, and only https counts. A registration is refused if a host that is known then is missing; what only
-//! an answer names is checked when it is requested.
+//! credential ([`Auth::own_hosts`]). It holds for every request that has the credential or what is derived from it, a
+//! request for a token included, and only https counts. A registration is refused if a host that is known then is
+//! missing; what only an answer names is checked when it is requested.
 //!
-//! Where a definition has a wildcard and a client chooses the host below it, `providers.NAME.hosts` protects the operator's
-//! key. An app protects its own key by `sendTo`, which takes the place of that setting.
+//! Where a definition has a wildcard and a client chooses the host below it, `providers.NAME.hosts` protects the
+//! operator's key. An app protects its own key by `sendTo`, which takes the place of that setting.
 //!
 //! [`Auth::own_hosts`]: super::auth::Auth::own_hosts
 
@@ -34,8 +34,8 @@ pub struct OwnDefinition {
 }
 
 impl Definition {
-    /// Returns the definition for a credential of an app. The error is the rest of a sentence about the credential, which
-    /// does not repeat it.
+    /// Returns the definition for a credential of an app. The error is the rest of a sentence about the credential,
+    /// which does not repeat it.
     pub fn with_own_credential(&self, secret: &CredentialSecret) -> Result<OwnDefinition, String> {
         let mut definition = self.clone();
         let name = &self.name;
@@ -77,8 +77,8 @@ impl Definition {
 }
 
 impl OwnDefinition {
-    /// Checks that the credential may be sent to every host that is known when a job is registered. The error is the rest
-    /// of a sentence about the credential.
+    /// Checks that the credential may be sent to every host that is known when a job is registered. The error is the
+    /// rest of a sentence about the credential.
     pub fn check_requests(
         &self,
         (job_id, params): (&str, &str),

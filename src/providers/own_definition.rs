@@ -4,8 +4,9 @@
 //!
 //! - Each address is guarded like a callback, and no redirect is followed, whatever the definition says.
 //! - An answer has at most [`ANSWER_MAX`], and a request takes at most [`TIMEOUT_MAX`].
-//! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]): patterns,
-//!   rules and examples. The worst text then takes some ten milliseconds, and the worst answer some hundred.
+//! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]):
+//!   patterns, rules and examples. A text, and an answer that is not small, is read on a thread that serves no request
+//!   and no other poll.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::compile::Mistake;
 use super::definition::Definition;
 use super::request::Request;
 
-/// Largest text of a definition of an app, in bytes: ten times the longest that is built in.
+/// Largest text of a definition of an app, in bytes: several times the longest that is built in.
 pub const TEXT_MAX: usize = 64 * 1024;
 
 /// Largest answer that is read, in bytes.
@@ -29,14 +30,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 const PATTERN_MAX: usize = 256 * 1024;
 
 /// Largest number of patterns, rules and examples.
-const PARTS: [(&[&str], usize, &str); 3] = [
-    (&["pattern", "matches"], 40, "patterns"),
-    (&["rule"], 40, "rules"),
-    (&["example"], 100, "examples"),
-];
+const PARTS: [(&[&str], usize, &str); 3] =
+    [(&["pattern", "matches"], 40, "patterns"), (&["rule"], 40, "rules"), (&["example"], 100, "examples")];
 
 impl Definition {
-    /// Parses a definition of an app, and runs its examples. It can take some ten milliseconds. The error lists every
+    /// Parses a definition of an app, and runs its examples. It can take some milliseconds. The error lists every
     /// mistake.
     pub fn parse_own(text: &str) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = too_many(text);
@@ -167,7 +165,8 @@ mod tests {
     #[test]
     fn a_hostile_definition_is_refused() {
         let head = &RICH[..RICH.find("[[rule]]").unwrap_or(RICH.len())];
-        let rules = "[[rule]]\nall = [{ path = \"$.a\", matches = \"(\\\\w{90}){90}\" }]\nanswer = \"error\"\n";
+        let rules =
+            "[[rule]]\nall = [{ path = \"$.a\", matches = \"(\\\\w{90}){90}\" }]\nanswer = \"error\"\n";
         let mut params = String::new();
         for n in 0..39 {
             params += &format!("[params.p{n}]\npattern = \"(\\\\w{{200}}){{200}}\"\n");

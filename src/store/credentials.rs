@@ -1,11 +1,11 @@
 //! Credentials of apps, with which their jobs are polled in place of the operator's.
 //!
-//! A credential is found by its name when a watch is registered. The job then refers to its id, which no other credential
-//! ever has: a new one with the same name is another one, and its jobs are others. So a job never gets a credential that
-//! its registration did not name.
+//! A credential is found by its name when a watch is registered. The job then refers to its id, which no other
+//! credential ever has: a new one with the same name is another one, and its jobs are others. So a job never gets a
+//! credential that its registration did not name.
 //!
-//! A credential that a running watch uses cannot be deleted. The registration checks in its transaction that the credential
-//! exists, so neither overtakes the other.
+//! A credential that a running watch uses cannot be deleted. The registration checks in its transaction that the
+//! credential exists, so neither overtakes the other.
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params};

@@ -1,7 +1,8 @@
 //! The ids of apps' definitions, in memory.
 //!
-//! Most apps have none, and a registration must not read the database to find that out. An id stays after the deletion of its
-//! definition, whose watches can still run, until there are too many: it only says that a read may find something.
+//! Most apps have none, and a registration must not read the database to find that out. An id stays after the deletion
+//! of its definition, whose watches can still run, until there are too many: it only says that a read may find
+//! something.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{PoisonError, RwLock};

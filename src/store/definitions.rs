@@ -1,19 +1,20 @@
 //! Definitions of apps, in versions.
 //!
-//! A definition that is stored again with another text gets the next version, with an id of its own. A job refers to the id
-//! of the version with which it was registered (`job_polls`), and keeps it: a change of a definition never changes the meaning
-//! of the answers for a running watch.
+//! A definition that is stored again with another text gets the next version, with an id of its own. A job refers to
+//! the id of the version with which it was registered (`job_polls`), and keeps it: a change of a definition never
+//! changes the meaning of the answers for a running watch.
 //!
-//! **A registration is read with the current version**, outside of the writer. Its transaction checks that this version is
-//! current still; otherwise the registration is refused, and the client sends it again. So no watch begins with a version that
-//! was deleted.
+//! **A registration is read with the current version**, outside of the writer. Its transaction checks that this version
+//! is current still; otherwise the registration is refused, and the client sends it again. So no watch begins with a
+//! version that was deleted.
 //!
-//! **A version that is not current is deleted** as soon as no running watch uses it, with the next change of a definition of
-//! the app. A poll that a client requests for an ended job of such a version is forgotten, as one whose credential was deleted.
+//! **A version that is not current is deleted** as soon as no running watch uses it, with the next change of a
+//! definition of the app. A poll that a client requests for an ended job of such a version is forgotten, as one whose
+//! credential was deleted.
 
 use super::batch::Batch;
-use super::definition_ids::DefinitionIds;
 use super::db::{Result, Row, Tx, params};
+use super::definition_ids::DefinitionIds;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::to_json;
 use super::sealing::{Column, Keyring};
@@ -22,8 +23,8 @@ use crate::domain::{AppNo, DefinitionSummary, DefinitionVersion, Id, Masked, Tim
 /// Maximum number of definitions of an app. A list shows all of them.
 pub const DEFINITIONS_MAX: usize = 50;
 
-/// Maximum number of versions of an app's definitions that running watches use, besides the current ones. Each has a text of
-/// up to 64 KiB.
+/// Maximum number of versions of an app's definitions that running watches use, besides the current ones. Each has a
+/// text of up to 64 KiB.
 pub const OLD_VERSIONS_MAX: usize = 100;
 
 /// Stores a definition of an app, unless its text is that of the current version.
@@ -98,7 +99,11 @@ impl ReadStore {
     }
 
     /// Returns the current version of an app's definition.
-    pub async fn current_definition(&self, app: AppNo, provider: String) -> Result<Option<DefinitionVersion>> {
+    pub async fn current_definition(
+        &self,
+        app: AppNo,
+        provider: String,
+    ) -> Result<Option<DefinitionVersion>> {
         self.read(app, move |tx| {
             let sql = format!(
                 "select {VERSION} from definitions where app = $1 and provider = $2 and replaced_at is null"

@@ -1,8 +1,8 @@
 //! How jobs are polled that are an app's alone, and what identifies them.
 //!
-//! **Identity.** A job of which the definition and the credential are the operator's is identified by the provider, the id
-//! and the parameters; its `account` is `default`, and all apps share it. Every other job is an app's alone. Its `account`
-//! is a hash of the app, of its *source* in canonical form, and of the credential. The source is
+//! **Identity.** A job of which the definition and the credential are the operator's is identified by the provider, the
+//! id and the parameters; its `account` is `default`, and all apps share it. Every other job is an app's alone. Its
+//! `account` is a hash of the app, of its *source* in canonical form, and of the credential. The source is
 //!
 //! - without a definition the whole poll object; the provider is then `inline`;
 //! - with a credential of the app beside `provider`, the id of the definition and the name of the credential;
@@ -11,18 +11,18 @@
 //! So the same registration of the same app is the same job, and no app shares, sees or delays the job of another.
 //!
 //! The hash has a key (`identity`). Without one, a reader of the database could try values: the hash covers header
-//! values and queries, which may be weak passwords. The key belongs to the database and is sealed like other secrets. It
-//! never changes, because a new one would orphan the jobs.
+//! values and queries, which may be weak passwords. The key belongs to the database and is sealed like other secrets.
+//! It never changes, because a new one would orphan the jobs.
 //!
 //! **The credential** is a part of the identity, by its id: a new credential with the same name is another job's.
 //!
 //! **The source** is stored once for each job, sealed, and beside it a form for people, in which `***` stands for each
-//! secret. The poller gets it with each message about the job, and at a start with the row. Queue and budget are made from
-//! it (`poller/scheduler`), and so is the definition of a poll object. For other jobs, the poller reads the credential and the
-//! text of the definition when it first needs them (`poller/own_providers`): many jobs share one.
+//! secret. The poller gets it with each message about the job, and at a start with the row. Queue and budget are made
+//! from it (`poller/scheduler`), and so is the definition of a poll object. For other jobs, the poller reads the
+//! credential and the text of the definition when it first needs them (`poller/own_providers`): many jobs share one.
 //!
-//! **A row that is missing or cannot be opened** never makes a job the operator's: the account says whose it is. Without its
-//! source, the job is not polled.
+//! **A row that is missing or cannot be opened** never makes a job the operator's: the account says whose it is.
+//! Without its source, the job is not polled.
 //!
 //! **Its row** is deleted with the row of the job, and as soon as the last watch of a job is erased. A registration
 //! writes it again if it is missing.
@@ -74,8 +74,8 @@ macro_rules! poll_columns {
 }
 pub(super) use poll_columns;
 
-/// Reads four columns of a job from `first`, id and source of its poll, and id and secret of the credential; `None` for a
-/// job that is the operator's. A credential that was deleted is absent.
+/// Reads four columns of a job from `first`, id and source of its poll, and id and secret of the credential; `None` for
+/// a job that is the operator's. A credential that was deleted is absent.
 ///
 /// A text that does not open is logged and counts as absent: one broken row must not keep all other jobs from being
 /// polled. The job then expires.

@@ -54,6 +54,11 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
     let definition_ids = definitions::load_ids(&tx)?;
     let files = connection.files();
-    let shared = Arc::new(Shared { identity_key, definition_ids, files, ..Shared::new(ids, tenants, keyring, public_url) });
+    let shared = Arc::new(Shared {
+        identity_key,
+        definition_ids,
+        files,
+        ..Shared::new(ids, tenants, keyring, public_url)
+    });
     Ok((connection, ReadStore { shared, readers: Arc::new(readers), request_clock: None }))
 }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::definition_ids::DefinitionIds;
 use super::db::{Fault, Files, Readers, Result, StoreError, Tx};
+use super::definition_ids::DefinitionIds;
 use super::identity::IdentityKey;
 use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
 use super::schema::{SchemaChange, SchemaState, unusable_tables};

@@ -393,6 +393,7 @@ async fn what_can_be_watched_is_shown_with_its_health_and_its_budget() {
         *muvi,
         json!({
             "id": "muvi", "definition": "muvi", "name": "Muvi", "configured": true,
+            "shared": true, "own": false, "version": null, "credentials": [],
             "health": { "status": "ok", "breaker": "closed", "pausedUntil": null, "lastGoodAt": null,
                         "lastError": null, "lastErrorAt": null },
             "budget": { "rate": "10/s", "burst": 3, "concurrency": 2, "inFlight": 0, "waiting": 0 },

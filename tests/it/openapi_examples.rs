@@ -160,7 +160,8 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
         json!({ "name": "my-key", "kind": "bearer", "sendTo": ["api.example.com"], "token": "sk-123456789" });
     e.call("createCredential", "POST", "/v1/credentials", Some(credential)).await;
     e.get("listCredentials", "/v1/credentials").await;
-    let definition = crate::own_definitions::MINE.replace("BASE", "https://api.example.com").replace("mine", "acme");
+    let definition =
+        crate::own_definitions::MINE.replace("BASE", "https://api.example.com").replace("mine", "acme");
     let path = "/v1/providers/acme/definition";
     let stored = crate::own_definitions::put_as(t, &key, path, &definition.replace("Mine", "Acme")).await;
     e.found.insert("putDefinition".to_owned(), stored.expect(201));

@@ -1,4 +1,5 @@
-//! Credentials of an app beside `provider`: the job is the app's alone, and the key goes only to the hosts of the credential.
+//! Credentials of an app beside `provider`: the job is the app's alone, and the key goes only to the hosts of the
+//! credential.
 
 use std::fs;
 
@@ -181,7 +182,8 @@ async fn a_key_that_is_not_shared_needs_a_credential_of_the_app() {
 #[tokio::test]
 async fn there_must_be_a_key_that_is_not_shared() {
     let folder = tempfile::tempdir().unwrap();
-    let without = ACME.replace("[auth]\ntype = \"bearer\"\nsend_to = [\"HOST\"]\n", "").replace("HOST", HOST);
+    let auth = "type = \"bearer\"\nsend_to = [\"HOST\"]";
+    let without = ACME.replace(auth, "type = \"none\"").replace("HOST", HOST);
     fs::write(folder.path().join("acme.toml"), without).unwrap();
     let path = folder.path().display().to_string();
     for (name, says) in [

@@ -33,6 +33,9 @@ failed = ["error"]
 [extract]
 job_id = "none"
 output = "$.url"
+[limits]
+rate = "20/s"
+concurrency = 50
 [[example]]
 job_id = "job_1"
 body = '{"state": "running"}'
@@ -101,7 +104,11 @@ async fn a_definition_of_an_app_polls_its_jobs() {
     let view = stored.json();
     assert_eq!((&view["id"], &view["name"], &view["version"]), (&json!("mine"), &json!("Mine"), &json!(1)));
     let again = put(&t, &text).await;
-    assert_eq!((again.status, &again.json()["version"]), (200, &json!(1)), "an equal text is the same version");
+    assert_eq!(
+        (again.status, &again.json()["version"]),
+        (200, &json!(1)),
+        "an equal text is the same version"
+    );
     assert_eq!(again.header("etag"), stored.header("etag"));
     let shown = t.get(PATH).await;
     assert_eq!((shown.text(), shown.header("content-type")), (text.as_str(), Some("application/toml")));
@@ -160,7 +167,8 @@ async fn definitions_of_apps_are_separate() {
     let (server, t) = api(r#"{"state": "running"}"#).await;
     put(&t, &of(&server)).await.expect(201);
     let other = tenant(&t, "other").await;
-    let as_other = async |method: &str, path: &str, body: &str| t.as_key(&other.key, method, path, body).await;
+    let as_other =
+        async |method: &str, path: &str, body: &str| t.as_key(&other.key, method, path, body).await;
     assert_eq!(as_other("GET", PATH, "").await.status, 404);
     assert_eq!(as_other("DELETE", PATH, "").await.status, 404);
     assert_eq!(as_other("GET", "/v1/providers/mine", "").await.status, 404);
@@ -169,7 +177,7 @@ async fn definitions_of_apps_are_separate() {
     let own = t.get("/v1/providers/mine").await.expect(200);
     assert_eq!((&own["own"], &own["shared"], &own["version"]), (&json!(true), &json!(false), &json!(1)));
     // No faster than a job without a definition.
-    assert_eq!((&own["budget"]["rate"], &own["budget"]["burst"]), (&json!("1/s"), &json!(5)));
+    assert_eq!((&own["budget"]["rate"], &own["budget"]["concurrency"]), (&json!("1/s"), &json!(4)));
     // The same id for another app is another definition.
     let text = of(&server).replace("name = \"Mine\"", "name = \"Theirs\"");
     put_as(&t, &other.key, PATH, &text).await.expect(201);

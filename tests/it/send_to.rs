@@ -531,7 +531,8 @@ fn an_apps_credential_reaches_only_the_hosts_that_the_app_lists() {
             listed.iter().filter(|_| draw.below(2) == 0).map(|host| (*host).to_owned()).collect();
         let (name, value) = (String::new(), case.credential.clone());
         let secret = CredentialSecret { kind: CredentialKind::Key, send_to: send_to.clone(), name, value };
-        let own = definition.with_own_credential(&secret).unwrap();
+        // A service account can name a token URL that the definition does not allow.
+        let Ok(own) = definition.with_own_credential(&secret) else { continue };
         for (purpose, request) in case.requests(&own.definition) {
             let text = sent(&request);
             if !needles(&request).iter().any(|needle| text.contains(needle.as_str())) {

@@ -26,7 +26,7 @@ impl Endpoint {
     pub fn new(paths: &Paths) -> Self {
         let path = paths.paths.keys().next().cloned().unwrap_or_default();
         let operations = serde_json::to_value(&paths.paths[&path]).unwrap_or_default();
-        let methods = [Method::GET, Method::POST, Method::PATCH, Method::DELETE];
+        let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
         let scopes = methods.into_iter().filter_map(|method| {
             let operation = &operations[method.as_str().to_lowercase()];
             Some((method, Scope::parse(operation["security"][0]["key"][0].as_str()?)?))

@@ -1,5 +1,5 @@
-//! What registrations need to know about the use of providers: the operator's settings, definitions of apps, and definitions
-//! for the credentials of apps.
+//! What registrations need to know about the use of providers: the operator's settings, definitions of apps, and
+//! definitions for the credentials of apps.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ const KEPT: usize = 256;
 /// Number of definitions of apps that are kept. Each has up to some MiB of compiled patterns.
 const OWN_KEPT: usize = 32;
 
-/// Definitions of apps are parsed one at a time: a hostile one takes some ten milliseconds.
+/// Definitions of apps are parsed one at a time: a hostile one can take long.
 static PARSING: Semaphore = Semaphore::const_new(1);
 
 /// Parses a definition of an app on a thread of its own.
@@ -43,8 +43,8 @@ pub struct ProviderAccess {
     pub base_url: Option<Url>,
 }
 
-/// Definitions of apps, and definitions for credentials of apps. To check a key can take a millisecond, and a batch names the
-/// same one a thousand times.
+/// Definitions of apps, and definitions for credentials of apps. To check a key can take a millisecond, and a batch
+/// names the same one a thousand times.
 #[derive(Debug, Default)]
 pub struct OwnDefinitions {
     /// By the id of the credential, and the id of the operator's definition or of the version of the app's.
@@ -54,8 +54,8 @@ pub struct OwnDefinitions {
 }
 
 impl OwnDefinitions {
-    /// Returns a version of an app's definition; `None` if it was replaced meanwhile. The inner error says why this program
-    /// refuses it.
+    /// Returns a version of an app's definition; `None` if it was replaced meanwhile. The inner error says why this
+    /// program refuses it.
     pub async fn of_app(
         &self,
         store: &Store,
@@ -83,8 +83,8 @@ impl OwnDefinitions {
         Ok(Some(Ok(definition)))
     }
 
-    /// Returns a definition for a credential. `version` is that of an app's definition. The error is the rest of a sentence
-    /// about the credential.
+    /// Returns a definition for a credential. `version` is that of an app's definition. The error is the rest of a
+    /// sentence about the credential.
     pub fn get(
         &self,
         (definition, version): (&Definition, Option<Id>),

@@ -18,7 +18,8 @@ use super::wrong_keys::WrongKeys;
 use crate::channels::{AttemptResult, Channels};
 use crate::clock::Clock;
 use crate::domain::{
-    AppNo, DeliveryWait, JobNo, Limits, PendingDelivery, PollPolicy, PollStats, ProviderState, WaitingDelivery,
+    AppNo, DeliveryWait, JobNo, Limits, PendingDelivery, PollPolicy, PollStats, ProviderState,
+    WaitingDelivery,
 };
 use crate::egress::Egress;
 use crate::providers::Providers;

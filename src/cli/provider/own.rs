@@ -9,8 +9,8 @@ use crate::providers::{Definition, OWN_DEFINITION_MAX};
 
 /// Store a definition of the app on the server
 ///
-/// Registrations of the app use it by its id. Running watches keep the version with which they were registered. The mistakes
-/// of the file are listed as by ringback provider check, and nothing is sent then.
+/// Registrations of the app use it by its id. Running watches keep the version with which they were registered. The
+/// mistakes of the file are listed as by ringback provider check, and nothing is sent then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -55,10 +55,12 @@ fn path(id: &str) -> String {
 
 impl Push {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let definition = Definition::check(&self.file).map_err(|errors| Failure::Failed(errors.join("\n")))?;
+        let definition =
+            Definition::check(&self.file).map_err(|errors| Failure::Failed(errors.join("\n")))?;
         let name = self.file.display();
         let read = named_file::read(&self.file, OWN_DEFINITION_MAX as u64 + 1);
-        let bytes = read.map_err(|error| Failure::Failed(format!("{name}: the file cannot be read: {error}")))?;
+        let bytes =
+            read.map_err(|error| Failure::Failed(format!("{name}: the file cannot be read: {error}")))?;
         if bytes.len() > OWN_DEFINITION_MAX {
             let most = OWN_DEFINITION_MAX / 1024;
             return Err(Failure::Failed(format!("{name}: a definition of an app has at most {most} KiB")));

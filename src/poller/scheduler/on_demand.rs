@@ -1,23 +1,23 @@
 //! Queues of jobs that are an app's alone, which are made when the first job needs one.
 //!
-//! A job without a definition is polled at an address that its client has chosen. **Each app has a queue for each origin**
-//! (scheme, host and port), with a rate, a breaker and a health of its own: a host that fails, or that limits the rate,
-//! delays only the jobs that this app has there. A 401 does not pause such a queue. It is an error of the one job, whose
-//! credential is its own: others at the host may have a valid one.
+//! A job without a definition is polled at an address that its client has chosen. **Each app has a queue for each
+//! origin** (scheme, host and port), with a rate, a breaker and a health of its own: a host that fails, or that limits
+//! the rate, delays only the jobs that this app has there. A 401 does not pause such a queue. It is an error of the one
+//! job, whose credential is its own: others at the host may have a valid one.
 //!
-//! A job with a credential of the app is polled as the operator's definition says. **Each of an app's credentials has a queue
-//! for each definition**, with the schedule and the limits that the operator's own queue has, and a budget and a health of its
-//! own: a provider's limits hold for a credential. A 401 pauses this queue alone.
+//! A job with a credential of the app is polled as the operator's definition says. **Each of an app's credentials has a
+//! queue for each definition**, with the schedule and the limits that the operator's own queue has, and a budget and a
+//! health of its own: a provider's limits hold for a credential. A 401 pauses this queue alone.
 //!
-//! **Each version of an app's definition has a queue**, and so has each credential of it. Its schedule and its limits are those
-//! of the definition, but no faster than the operator's settings for jobs without a definition.
+//! **Each version of an app's definition has a queue**, and so has each credential of it. Its schedule and its limits
+//! are those of the definition, but no faster than the operator's settings for jobs without a definition.
 //!
 //! **The number of queues is limited**, because each step of the poller visits all of them. An app has
 //! [`QUEUES_OF_APP`] of its own, and all apps together have [`QUEUES`]. The jobs of further queues share one more queue
 //! of their app, which is as strict as the strictest of them. They may delay one another, and no job of another app.
 //!
-//! **A queue is dropped** when it has no jobs and its rate and cooldown limit nothing any more. A new queue begins with an
-//! empty bucket, so dropping one never makes polls faster.
+//! **A queue is dropped** when it has no jobs and its rate and cooldown limit nothing any more. A new queue begins with
+//! an empty bucket, so dropping one never makes polls faster.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -301,7 +301,14 @@ mod tests {
         let policy = PollPolicy { min_interval: Duration::from_secs(60), ..PollPolicy::default() };
         let limits =
             Limits { rate: Rate { spacing: Some(Duration::from_secs(9)) }, burst: 2, concurrency: 100 };
-        let access = OwnAccess { account: "a", provider: "muvi", credential: Some("k"), policy, limits, of_app: false };
+        let access = OwnAccess {
+            account: "a",
+            provider: "muvi",
+            credential: Some("k"),
+            policy,
+            limits,
+            of_app: false,
+        };
         assert_eq!(on_demand.of_account(&mut queues, AppNo(1), &access, at(0)), shared);
         let queue = &queues[shared as usize];
         assert_eq!(queue.policy.min_interval, policy.min_interval);

@@ -9,10 +9,10 @@ use ringback::domain::{
 };
 use ringback::store::{
     AmendWatch, Change, CreateCredential, CreateDestination, CreateKey, CreateOperation, DeleteApp,
-    DeleteCredential, DeleteDefinition, DeleteDestination, DeliveryFilter, DestinationChange, EnableDestination, EraseWatch, PutDefinition,
-    IdempotencyKey, Idempotent, KeepAnswer, KeyRow, OperationTurns, PollNow, Register, RegisterMany,
-    RetryDelivery, RotateDestinationSecret, RotateSecret, StopAndCancel, StopWatch, StoreError,
-    StoredResponse, Subject, UpdateDestination,
+    DeleteCredential, DeleteDefinition, DeleteDestination, DeliveryFilter, DestinationChange,
+    EnableDestination, EraseWatch, IdempotencyKey, Idempotent, KeepAnswer, KeyRow, OperationTurns, PollNow,
+    PutDefinition, Register, RegisterMany, RetryDelivery, RotateDestinationSecret, RotateSecret, StopAndCancel, StopWatch,
+    StoreError, StoredResponse, Subject, UpdateDestination,
 };
 
 use super::operating::step;

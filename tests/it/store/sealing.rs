@@ -4,12 +4,12 @@ use std::path::Path;
 
 use ringback::domain::{
     Access, Auth, BasicAuth, ChannelKind, DestinationHealth, DestinationId, EventSet, JobNo, Masked,
-    NewWatch, PollSource, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing, TlsPem,
-    TlsSummary, Watch, WatchStatus,
+    NewWatch, PollSource, Rate, SavedAddress, SavedDestination, SavedNo, SavedQueue, SignatureForm, Signing,
+    TlsPem, TlsSummary, Watch, WatchStatus,
 };
 use ringback::store::{
-    BootstrapTenant, CreateApp, CreateDestination, Keyring, PutDefinition, RotateDestinationSecret, RotateSecret,
-    StoreError,
+    BootstrapTenant, CreateApp, CreateDestination, Keyring, PutDefinition, RotateDestinationSecret,
+    RotateSecret, StoreError,
 };
 
 use super::{START, StoreFixture, at, file, open_with};

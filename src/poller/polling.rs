@@ -17,7 +17,7 @@ use crate::domain::{
     ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
-use crate::providers::{Definition, Interpretation, NextResult};
+use crate::providers::{Definition, InlinePoll, Interpretation, NextResult};
 use crate::store::{
     ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, RefreshEnding, Store, StoreError,
     WRITE_RETRY_PAUSE, write_until_accepted,
@@ -309,8 +309,8 @@ impl Poller {
 
 impl Poller {
     /// Makes the provider of a job without a definition.
-    fn inline_provider(&self, source: &PollSource) -> Result<Provider, String> {
-        let (definition, credential) = Definition::inline(source)?;
+    fn inline_provider(&self, source: &PollSource, is_accepted: bool) -> Result<Provider, String> {
+        let (definition, credential) = Definition::inline(source, is_accepted)?;
         let (policy, limits) = self.scheduler().on_demand.settings();
         Ok(Provider::new(definition, credential, None, policy, limits))
     }
@@ -390,10 +390,13 @@ impl PollTask {
         let poller = Arc::clone(&self.poller);
         let found = poller.scheduler().jobs.get(&self.job).map(|schedule| {
             let trace = schedule.trace.as_deref().copied();
-            (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), trace)
+            let is_accepted = schedule.known.has_raw_status(InlinePoll::ACCEPTED);
+            let source = schedule.poll.clone().map(|source| (source, is_accepted));
+            (schedule.queue(), schedule.name.clone(), source, trace)
         });
         let Some((queue, name, source, trace)) = found else { return };
-        let inline = source.map(|source| poller.inline_provider(&source)).transpose();
+        let inline = source.map(|(source, is_accepted)| poller.inline_provider(&source, is_accepted));
+        let inline = inline.transpose();
         let inline = match inline {
             Ok(inline) => inline,
             Err(error) => {

@@ -63,6 +63,12 @@ async fn provider_new_makes_a_definition_from_answers() {
     let completed = r#"status = "completed", raw_status = "done", output = "https://cdn.example/1""#;
     assert!(checked.err.contains(completed), "{checked:#?}");
 
+    let line_with_body =
+        ["provider", "new", "acme", "--url", "https://api.acme.example/status", "--auth", "aws:batch"];
+    let body = ["--header", "X-Amz-Target: Jobs.Get", "--body", r#"{"ids": ["j-1"]}"#];
+    let made = run_with(answers, &[&line_with_body[..], &body[..]].concat()).await.expect(0);
+    assert!(made.out.contains("json = { \"ids\" = [\"{job_id}\"] }"), "{made:#?}");
+
     let wrong = run_with("<html>", &line).await.expect(1);
     assert!(wrong.err.starts_with("the standard input is not JSON"), "{wrong:#?}");
     let wrong =
@@ -70,7 +76,7 @@ async fn provider_new_makes_a_definition_from_answers() {
     assert!(wrong.err.contains("write {job_id} in its place"), "{wrong:#?}");
     let wrong =
         run_with("{}", &["provider", "new", "acme", "--url", "https://a.example/j1", "--auth", "x"]).await;
-    assert!(wrong.expect(2).err.contains("header:NAME or query:NAME"));
+    assert!(wrong.expect(2).err.contains("header:NAME, query:NAME, body:NAME or aws:SERVICE"));
     let wrong =
         run_with("{}", &["provider", "new", "Acme_1", "--url", "https://a.example/j1"]).await.expect(2);
     assert!(wrong.err.starts_with("NAME: must be 1 to 40 characters"), "{wrong:#?}");

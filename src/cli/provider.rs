@@ -103,8 +103,8 @@ impl Settings {
 
 /// Show the request for a job, without the credential
 ///
-/// The requests for its results follow, if the definition has any. The settings base_url and hosts of the provider apply, also
-/// to a file: those of the id that it defines. No request is made.
+/// The requests for its results follow, if the definition has any. The settings base_url and hosts of the provider
+/// apply, also to a file: those of the id that it defines. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -7,15 +7,16 @@
 //! The API checks the parts with the functions of this file, and stores [`InlinePoll::source`]. The poller makes the
 //! definition again for each poll, which takes microseconds: a million definitions would not fit into memory.
 //!
-//! **A URL alone** says nothing about the style of the API. An answer with `done` or `status` shows it. A 200 with other JSON,
-//! an empty 200 and a 204 have two meanings: the result of an operation in the style of HTTP, which answers 202 while it
-//! runs, or a status in words that the registration does not list, such as `{"state": "running"}`. To end the second one as completed
-//! would be false, and could not be taken back. So such an answer is the end only if there is a sign of the first meaning:
+//! **A URL alone** says nothing about the style of the API. An answer with `done` or `status` shows it. A 200 with other
+//! JSON, an empty 200 and a 204 have two meanings: the result of an operation in the style of HTTP, which answers 202 while
+//! it runs, or a status in words that the registration does not list, such as `{"state": "running"}`. To end the second one
+//! as completed would be false, and could not be taken back. So such an answer is the end only with a sign of the first
+//! meaning:
 //!
 //! - The job was seen as accepted: an earlier poll was answered with 202 and without a status. The row of the job keeps it
 //!   as the raw status [`InlinePoll::ACCEPTED`], so that it survives a restart.
-//! - The client says so (`accepted`), which has got a 202 from the API itself. It is needed for an operation that can end
-//!   before its first poll, and the error of the failed poll says so.
+//! - The client says so (`accepted`): the API has answered the start of the job with 202. It is needed for an operation
+//!   that can end before its first poll, and the error of the failed poll says so.
 //!
 //! A 303 with a usable `Location` is the end without another sign: it is defined as the address of the result. A
 //! `Location` can be relative, so it is resolved against the URL of the poll. Another scheme than http and https, such as

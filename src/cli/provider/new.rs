@@ -19,7 +19,7 @@ Example:
   cat running.json done.json failed.json | ringback provider new acme \\
     --url https://api.acme.example/v1/jobs/j_1 > acme.toml
   ringback provider new acme --url https://api.acme.example/status \\
-    --header 'x-version: 2' --body '{"id": "j_1"}' < answer.json > acme.toml
+    --header 'x-version: 2' --body '{\"id\": \"j_1\"}' < answer.json > acme.toml
   ringback provider check acme.toml")]
 pub struct New {
     /// Id of the provider: a-z, 0-9 and -

@@ -132,7 +132,7 @@ fn an_argument_that_cannot_be_meant_is_refused_with_the_remedy() {
     insta::assert_snapshot!(cases.join("\n"), @r#"
     --url: must begin with https://; for a server of your own, providers.NAME.base_url replaces scheme, host and port later
     --url: relative URL without a base; write it as https://api.example.com/v1/jobs/job_1
-    --url: no part of the path or the query is the id of the job; write {job_id} in its place
+    --url: no part of the path, the query or the body is the id of the job; write {job_id} in its place
     answer 1 is not JSON (expected value at line 1 column 1); give the body of an answer as it was received
     the standard input has no answer; give the body of at least one
     "#);

@@ -296,7 +296,7 @@ fn a_request_for_a_token_can_have_any_grant_and_form() {
     let password = "grant = \"password\"\nclient_auth = \"body\"\n\
                     token_request = { form = { username = \"{username}\", password = \"{password}\" } }";
     let key = r#"{"username": "u", "password": "p&w", "client_id": "id", "client_secret": "hush"}"#;
-    let expected = "grant_type=password&client_id=id&client_secret=hush&password=p%26w&username=u";
+    let expected = "grant_type=password&client_id=id&client_secret=hush&username=u&password=p%26w";
     assert_eq!(body(&requested(password, key)), expected);
 
     let login = "grant = \"none\"\n\

@@ -97,6 +97,7 @@ impl Target {
                 None => parts()
                     .find(|part| guess::contains_text(answers, part))
                     .or_else(|| segments.iter().rev().find(|part| guess::looks_like_id(part)))
+                    .or_else(|| of_body.iter().find(|part| guess::looks_like_id(part)))
                     .cloned(),
             };
             let found = found.ok_or(

@@ -584,6 +584,7 @@ crate::postgres::on_postgres_too! {
     a_job_is_polled_as_its_registration_says,
     a_job_without_a_definition_survives_a_crash,
     an_equal_poll_of_an_app_is_the_same_job,
+    an_http_operation_ends_after_a_202_also_after_a_crash,
     a_poll_now_of_an_ended_job_uses_its_poll,
     an_erased_poll_is_gone_and_can_be_registered_again,
     each_item_of_a_batch_can_have_a_poll,

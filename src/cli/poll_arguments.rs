@@ -75,7 +75,7 @@ impl PollArguments {
             ("url", Some(json!(url))),
             ("headers", (!headers.is_empty()).then(|| json!(headers))),
             ("credential", self.poll_credential.as_ref().map(|name| json!(name))),
-            ("accepted", self.accepted.then(|| json!(true))),
+            ("accepted", self.accepted.then_some(Value::Bool(true))),
             ("status", self.status.as_ref().map(|path| json!(path))),
             ("completed", list(&self.completed)),
             ("failed", list(&self.failed)),

@@ -103,8 +103,8 @@ impl Settings {
 
 /// Show the request for a job, without the credential
 ///
-/// The requests for its results follow, if the definition has any. The settings base_url and hosts of the provider
-/// apply, also to a file: those of the id that it defines. No request is made.
+/// The requests for its results follow, if the definition has any. The address and the hosts that the configuration
+/// sets for the provider apply, also to a file: those of the id that it defines. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -283,14 +283,13 @@ impl Try {
 impl ShowRequest {
     fn run(self) -> Result<(), Failure> {
         let config = self.settings.read()?;
-        let provider = match definition_of_file(&self.name)? {
-            Some(definition) => app::provider_of(&config, definition)?,
-            None => {
-                let mut providers = app::providers(&config)?;
-                let at = providers.iter().position(|provider| provider.definition.id == self.name);
-                let at = at.ok_or_else(|| unknown(&providers, &self.name))?;
-                providers.swap_remove(at)
-            }
+        let provider = if let Some(definition) = definition_of_file(&self.name)? {
+            app::provider_of(&config, definition)?
+        } else {
+            let mut providers = app::providers(&config)?;
+            let at = providers.iter().position(|provider| provider.definition.id == self.name);
+            let at = at.ok_or_else(|| unknown(&providers, &self.name))?;
+            providers.swap_remove(at)
         };
         let (definition, base_url) = (&provider.definition, provider.base_url.as_ref());
         let params = params(definition, &self.job_id, &self.param)?;

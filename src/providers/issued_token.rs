@@ -40,7 +40,7 @@ const ASSERTION_LIFETIME: Duration = Duration::from_secs(3600);
 /// How a token is requested.
 #[derive(Clone, Debug)]
 pub(super) enum TokenForm {
-    OAuth2(OAuth2Form),
+    OAuth2(Box<OAuth2Form>),
     Google(GoogleForm),
 }
 
@@ -120,6 +120,9 @@ impl TokenAnswer {
         Ok((token, refresh, stated.or_else(until)))
     }
 }
+
+/// Names with their values, in the order of a request.
+type Pairs<T> = Vec<(String, T)>;
 
 /// A token, the refresh token that replaces the one that was sent, and the life of the token.
 pub(super) type Issued = (String, Option<String>, Option<Duration>);
@@ -343,8 +346,8 @@ impl OAuth2Form {
         &self,
         fields: &BTreeMap<String, String>,
         refresh_token: Option<&str>,
-    ) -> (Vec<(String, Value)>, Vec<(String, String)>) {
-        let mut pairs: Vec<(String, Value)> = Vec::new();
+    ) -> (Pairs<Value>, Pairs<String>) {
+        let mut pairs: Pairs<Value> = Vec::new();
         let mut add = |name: &str, value: &str| pairs.push((name.to_owned(), value.into()));
         match &self.grant {
             Grant::ClientCredentials => add("grant_type", "client_credentials"),

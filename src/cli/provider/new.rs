@@ -33,8 +33,12 @@ pub struct New {
     /// Method of the poll: GET, POST or PUT [default: GET, or POST with a body]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// Body of the poll: a JSON object, also of GraphQL, or a form such as id=j_1
-    #[arg(long, value_name = "BODY")]
+    /// Body of the poll.
+    #[arg(
+        long,
+        value_name = "BODY",
+        help = "Body of the poll: a JSON object, also of GraphQL, or a form such as id=j_1"
+    )]
     body: Option<String>,
     /// Header of the poll; can be repeated. The values of credentials are left out
     #[arg(long, value_name = "NAME:VALUE", value_parser = arguments::header)]

@@ -148,7 +148,7 @@ fn auth_form(kind: &str, table: &TableReader<'_>) -> Option<AuthForm> {
         "body" => credential_parts(table, "body").map(AuthForm::Body),
         "oauth2" => {
             let (form, header) = (oauth2(table), token_header(table));
-            Some(AuthForm::Token(Box::new(TokenForm::OAuth2(form?)), header?))
+            Some(AuthForm::Token(Box::new(TokenForm::OAuth2(Box::new(form?))), header?))
         }
         "google" => Some(AuthForm::Token(Box::new(TokenForm::Google(google(table)?)), AuthHeader::bearer())),
         "jwt" => {

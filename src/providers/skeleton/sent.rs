@@ -7,9 +7,10 @@ use super::guess::{folded, quoted};
 use super::input::{SkeletonAuth, SkeletonInput, is_key_name};
 use crate::providers::definition::Method;
 
-/// Headers that are not written into a definition: the program sets them.
+/// Headers that are not written into `request.headers`: the program sets them, they have a key of their own, or they hold
+/// credentials.
 const OWN_HEADERS: &[&str] =
-    &["accept-encoding", "connection", "content-length", "host", "user-agent", "cookie"];
+    &["accept", "accept-encoding", "connection", "content-length", "host", "user-agent", "cookie"];
 
 /// Method, headers and body, without the credential.
 pub(super) struct Sent {
@@ -38,9 +39,7 @@ impl Sent {
                 auth = auth.or(Some(if is_basic { SkeletonAuth::Basic } else { SkeletonAuth::Bearer }));
             } else if is_key_header(&name) {
                 auth = auth.or(Some(SkeletonAuth::Header(name)));
-            } else if !OWN_HEADERS.contains(&name.as_str())
-                && !(name == "content-type" && value == "application/json")
-            {
+            } else {
                 headers.push((name, value.clone()));
             }
         }
@@ -56,8 +55,10 @@ impl Sent {
         if body.is_some() && *method == "GET" {
             return Err("--method: a request with a body has the method POST or PUT".to_owned());
         }
-        // The header `accept` is a key of its own.
-        headers.retain(|(name, _)| name != "accept");
+        headers.retain(|(name, value)| {
+            let is_default = name == "content-type" && value == "application/json";
+            !is_default && !OWN_HEADERS.contains(&name.as_str())
+        });
         Ok((Self { method, headers, body }, auth.or(of_body)))
     }
 

@@ -551,6 +551,17 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
     if mistakes.is_empty() { Ok(loaded.providers) } else { Err(anyhow!(mistakes.join("\n"))) }
 }
 
+/// Returns the provider of a definition that is not configured, with the settings of the section of its id but the key.
+pub fn provider_of(config: &Config, definition: Definition) -> Result<Provider> {
+    let own = config.providers.get(&definition.id).cloned().unwrap_or_default();
+    let own = ProviderConfig { api_key: None, ..own };
+    let id = definition.id.clone();
+    provider(&mut Arc::new(definition), own).map_err(|wrong| {
+        let lines = wrong.iter().map(|(_, error)| format!("[providers.{id}] {error}"));
+        anyhow!(lines.collect::<Vec<_>>().join("\n"))
+    })
+}
+
 /// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an
 /// error.
 fn configured_providers(config: &Config) -> Result<ConfiguredProviders, Vec<String>> {

@@ -48,7 +48,9 @@ pub use identity::{ClientIdentity, InvalidIdentity, check_identity};
 pub use ranges::{AddressRange, RANGES, Source, Verdict};
 pub use redirect::redirect_target;
 pub use resolver::{Lookup, Resolver};
-pub use token::{NoToken, NotIssued, TOKEN_ANSWER_MAX, Token, TokenSlot, read_token};
+pub use token::{
+    NoToken, NotIssued, TOKEN_ANSWER_MAX, Token, TokenParts, TokenSlot, read_token, read_token_with,
+};
 
 use std::ffi::OsStr;
 use std::net::IpAddr;

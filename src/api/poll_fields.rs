@@ -15,7 +15,7 @@ use crate::clock::Moment;
 use crate::domain::{
     AppNo, CredentialKind, CredentialSecret, INLINE, Id, JobName, Masked, NewPoll, PollSource,
 };
-use crate::providers::InlinePoll;
+use crate::providers::{InlinePoll, JsonText};
 
 /// Maximum number of words in one list.
 const WORDS_MAX: usize = 50;
@@ -53,6 +53,9 @@ pub struct PollObject {
     /// JSON body of a POST or PUT, up to 16 KiB.
     #[schema(value_type = Option<Object>)]
     body: Option<()>,
+    /// Whether the API has answered the start of the job with 202, so that another good answer without a status is its end.
+    #[schema(default = false)]
+    accepted: Option<bool>,
     /// Path of the status. Without it, the answer is read in the style of Azure, Google or plain HTTP.
     #[schema(max_length = 256, example = "$.state")]
     status: Option<String>,
@@ -123,6 +126,7 @@ fn plain(url: String) -> InlinePoll {
         headers: BTreeMap::new(),
         credential: None,
         body: None,
+        accepted: false,
         status: None,
         words: BTreeMap::new(),
         output: None,
@@ -147,6 +151,11 @@ fn object_fields(mut fields: ObjectReader<'_, '_>) -> Option<InlinePoll> {
     let body = body(&mut fields, method);
     let status = path(&mut fields, "status");
     let has_status = fields.has("status") || status.is_some();
+    let accepted = fields.boolean("accepted").unwrap_or(false);
+    if accepted && has_status {
+        let detail = "has no meaning with `status`, whose words say when the job ends; remove one of the two";
+        fields.error("accepted", FieldErrorCode::Conflict, detail);
+    }
     let words = words(&mut fields, has_status);
     let (output, error) = (path(&mut fields, "output"), path(&mut fields, "error"));
     fields.done();
@@ -156,6 +165,7 @@ fn object_fields(mut fields: ObjectReader<'_, '_>) -> Option<InlinePoll> {
         headers: sent,
         credential,
         body,
+        accepted,
         status,
         words,
         output,
@@ -164,7 +174,7 @@ fn object_fields(mut fields: ObjectReader<'_, '_>) -> Option<InlinePoll> {
 }
 
 /// Takes the JSON body.
-fn body(fields: &mut ObjectReader<'_, '_>, method: &str) -> Option<Value> {
+fn body(fields: &mut ObjectReader<'_, '_>, method: &str) -> Option<JsonText> {
     let raw = fields.take("body")?;
     if method == "GET" {
         fields.error("body", FieldErrorCode::Conflict, "needs \"method\": \"POST\" or \"PUT\"");
@@ -176,13 +186,9 @@ fn body(fields: &mut ObjectReader<'_, '_>, method: &str) -> Option<Value> {
     if let Some(at) = object_reader::duplicate(raw, &fields.at("body")) {
         fields.errors.add(at, FieldErrorCode::Duplicate, object_reader::TWICE);
     }
-    let value = serde_json::from_str::<Value>(raw.get());
-    let wrong = |_| (FieldErrorCode::InvalidType, "must be an object".to_owned());
-    let value = fields.keep("body", value.map_err(wrong))?;
-    if !value.is_object() {
-        fields.error("body", FieldErrorCode::InvalidType, "must be an object");
-    }
-    Some(value)
+    let wrong = || (FieldErrorCode::InvalidType, "must be an object".to_owned());
+    let is_object = raw.get().trim_start().starts_with('{');
+    fields.keep("body", JsonText::new(raw.get()).filter(|_| is_object).ok_or_else(wrong))
 }
 
 /// Takes a path to a value.

@@ -17,6 +17,12 @@ pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     pair.ok_or_else(|| "write it as name=value".to_owned())
 }
 
+/// Parses `name:value` of a header. The name is returned in lower case.
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as NAME:VALUE")?;
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
 /// Returns pairs by their names, each of which was given once. `flag` gives them; `is_same` compares two names.
 pub(super) fn by_name<'p>(
     flag: &str,

@@ -25,6 +25,9 @@ pub struct PollArguments {
     /// Credential of the app for the poll
     #[arg(long, value_name = "NAME", requires = "poll_url")]
     poll_credential: Option<String>,
+    /// The API has answered the start of the job with 202, so that a good answer without a status is its end
+    #[arg(long, requires = "poll_url", conflicts_with = "status")]
+    accepted: bool,
     /// Path of the status, such as $.state [default: Azure, Google or HTTP style]
     #[arg(long, value_name = "PATH", requires = "poll_url")]
     status: Option<String>,
@@ -46,10 +49,11 @@ pub struct PollArguments {
 }
 
 /// The fields of a poll object, with the arguments that set them.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("url", "--poll-url"),
     ("headers", "--poll-header"),
     ("credential", "--poll-credential"),
+    ("accepted", "--accepted"),
     ("status", "--status"),
     ("completed", "--completed"),
     ("failed", "--failed"),
@@ -72,6 +76,7 @@ impl PollArguments {
             ("url", Some(json!(url))),
             ("headers", (!headers.is_empty()).then(|| json!(headers))),
             ("credential", self.poll_credential.as_ref().map(|name| json!(name))),
+            ("accepted", self.accepted.then_some(Value::Bool(true))),
             ("status", self.status.as_ref().map(|path| json!(path))),
             ("completed", list(&self.completed)),
             ("failed", list(&self.failed)),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::arguments::{by_name, configuration, parameter};
+use super::arguments::{by_name, configuration, header, parameter};
 use super::output::{Failure, print_line, print_note, text};
 use super::terminal::{FieldList, Terminal};
 use crate::app::{self, HostEnvironment, Purpose};
 use crate::clock::Clock;
-use crate::config::Flags;
+use crate::config::{Config, Flags};
 use crate::domain::nearest;
 use crate::egress::Received;
 use crate::named_file;
@@ -74,7 +74,7 @@ pub struct Try {
     #[arg(long, value_name = "STATUS", default_value_t = 200)]
     http: u16,
     /// Header of the answer; can be repeated
-    #[arg(long, value_name = "NAME:VALUE", value_parser = answer_header)]
+    #[arg(long, value_name = "NAME:VALUE", value_parser = header)]
     header: Vec<(String, String)>,
     /// Id of the requested job [default: that of the first example]
     #[arg(long, value_name = "ID")]
@@ -82,18 +82,35 @@ pub struct Try {
     /// File with the answer to a result of the definition, after its HTTP status if that is not 200; can be repeated
     #[arg(long, value_name = "[STATUS:]FILE", value_parser = result_answer)]
     result: Vec<(u16, PathBuf)>,
+    /// Parameter of the job; can be repeated [default: those of the first example]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    param: Vec<(String, String)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The configuration that a command reads.
+#[derive(Debug, clap::Args)]
+struct Settings {
     /// Configuration file [default: ringback.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
+impl Settings {
+    fn read(self) -> Result<Config, Failure> {
+        configuration(&Flags { config: self.config, ..Flags::default() })
+    }
+}
+
 /// Show the request for a job, without the credential
 ///
 /// The requests for its results follow, if the definition has any. With --cancel, the request that cancels the job is shown
-/// instead. No request is made.
+/// instead. The address and the hosts that the configuration sets for the provider apply, also to a file: those of the id
+/// that it defines. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -111,9 +128,8 @@ pub struct ShowRequest {
     /// Show the request that cancels the job
     #[arg(long)]
     cancel: bool,
-    /// Configuration file [default: ringback.toml if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// Poll a job once and show how the answer is interpreted
@@ -138,9 +154,8 @@ pub struct Poll {
     /// Print JSON
     #[arg(long, conflicts_with = "raw")]
     json: bool,
-    /// Configuration file [default: ringback.toml if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Provider {
@@ -196,44 +211,56 @@ impl Check {
     }
 }
 
-/// Parses `name:value`.
-fn answer_header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("write it as NAME:VALUE")?;
-    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+/// Returns the definition in a file; `None` if the name is not that of a file. Mistakes in its examples are only noted.
+fn definition_of_file(name: &str) -> Result<Option<Definition>, Failure> {
+    let path = Path::new(name);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let (definition, mistakes) = Definition::read(path);
+    let definition = definition.ok_or_else(|| Failure::Failed(mistakes.join("\n")))?;
+    if !mistakes.is_empty() {
+        print_note("The examples of this definition have mistakes: run `ringback provider check`.\n");
+    }
+    Ok(Some(definition))
 }
 
-/// Returns the definition in a file, or the one of a configured provider. Mistakes in its examples are only noted.
-fn definition(name: &str, config: Option<PathBuf>) -> Result<Arc<Definition>, Failure> {
-    let path = Path::new(name);
-    if path.is_file() {
-        let (definition, mistakes) = Definition::read(path);
-        let definition = definition.ok_or_else(|| Failure::Failed(mistakes.join("\n")))?;
-        if !mistakes.is_empty() {
-            print_note("The examples of this definition have mistakes: run `ringback provider check`.\n");
-        }
+/// Returns the definition in a file, or the one of a configured provider.
+fn definition(name: &str, settings: Settings) -> Result<Arc<Definition>, Failure> {
+    if let Some(definition) = definition_of_file(name)? {
         return Ok(Arc::new(definition));
     }
-    let providers = app::providers(&configuration(&Flags { config, ..Flags::default() })?)?;
+    let providers = app::providers(&settings.read()?)?;
     find(&providers, name).map(|provider| Arc::clone(&provider.definition))
 }
 
 fn find<'a>(providers: &'a [app::Provider], name: &str) -> Result<&'a app::Provider, Failure> {
-    providers.iter().find(|provider| provider.definition.id == name).ok_or_else(|| {
-        let known = providers.iter().map(|provider| provider.definition.id.as_str());
-        let nearest = nearest(name, known).map(|(_, nearest)| format!("the nearest is `{nearest}`; "));
-        let nearest = nearest.unwrap_or_default();
-        Failure::Usage(format!("there is no provider `{name}`; {nearest}`ringback provider list` shows all"))
-    })
+    let found = providers.iter().find(|provider| provider.definition.id == name);
+    found.ok_or_else(|| unknown(providers, name))
+}
+
+/// Returns the error about a name that no provider has.
+fn unknown(providers: &[app::Provider], name: &str) -> Failure {
+    let known = providers.iter().map(|provider| provider.definition.id.as_str());
+    let nearest = nearest(name, known).map(|(_, nearest)| format!("the nearest is `{nearest}`; "));
+    let nearest = nearest.unwrap_or_default();
+    Failure::Usage(format!("there is no provider `{name}`; {nearest}`ringback provider list` shows all"))
 }
 
 impl Try {
     fn run(self) -> Result<(), Failure> {
-        let definition = definition(&self.name, self.config)?;
+        let definition = definition(&self.name, self.settings)?;
         let job_id = self.job_id.or_else(|| definition.first_example().map(str::to_owned));
         let job_id = job_id.ok_or_else(|| Failure::Usage("--job-id is required".to_owned()))?;
+        let params = if self.param.is_empty() {
+            Value::Object(definition.first_params()).to_string()
+        } else {
+            params(&definition, &job_id, &self.param)?
+        };
+        let job = (job_id.as_str(), params.as_str());
         let body = read_stdin()?;
         let answer = Answer { status: self.http, headers: &self.header, body: &body };
-        let mut meaning = definition.interpret(&job_id, answer);
+        let mut meaning = definition.interpret_of(job, answer);
         let mut http_status = self.http;
         for (status, file) in &self.result {
             let Some(before) = awaiting(&meaning) else {
@@ -245,7 +272,7 @@ impl Try {
             let body = named_file::read(file, ANSWER_MAX)
                 .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
             let answer = Answer { status: *status, headers: &[], body: &body };
-            (meaning, http_status) = (definition.interpret_result(&job_id, before, answer), *status);
+            (meaning, http_status) = (definition.interpret_result_of(job, before, answer), *status);
         }
         if let Some(report) = awaiting(&meaning) {
             let count = report.results.len();
@@ -268,18 +295,28 @@ impl Try {
 
 impl ShowRequest {
     fn run(self) -> Result<(), Failure> {
-        let definition = definition(&self.name, self.config)?;
-        let params = params(&definition, &self.job_id, &self.param)?;
+        let config = self.settings.read()?;
+        let provider = if let Some(definition) = definition_of_file(&self.name)? {
+            app::provider_of(&config, definition)?
+        } else {
+            let mut providers = app::providers(&config)?;
+            let at = providers.iter().position(|provider| provider.definition.id == self.name);
+            let at = at.ok_or_else(|| unknown(&providers, &self.name))?;
+            providers.swap_remove(at)
+        };
+        let (definition, base_url) = (&provider.definition, provider.base_url.as_ref());
+        let params = params(definition, &self.job_id, &self.param)?;
         let now = Clock::System.now();
         if self.cancel {
-            let shown = definition.shown_cancel((&self.job_id, &params), None, now);
+            let shown = definition.shown_cancel((&self.job_id, &params), base_url, now);
             let none =
                 || Failure::Failed("the definition has no [cancel], so it cannot cancel a job".to_owned());
             return Ok(print_line(shown.ok_or_else(none)?.map_err(Failure::Failed)?)?);
         }
-        let shown = definition.shown_request(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
-        print_line(shown)?;
-        let results = definition.shown_results(&self.job_id, &params, None, now).map_err(Failure::Failed)?;
+        let shown = definition.shown_request(&self.job_id, &params, base_url, now);
+        print_line(shown.map_err(Failure::Failed)?)?;
+        let results =
+            definition.shown_results(&self.job_id, &params, base_url, now).map_err(Failure::Failed)?;
         for (number, shown) in (1..).zip(results) {
             print_line(format_args!("\nAfter its completion, [[result]] {number}:\n{shown}"))?;
         }
@@ -323,7 +360,7 @@ fn params(definition: &Definition, job_id: &str, given: &[(String, String)]) -> 
 
 impl Poll {
     async fn run(self) -> Result<(), Failure> {
-        let config = configuration(&Flags { config: self.config, ..Flags::default() })?;
+        let config = self.settings.read()?;
         let providers = app::providers(&config)?;
         let provider = find(&providers, &self.name)?;
         let definition = &provider.definition;
@@ -342,7 +379,7 @@ impl Poll {
         let mut received = received
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
         provider.hide_credential(&mut received, &secrets);
-        let mut answer = definition.interpret(&self.job_id, answer(&received));
+        let mut answer = definition.interpret_of(job, answer(&received));
         while let Some(before) = awaiting(&answer)
             && !before.results.is_empty()
         {
@@ -355,7 +392,7 @@ impl Poll {
                 ))
             })?;
             provider.hide_credential(&mut received, &of_result);
-            answer = definition.interpret_result(&self.job_id, before, self::answer(&received));
+            answer = definition.interpret_result_of(job, before, self::answer(&received));
         }
         match &mut answer {
             Interpretation::Ok(report) => report.settle(Clock::System.now()),

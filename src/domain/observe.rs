@@ -22,6 +22,8 @@ pub struct Known {
     /// Time of the last write of another progress; the epoch for a job that was never polled.
     written_at: Timestamp,
     rest: u64,
+    /// Hash of the provider's status.
+    raw_status: u32,
 }
 
 impl Known {
@@ -34,7 +36,8 @@ impl Known {
         let next_at = since.map(|since| since.plus(PROGRESS_EVERY)).unwrap_or_default();
         let reported = Reported { progress: seen.progress, next_at };
         let (status, written, rest) = (seen.status, seen.progress, fingerprint(seen));
-        Self { status, reported, written, written_at, rest }
+        let raw_status = fingerprint_of(seen.raw_status.as_deref());
+        Self { status, reported, written, written_at, rest, raw_status }
     }
 
     /// What was reported to all apps but those that are apart.
@@ -54,7 +57,13 @@ impl Known {
             ProgressApps::None | ProgressApps::Only(_) => self.reported,
         };
         let (status, written, rest) = (seen.status, seen.progress, fingerprint(seen));
-        Self { status, reported, written, written_at, rest }
+        let raw_status = fingerprint_of(seen.raw_status.as_deref());
+        Self { status, reported, written, written_at, rest, raw_status }
+    }
+
+    /// Returns whether the provider's status is this one, as last written.
+    pub fn has_raw_status(&self, raw_status: &str) -> bool {
+        self.raw_status == fingerprint_of(Some(raw_status))
     }
 
     /// Discards what is stored, so that the next poll counts as a change. For a new watch with progress events.
@@ -107,6 +116,13 @@ fn fingerprint(seen: &Observation) -> u64 {
     (status, raw_status, output, outputs, error).hash(&mut hasher);
     (created_at, completed_at, outputs_expire_at).hash(&mut hasher);
     hasher.finish().max(1)
+}
+
+/// Returns a hash of a status of the provider. The first half suffices to compare it with a known one.
+fn fingerprint_of(raw_status: Option<&str>) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    raw_status.hash(&mut hasher);
+    (hasher.finish() >> 32) as u32
 }
 
 #[cfg(test)]

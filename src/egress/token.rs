@@ -23,8 +23,12 @@ pub const TOKEN_ANSWER_MAX: usize = 64 * 1024;
 /// Maximum length of a token, in bytes: a header of common servers has at most 8 KiB.
 const TOKEN_MAX: usize = 8 * 1024;
 
-/// Life of a token whose answer does not say when it expires.
+/// Life of a token whose answer does not say when it expires, or says 0.
 const LIFE_DEFAULT: Duration = Duration::from_secs(5 * 60);
+
+/// Minimum time for which a token is used, whatever its answer says. With a shorter one, each poll could need a token of
+/// its own.
+const LIFE_MIN: Duration = Duration::from_secs(10);
 
 /// Maximum time for which a token is used.
 const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -56,7 +60,8 @@ pub struct Token {
     text: String,
     /// The refresh token of the answer, which replaces the one that was sent.
     refresh: Option<String>,
-    issued_at: Moment,
+    /// From this time on, a 401 can mean that the token was revoked, or that it has ended.
+    doubtful_at: Moment,
     renew_at: Moment,
     expires_at: Moment,
 }
@@ -83,9 +88,35 @@ impl Token {
         self.refresh.as_deref()
     }
 
-    /// Returns whether a 401 can mean that the token was revoked: it is not quite new.
+    /// Returns whether a 401 can mean that the token was revoked or has ended: it is not quite new.
     pub fn is_worth_renewing(&self, now: Moment) -> bool {
-        now.since(self.issued_at) >= RENEW_AGE_MIN
+        now >= self.doubtful_at
+    }
+
+    /// Makes a token of its text and its life, if that is known.
+    fn new(
+        text: String,
+        refresh: Option<String>,
+        life: Option<Duration>,
+        now: Moment,
+    ) -> Result<Self, NotIssued> {
+        let text = Some(text).filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
+        let token = text.and_then(|text| Some((bearer(&text)?, text)));
+        let wrong =
+            || NotIssued { code: None, why: "the answer has a token that no header can hold".to_owned() };
+        let (authorization, text) = token.ok_or_else(wrong)?;
+        let stated = life.filter(|life| !life.is_zero()).unwrap_or(LIFE_DEFAULT);
+        let life = stated.clamp(LIFE_MIN, LIFE_MAX);
+        let renew_before = (life / 10).min(RENEW_BEFORE_MAX);
+        let refresh = refresh.filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
+        Ok(Self {
+            authorization,
+            text,
+            refresh,
+            doubtful_at: now.plus(RENEW_AGE_MIN.min(stated)),
+            renew_at: now.plus(life.saturating_sub(renew_before)),
+            expires_at: now.plus(life),
+        })
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -203,27 +234,48 @@ pub struct NotIssued {
 pub fn read_token(received: &Received, now: Moment) -> Result<Token, NotIssued> {
     let wrong = |why: &str| NotIssued { code: None, why: why.to_owned() };
     if received.status != 200 {
-        let refusal: Option<Refusal> = serde_json::from_slice(&received.body).ok();
-        let code = refusal.and_then(|refusal| ERRORS.into_iter().find(|code| *code == refusal.error));
-        let shown = code.map(|code| format!(" ({code})")).unwrap_or_default();
-        let why = format!("answered HTTP {}{shown} to the request for a token", received.status);
-        return Err(NotIssued { code, why });
+        return Err(refusal(received));
     }
     let issued: Issued = serde_json::from_slice(&received.body)
         .map_err(|_| wrong("the answer is not a token in JSON (access_token, token_type)"))?;
     if !issued.token_type.eq_ignore_ascii_case("bearer") {
         return Err(wrong("the answer has a token of another type than Bearer"));
     }
-    let text = Some(issued.access_token).filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
-    let token = text.and_then(|text| Some((bearer(&text)?, text)));
-    let (authorization, text) =
-        token.ok_or_else(|| wrong("the answer has a token that no header can hold"))?;
     let seconds = issued.expires_in.as_u64().or_else(|| issued.expires_in.as_str()?.parse().ok());
-    let life = seconds.map_or(LIFE_DEFAULT, Duration::from_secs).min(LIFE_MAX);
-    let renew_before = (life / 10).min(RENEW_BEFORE_MAX);
-    let (renew_at, expires_at) = (now.plus(life.saturating_sub(renew_before)), now.plus(life));
-    let refresh = issued.refresh_token.filter(|text| (1..=TOKEN_MAX).contains(&text.len()));
-    Ok(Token { authorization, text, refresh, issued_at: now, renew_at, expires_at })
+    Token::new(issued.access_token, issued.refresh_token, seconds.map(Duration::from_secs), now)
+}
+
+/// What is read in an answer that is not as in RFC 6749.
+pub struct TokenParts {
+    /// The token.
+    pub text: String,
+    /// The refresh token that replaces the one that was sent.
+    pub refresh: Option<String>,
+    /// The life of the token.
+    pub life: Option<Duration>,
+}
+
+/// Makes a token of an answer that is not as in RFC 6749. The error of `read` is the rest of a sentence about the token
+/// URL.
+pub fn read_token_with(
+    received: &Received,
+    now: Moment,
+    read: impl FnOnce(&Received) -> Result<TokenParts, String>,
+) -> Result<Token, NotIssued> {
+    if !matches!(received.status, 200 | 201) {
+        return Err(refusal(received));
+    }
+    let TokenParts { text, refresh, life } = read(received).map_err(|why| NotIssued { code: None, why })?;
+    Token::new(text, refresh, life, now)
+}
+
+/// Returns why an answer is a refusal.
+fn refusal(received: &Received) -> NotIssued {
+    let refusal: Option<Refusal> = serde_json::from_slice(&received.body).ok();
+    let code = refusal.and_then(|refusal| ERRORS.into_iter().find(|code| *code == refusal.error));
+    let shown = code.map(|code| format!(" ({code})")).unwrap_or_default();
+    let why = format!("answered HTTP {}{shown} to the request for a token", received.status);
+    NotIssued { code, why }
 }
 
 fn bearer(text: &str) -> Option<HeaderValue> {

@@ -21,7 +21,7 @@ use crate::domain::{
     ProgressRound, ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
-use crate::providers::{Definition, Interpretation, NextResult};
+use crate::providers::{Definition, InlinePoll, Interpretation, NextResult};
 use crate::store::{
     ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, RefreshEnding, Store, StoreError,
     WRITE_RETRY_PAUSE, write_until_accepted,
@@ -331,16 +331,18 @@ impl Poller {
 }
 
 impl Poller {
-    /// Returns the provider of a job that is an app's alone, and its metrics.
+    /// Returns the provider of a job that is an app's alone, and its metrics. `is_accepted`: the last good answer was
+    /// [`InlinePoll::ACCEPTED`].
     async fn own_provider(
         &self,
         name: &JobName,
         source: &PollSource,
+        is_accepted: bool,
     ) -> Result<(Arc<ProviderMetrics>, Arc<Provider>), NoProvider> {
         match source {
             PollSource::Inline { poll, credential } => {
-                let (definition, credential) =
-                    Definition::inline(poll, credential.as_ref()).map_err(NoProvider::Unusable)?;
+                let made = Definition::inline(poll, credential.as_ref(), is_accepted);
+                let (definition, credential) = made.map_err(NoProvider::Unusable)?;
                 let (policy, limits) = self.scheduler().on_demand.settings();
                 let provider = Provider::new(definition, credential, None, policy, limits);
                 Ok((self.metrics_of(INLINE), Arc::new(provider)))
@@ -495,11 +497,13 @@ impl PollTask {
         let poller = Arc::clone(&self.poller);
         let found = poller.scheduler().jobs.get(&self.job).map(|schedule| {
             let trace = schedule.trace.as_deref().copied();
-            (schedule.queue(), schedule.name.clone(), schedule.poll.clone(), schedule.app, trace)
+            let is_accepted = schedule.known.has_raw_status(InlinePoll::ACCEPTED);
+            let source = schedule.poll.clone().map(|source| (source, is_accepted));
+            (schedule.queue(), schedule.name.clone(), source, schedule.app, trace)
         });
         let Some((queue, name, source, app, trace)) = found else { return };
         let own = match &source {
-            Some(source) => poller.own_provider(&name, source).await.map(Some),
+            Some((source, is_accepted)) => poller.own_provider(&name, source, *is_accepted).await.map(Some),
             None => Ok(poller.providers.get(queue).cloned()),
         };
         let (metrics, provider) = match own {

@@ -206,7 +206,7 @@ impl Provider {
         self.hide_credential(&mut received, &secrets);
         let Received { status, headers, body, .. } = &received;
         let answer = Answer { status: *status, headers, body };
-        let mut answer = self.definition.interpret_cancel(&name.job_id, answer);
+        let mut answer = self.definition.interpret_cancel((&name.job_id, &name.params), answer);
         if *status == 401
             && let Some(token) = &token
         {
@@ -271,7 +271,7 @@ impl Provider {
         self.hide_credential(&mut received, &secrets);
         let now = clock.now();
         let retry_after = received.retry_after(now);
-        let mut meaning = interpret(definition, &name.job_id, &received, purpose).await;
+        let mut meaning = interpret(definition, (&name.job_id, &name.params), &received, purpose).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.settle(now);
             // A registration lists the words that end the job. Each other word means that it runs.
@@ -333,33 +333,36 @@ impl Provider {
 /// Interprets a response; a large one on a thread of its own.
 async fn interpret(
     definition: &Arc<Definition>,
-    job_id: &str,
+    job: (&str, &str),
     received: &Received,
     purpose: Purpose<'_>,
 ) -> Interpretation {
-    let read = |definition: &Definition, job_id: &str, received: &Received, before: Option<&JobReport>| {
-        let Received { status, headers, body, .. } = received;
-        let answer = Answer { status: *status, headers, body };
-        match before {
-            Some(before) => definition.interpret_result(job_id, before, answer),
-            None => definition.interpret(job_id, answer),
-        }
-    };
+    let read =
+        |definition: &Definition, job: (&str, &str), received: &Received, before: Option<&JobReport>| {
+            let Received { status, headers, body, .. } = received;
+            let answer = Answer { status: *status, headers, body };
+            match before {
+                Some(before) => definition.interpret_result_of(job, before, answer),
+                None => definition.interpret_of(job, answer),
+            }
+        };
     let before = match purpose {
         Purpose::Poll | Purpose::Cancel => None,
         Purpose::Result(report) => Some(report),
     };
     let inline_max = if definition.is_of_app() { OWN_INLINE_MAX } else { INLINE_MAX };
     if received.body.len() <= inline_max {
-        return read(definition, job_id, received, before);
+        return read(definition, job, received, before);
     }
     // The semaphore is never closed.
     let bodies = if definition.is_of_app() { &OWN_BODIES } else { &LARGE_BODIES };
     let _permit = bodies.acquire().await;
-    let (definition, job_id, received) = (Arc::clone(definition), job_id.to_owned(), received.clone());
-    let before = before.cloned();
-    let parsed =
-        tokio::task::spawn_blocking(move || read(&definition, &job_id, &received, before.as_ref())).await;
+    let (definition, received, before) = (Arc::clone(definition), received.clone(), before.cloned());
+    let (job_id, params) = (job.0.to_owned(), job.1.to_owned());
+    let parsed = tokio::task::spawn_blocking(move || {
+        read(&definition, (&job_id, &params), &received, before.as_ref())
+    })
+    .await;
     parsed.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(_) => Interpretation::error("the service stops".to_owned()),

@@ -19,7 +19,10 @@ use std::time::Duration;
 use super::exchange;
 use crate::clock::Clock;
 use crate::domain::{Timestamp, credential_variable};
-use crate::egress::{Egress, NoToken, NotIssued, Received, SendError, Token, TokenSlot, read_token};
+use crate::egress::{
+    Egress, NoToken, NotIssued, Received, SendError, Token, TokenParts, TokenSlot, read_token,
+    read_token_with,
+};
 use crate::providers::{Definition, PollFailure, Request};
 
 /// Maximum time that a poll waits for a token: that of a request for one.
@@ -128,7 +131,16 @@ impl Tokens {
         let request = Request { timeout: request.timeout.min(left), ..request };
         let received = egress.fetch(exchange::fetch(request)).await;
         let received = received.map_err(|error| TokenFailure::of_exchange(&host, &error))?;
-        let token = read_token(&received, clock.moment())
+        let (at, now) = (clock.moment(), clock.now());
+        let issued = if definition.has_own_token_answer() {
+            read_token_with(&received, at, |received| {
+                let (text, refresh, life) = definition.read_token(&received.headers, &received.body, now)?;
+                Ok(TokenParts { text, refresh, life })
+            })
+        } else {
+            read_token(&received, at)
+        };
+        let token = issued
             .map_err(|not_issued| TokenFailure::of_answer(&host, &received, not_issued, clock.now()))?;
         if let Some(rotated) = token.refresh_token() {
             self.keep(rotated, definition, key);

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::aws::{Keys, Scope, Unsigned, region_of, shown_headers, signed_headers};
 use super::host_pattern::HostPattern;
-use super::issued_token::{TokenForm, TokenRequest};
+use super::issued_token::{TokenForm, TokenRequest, printable};
 use super::jwt_form::JwtForm;
 use super::secret_texts::{MASK, spellings};
 use super::template::Template;
@@ -40,8 +40,21 @@ const PUBLIC_FIELDS: &[&str] = &[
     "email",
     "domain",
     "project_id",
+    "org",
+    "org_id",
+    "organization",
+    "organization_id",
+    "tenant_id",
+    "team_id",
+    "workspace",
+    "workspace_id",
+    "user_id",
+    "region",
     "type",
 ];
+
+/// Field of a credential that is sent alone, if the credential has further fields for headers.
+const KEY: &str = "key";
 
 /// What authorises a request.
 #[derive(Clone, Copy)]
@@ -67,6 +80,8 @@ pub(super) enum Supply<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Auth {
     pub(super) form: AuthForm,
+    /// Headers that are sent beside it: templates over the fields of the credential.
+    pub(super) headers: Vec<(String, Template)>,
     pub(super) send_to: Vec<HostPattern>,
     /// The hosts that the operator lists, of those that a wildcard of `send_to` allows and a client may choose.
     pub(super) operator_hosts: Vec<HostPattern>,
@@ -86,8 +101,8 @@ pub(super) enum AuthForm {
     Header(AuthHeader),
     /// `user:password`, as HTTP Basic.
     Basic,
-    /// In headers with templates over the fields of the credential.
-    Headers(Vec<(String, Template)>),
+    /// Only in the headers of [`Auth::headers`].
+    Headers,
     /// In the query.
     Query(Vec<(String, Template)>),
     /// In the JSON or form body.
@@ -141,6 +156,7 @@ impl Auth {
     pub(super) fn new(form: AuthForm, send_to: Vec<HostPattern>) -> Self {
         Self {
             form,
+            headers: Vec::new(),
             send_to,
             operator_hosts: Vec::new(),
             is_rebased: false,
@@ -176,39 +192,77 @@ impl Auth {
 
     /// Returns the fields that a credential must have; none if it is one value. Others that it may have follow.
     fn fields(&self) -> (BTreeSet<&str>, &'static [&'static str]) {
-        match &self.form {
-            AuthForm::Header(_) | AuthForm::Basic => (BTreeSet::new(), &[]),
-            AuthForm::Headers(parts) | AuthForm::Query(parts) | AuthForm::Body(parts) => {
+        let of_headers: Vec<&str> = self.headers.iter().flat_map(|(_, template)| template.names()).collect();
+        let (own, optional): (BTreeSet<&str>, &'static [&'static str]) = match &self.form {
+            AuthForm::Header(_) | AuthForm::Basic if !of_headers.is_empty() => ([KEY].into(), &[]),
+            AuthForm::Header(_) | AuthForm::Basic | AuthForm::Headers => (BTreeSet::new(), &[]),
+            AuthForm::Query(parts) | AuthForm::Body(parts) => {
                 (parts.iter().flat_map(|(_, template)| template.names()).collect(), &[])
             }
             AuthForm::Token(form, _) => form.fields(self.token_url.is_none()),
             AuthForm::Jwt(form, _) => (form.fields(), &[]),
             AuthForm::Aws(_) => (["access_key_id", "secret_access_key"].into(), &["session_token"]),
+        };
+        (own.into_iter().chain(of_headers).collect(), optional)
+    }
+
+    /// Returns what is sent alone: the field [`KEY`] of a credential with fields, or else all of it.
+    fn key_of(&self, credential: &str) -> Result<String, String> {
+        if self.fields().0.is_empty() {
+            return Ok(credential.to_owned());
         }
+        Ok(self.read(credential)?.remove(KEY).unwrap_or_default())
+    }
+
+    /// Returns a credential that is a token itself.
+    fn bare_token<'a>(&self, credential: &'a str) -> Option<&'a str> {
+        match &self.form {
+            AuthForm::Token(form, _) => form.bare_token(credential),
+            AuthForm::Jwt(form, _) => form.bare_token(credential),
+            AuthForm::Header(_)
+            | AuthForm::Basic
+            | AuthForm::Headers
+            | AuthForm::Query(_)
+            | AuthForm::Body(_)
+            | AuthForm::Aws(_) => None,
+        }
+    }
+
+    /// Returns the headers beside the credential. A credential that is a token itself has no fields for them.
+    fn headers_beside(&self, credential: &str) -> Result<Vec<(String, String)>, String> {
+        if self.headers.is_empty() || self.bare_token(credential).is_some() {
+            return Ok(Vec::new());
+        }
+        let has_fields = !self.fields().0.is_empty();
+        let fields = if has_fields { self.read(credential)? } else { BTreeMap::new() };
+        headers(&self.headers, &fields)
     }
 
     /// Checks a credential. After the name of a scheme, such as `Bearer`, a key is one word.
     pub(super) fn check(&self, credential: &str) -> Result<(), String> {
         let now = Timestamp::from_millis(0);
         match &self.form {
-            AuthForm::Header(header) if header.prefix.is_empty() => printable(credential).map(drop),
             AuthForm::Header(header) => {
-                check_word(credential, &header.prefix)?;
-                printable(credential).map(drop)
+                let key = self.key_of(credential)?;
+                printable(&key)?;
+                if !header.prefix.is_empty() {
+                    check_word(&key, &header.prefix)?;
+                }
             }
             AuthForm::Token(form, _) => match form.bare_token(credential) {
-                Some(token) => printable(token).map(drop),
-                None => self.token_request(credential, None, now).map(drop),
+                Some(token) => printable(token).map(drop)?,
+                None => self.token_request(credential, None, now).map(drop)?,
             },
-            AuthForm::Aws(_) => self.aws_keys(credential).map(drop),
+            AuthForm::Aws(_) => self.aws_keys(credential).map(drop)?,
             AuthForm::Basic
-            | AuthForm::Headers(_)
+            | AuthForm::Headers
             | AuthForm::Query(_)
             | AuthForm::Body(_)
             | AuthForm::Jwt(..) => {
-                self.sent(Supply::Real(Credential { key: credential, token: None, now })).map(drop)
+                self.sent(Supply::Real(Credential { key: credential, token: None, now }))?;
             }
         }
+        self.headers_beside(credential).map(drop)
     }
 
     /// Returns what the credential adds to a request. The error is the rest of a sentence about the key.
@@ -218,41 +272,40 @@ impl Auth {
             (Supply::Real(Credential { key, token, now }), _) => (key, token, now),
             (Supply::Shown(now), sample) => (sample.as_deref().unwrap_or(MASK), Some(MASK), now),
         };
+        // The mask of a credential without fields is no token.
+        let bare = self.bare_token(key).filter(|_| sample.is_none());
         let mut sent = Sent::default();
+        if bare.is_none() {
+            sent.headers = self.headers_beside(key)?;
+        }
         match &self.form {
-            AuthForm::Header(header) => sent.headers.push(header.with(printable(key)?)),
+            AuthForm::Header(header) => sent.headers.push(header.with(printable(&self.key_of(key)?)?)),
             AuthForm::Basic if sample.is_some() => {
                 // The base64 of a masked credential means nothing.
                 sent.headers.push(("authorization".to_owned(), format!("Basic {MASK}")));
             }
             AuthForm::Basic => {
-                let pair = user_and_password(key)?;
+                let pair = user_and_password(&self.key_of(key)?)?;
                 sent.headers.push(("authorization".to_owned(), format!("Basic {}", STANDARD.encode(pair))));
             }
-            AuthForm::Headers(parts) => sent.headers = headers(parts, &self.read(key)?)?,
             AuthForm::Query(parts) => sent.query = rendered(parts, &self.read(key)?)?,
             AuthForm::Body(parts) => sent.body = rendered(parts, &self.read(key)?)?,
-            AuthForm::Token(form, header) => {
-                let token = token.or_else(|| form.bare_token(key));
-                let token = printable(token.ok_or("was not exchanged for a token")?)?;
+            AuthForm::Token(_, header) => {
+                let token = printable(token.or(bare).ok_or("was not exchanged for a token")?)?;
                 sent.headers.push(header.with(token));
                 sent.secrets.push(token.to_owned());
             }
             AuthForm::Jwt(form, header) => {
-                let bare = form.bare_token(key).filter(|_| sample.is_none());
                 let token = match (bare, &sample) {
                     (Some(token), _) => printable(token)?.to_owned(),
                     (None, Some(_)) => MASK.to_owned(),
                     (None, None) => form.token(&self.read(key)?, now)?,
                 };
-                if bare.is_none() {
-                    sent.headers = headers(&form.headers, &self.read(key)?)?;
-                }
                 sent.headers.push(header.with(&token));
                 sent.secrets.push(token);
             }
             // The whole request is signed.
-            AuthForm::Aws(_) => {}
+            AuthForm::Headers | AuthForm::Aws(_) => {}
         }
         Ok(sent)
     }
@@ -366,28 +419,20 @@ impl Auth {
 
     /// Returns the texts of all fields of a credential but these.
     fn texts(&self, credential: &str, public: &[&str]) -> Vec<String> {
-        let mut secrets = match &self.form {
-            AuthForm::Header(_) => vec![credential.to_owned()],
-            AuthForm::Basic => {
-                let pair = user_and_password(credential).unwrap_or_default();
-                let (user, password) = pair.split_once(':').unwrap_or_default();
-                // Without a password, the user is the key.
-                let secret = if password.is_empty() { user } else { password };
-                vec![credential.to_owned(), STANDARD.encode(&pair), secret.to_owned()]
-            }
-            AuthForm::Headers(_)
-            | AuthForm::Query(_)
-            | AuthForm::Body(_)
-            | AuthForm::Token(..)
-            | AuthForm::Jwt(..)
-            | AuthForm::Aws(_) => {
-                let mut fields = self.read(credential).unwrap_or_default();
-                fields.retain(|name, _| !public.contains(&name.as_str()));
-                let mut secrets: Vec<_> = fields.into_values().collect();
-                secrets.push(credential.to_owned());
-                secrets
-            }
-        };
+        let mut secrets = vec![credential.to_owned()];
+        if !self.fields().0.is_empty() {
+            let mut fields = self.read(credential).unwrap_or_default();
+            fields.retain(|name, _| !public.contains(&name.as_str()));
+            secrets.extend(fields.into_values());
+        }
+        if matches!(self.form, AuthForm::Basic) {
+            let key = self.key_of(credential).unwrap_or_default();
+            let pair = user_and_password(&key).unwrap_or_default();
+            let (user, password) = pair.split_once(':').unwrap_or_default();
+            // Without a password, the user is the key.
+            let secret = if password.is_empty() { user } else { password };
+            secrets.extend([STANDARD.encode(&pair), secret.to_owned()]);
+        }
         let encoded = secrets.iter().flat_map(|secret| spellings(secret)).collect::<Vec<_>>();
         secrets.extend(encoded);
         // A credential of one value is replaced whatever its length.
@@ -442,11 +487,6 @@ fn check_word(credential: &str, prefix: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn printable(text: &str) -> Result<&str, String> {
-    let is_printable = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    is_printable.then_some(text).ok_or_else(|| "must be printable ASCII without spaces".to_owned())
-}
-
 /// Returns `user:password`. A key without a colon is a user without a password.
 fn user_and_password(credential: &str) -> Result<String, String> {
     if credential.is_empty() || credential.chars().any(char::is_control) {
@@ -499,8 +539,8 @@ mod tests {
 
     #[test]
     fn a_credential_of_several_fields_is_json_or_lines() {
-        let form = AuthForm::Headers(parts(&[("x-id", "{id}"), ("x-auth", "Key {id}.{secret}")]));
-        let auth = auth(form);
+        let mut auth = auth(AuthForm::Headers);
+        auth.headers = parts(&[("x-id", "{id}"), ("x-auth", "Key {id}.{secret}")]);
         for credential in [r#"{"id": "a1", "secret": "b2"}"#, "id=a1\nsecret=b2\n", "secret = b2\r\nid = a1"]
         {
             let sent = auth.sent(real(credential)).map(|sent| sent.headers).unwrap();

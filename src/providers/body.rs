@@ -11,6 +11,8 @@ pub(super) enum BodyTemplate {
     Json(JsonTemplate),
     /// A form; the content type is `application/x-www-form-urlencoded`.
     Form(Vec<(String, Template)>),
+    /// JSON as a client has given it.
+    Given(String),
 }
 
 /// A JSON value whose texts have parameters. Names of members have none.
@@ -29,18 +31,29 @@ impl BodyTemplate {
         match self {
             Self::Json(json) => json.templates(),
             Self::Form(fields) => fields.iter().map(|(_, template)| template).collect(),
+            Self::Given(_) => Vec::new(),
         }
     }
 
-    /// Returns the content type and the body. `credential` is added at the top.
+    /// Returns the templates that are always sent, because they are items of a list.
+    pub(super) fn items(&self) -> Vec<&Template> {
+        match self {
+            Self::Json(json) => json.items(),
+            Self::Form(_) | Self::Given(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the content type and the body. `credential` is added at the top. Members that are absent are left out.
     pub(super) fn render(
         &self,
         value: impl Fn(&str) -> Result<String, String>,
+        is_absent: impl Fn(&Template) -> bool,
         credential: &[(String, String)],
     ) -> Result<(&'static str, Vec<u8>), String> {
         match self {
+            Self::Given(text) => Ok(("application/json", text.clone().into_bytes())),
             Self::Json(json) => {
-                let mut body = json.render(&value)?;
+                let mut body = json.render(&value, &is_absent)?;
                 if let Value::Object(members) = &mut body {
                     members
                         .extend(credential.iter().map(|(name, value)| (name.clone(), value.clone().into())));
@@ -49,7 +62,7 @@ impl BodyTemplate {
             }
             Self::Form(fields) => {
                 let mut pairs = Vec::new();
-                for (name, template) in fields {
+                for (name, template) in fields.iter().filter(|(_, template)| !is_absent(template)) {
                     pairs.push((name.as_str(), template.render(&value)?));
                 }
                 pairs.extend(credential.iter().map(|(name, value)| (name.as_str(), value.clone())));
@@ -74,17 +87,36 @@ impl JsonTemplate {
         }
     }
 
-    /// Returns the value with each parameter replaced by its value.
-    pub(super) fn render(&self, value: &impl Fn(&str) -> Result<String, String>) -> Result<Value, String> {
+    /// Returns the templates that are items of lists.
+    fn items(&self) -> Vec<&Template> {
+        match self {
+            Self::Text(_) | Self::Fixed(_) => Vec::new(),
+            Self::List(items) => items
+                .iter()
+                .flat_map(|item| if let Self::Text(template) = item { vec![template] } else { item.items() })
+                .collect(),
+            Self::Object(members) => members.iter().flat_map(|(_, value)| value.items()).collect(),
+        }
+    }
+
+    /// Returns the value with each parameter replaced by its value, without the members that are absent.
+    pub(super) fn render(
+        &self,
+        value: &impl Fn(&str) -> Result<String, String>,
+        is_absent: &impl Fn(&Template) -> bool,
+    ) -> Result<Value, String> {
         Ok(match self {
             Self::Text(template) => Value::String(template.render(value)?),
             Self::Fixed(fixed) => fixed.clone(),
             Self::List(items) => {
-                Value::Array(items.iter().map(|item| item.render(value)).collect::<Result<_, _>>()?)
+                let items = items.iter().map(|item| item.render(value, is_absent));
+                Value::Array(items.collect::<Result<_, _>>()?)
             }
             Self::Object(members) => {
-                let member = |(name, one): &(String, Self)| Ok((name.clone(), one.render(value)?));
-                Value::Object(members.iter().map(member).collect::<Result<Map<_, _>, String>>()?)
+                let is_sent = |one: &Self| !matches!(one, Self::Text(template) if is_absent(template));
+                let member = |(name, one): &(String, Self)| Ok((name.clone(), one.render(value, is_absent)?));
+                let members = members.iter().filter(|(_, one)| is_sent(one)).map(member);
+                Value::Object(members.collect::<Result<Map<_, _>, String>>()?)
             }
         })
     }
@@ -104,11 +136,11 @@ mod tests {
         let ids = JsonTemplate::List(vec![JsonTemplate::Text(text("{id}")), JsonTemplate::Fixed(5.into())]);
         let json = BodyTemplate::Json(JsonTemplate::Object(vec![("ids".to_owned(), ids)]));
         let key = [("key".to_owned(), "k".to_owned())];
-        let (kind, body) = json.render(value, &key).unwrap();
+        let (kind, body) = json.render(value, |_| false, &key).unwrap();
         assert_eq!(kind, "application/json");
         assert_eq!(String::from_utf8(body).unwrap(), r#"{"ids":["a\", \"x\": \"b&c=d",5],"key":"k"}"#);
         let form = BodyTemplate::Form(vec![("id".to_owned(), text("{id}"))]);
-        let (_, body) = form.render(value, &key).unwrap();
+        let (_, body) = form.render(value, |_| false, &key).unwrap();
         assert_eq!(String::from_utf8(body).unwrap(), "id=a%22%2C%20%22x%22%3A%20%22b%26c%3Dd&key=k");
     }
 }

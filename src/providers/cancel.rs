@@ -92,14 +92,14 @@ impl Definition {
     }
 
     /// Returns the meaning of the answer to [`Self::cancel_request`]. Never panics, whatever the bytes.
-    pub fn interpret_cancel(&self, job_id: &str, answer: Answer<'_>) -> CancelAnswer {
+    pub fn interpret_cancel(&self, job: (&str, &str), answer: Answer<'_>) -> CancelAnswer {
         let Some(form) = &self.cancel else { return CancelAnswer::Accepted };
         let is_good = (200..300).contains(&answer.status);
         // The body of a good answer says nothing, unless errors can be in it.
         if is_good && form.meaning.errors.when.is_none() {
             return CancelAnswer::Accepted;
         }
-        let (failure, message) = match form.meaning.interpret(job_id, answer) {
+        let (failure, message) = match form.meaning.interpret(job, answer) {
             Interpretation::Ok(_) | Interpretation::NotYet => return CancelAnswer::Accepted,
             Interpretation::Failed { failure, message } => (failure, clip(&message, MAX_MESSAGE)),
         };

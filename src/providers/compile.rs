@@ -15,7 +15,7 @@ mod reader;
 mod request;
 mod result;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeTable;
 use url::Url;
@@ -90,8 +90,11 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
     let cancel = read_cancel(file, meaning.as_ref(), parts.form.as_ref(), (request_table.as_ref(), &params));
     if let (Some(form), Some(table)) = (&parts.form, &request_table) {
         let results = meaning.iter().flat_map(|meaning| &meaning.results).map(|result| &result.request);
-        let others = results.chain(cancel.iter().flatten().map(|cancel| &cancel.request));
-        let others = others.flat_map(request::names).collect();
+        let requests = results.chain(cancel.iter().flatten().map(|cancel| &cancel.request));
+        let templates = meaning.as_ref().map(Meaning::template_names).unwrap_or_default();
+        let mut others: BTreeSet<&str> = requests.flat_map(request::names).collect();
+        check_templates(file, &templates, &params, job_url.as_ref());
+        others.extend(&templates);
         // With a mistake in a table, it is not known what it uses.
         let is_known = meaning.is_some() || !(file.has("result") || file.has("cancel"));
         if is_known && cancel.is_ok() {
@@ -127,6 +130,27 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         hidden: Vec::new(),
         is_of_app: false,
     })
+}
+
+/// Checks that every name in a template of `[extract]` has a value.
+fn check_templates(
+    file: &TableReader<'_>,
+    names: &BTreeSet<&str>,
+    params: &Params,
+    job_url: Option<&super::definition::JobUrl>,
+) {
+    let groups: BTreeSet<&str> = job_url.into_iter().flat_map(super::definition::JobUrl::names).collect();
+    for name in names {
+        let is_declared = *name == "job_id" || params.others.contains_key(*name) || groups.contains(name);
+        if !is_declared {
+            file.wrong_key(
+                "extract",
+                format!(
+                    "`{{{name}}}` is neither a path, such as {{$.{name}}}, nor declared; add [params.{name}]"
+                ),
+            );
+        }
+    }
 }
 
 fn read_schema(file: &TableReader<'_>) {
@@ -287,7 +311,8 @@ fn read_examples(file: &TableReader<'_>, meaning: Option<&Meaning>, params: &Par
     }
     if !unread {
         let at = nodes.last().map_or(0, |node| node.at);
-        check_coverage(&read, |sentence| report.add(at, format!("example: {sentence}")));
+        let cannot_fail = report.cannot_fail.get();
+        check_coverage(&read, cannot_fail, |sentence| report.add(at, format!("example: {sentence}")));
     }
     read
 }
@@ -314,8 +339,8 @@ fn check_params(example: &Example, params: &Params, meaning: Option<&Meaning>, w
     }
 }
 
-/// Checks that the examples show a job that runs, one that completed and one that failed.
-fn check_coverage(examples: &[Example], wrong: impl Fn(&str)) {
+/// Checks that the examples show a job that runs, one that completed and one that failed, unless no job fails.
+fn check_coverage(examples: &[Example], cannot_fail: bool, wrong: impl Fn(&str)) {
     let (completed, failed) = (Some(EndingKind::Completed), Some(EndingKind::Failed));
     let shows = |endings: &[Option<EndingKind>]| {
         let status = |example: &Example| match &example.expect {
@@ -333,7 +358,8 @@ fn check_coverage(examples: &[Example], wrong: impl Fn(&str)) {
         examples.iter().filter_map(status).any(|status| endings.contains(&status.ending()))
     };
     for (endings, kind) in [(None, "runs"), (completed, "completed"), (failed, "failed")] {
-        if !shows(&[endings]) {
+        let is_needed = endings != failed || !cannot_fail;
+        if is_needed && !shows(&[endings]) {
             wrong(&format!("at least one must show a job that {kind}"));
         }
     }

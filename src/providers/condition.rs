@@ -77,7 +77,7 @@ mod tests {
     use std::cell::OnceCell;
 
     use super::*;
-    use crate::providers::field::Head;
+    use crate::providers::field::{Head, Params};
     use crate::providers::json::{Dialect, parse_json};
     use crate::providers::path::Path;
 
@@ -91,7 +91,7 @@ mod tests {
             Some(_) => Place::Path(Path::parse(place, 2).expect("a path")),
             None => Place::Header(place.to_owned()),
         };
-        let scope = Scope { root: &root, head, job_id: "1", outcome: None, nulls: &[] };
+        let scope = Scope { root: &root, head, job_id: "1", params: Params::NONE, outcome: None, nulls: &[] };
         Condition { place, test, every }.holds(scope)
     }
 

@@ -3,7 +3,7 @@
 //! `compile` makes it from a file and finds the mistakes. This file has the types and the accessors; `request` makes
 //! requests, and `interpretation` reads responses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use regex::Regex;
@@ -20,6 +20,7 @@ use super::path::Path;
 use super::rule::Rule;
 use super::secret_texts::SecretTexts;
 use super::template::{Param, Template, UrlTemplate};
+use super::text_template::TextTemplate;
 use super::value::Scalar;
 use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
 
@@ -184,6 +185,15 @@ pub(super) struct CancelForm {
     pub(super) meaning: Meaning,
 }
 
+impl Meaning {
+    /// Returns the names in templates of fields.
+    pub(super) fn template_names(&self) -> BTreeSet<&str> {
+        let extracts = std::iter::once(&self.extract).chain(self.rules.iter().filter_map(Rule::extract));
+        let own = extracts.flat_map(Extract::templates).flat_map(TextTemplate::names);
+        own.chain(self.results.iter().flat_map(|result| result.meaning.template_names())).collect()
+    }
+}
+
 /// What the body of an answer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum BodyKind {
@@ -256,7 +266,7 @@ impl Fold {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Errors {
     pub(super) when: Option<ErrorMark>,
-    pub(super) code: Paths,
+    pub(super) code: Field,
     pub(super) message: Paths,
     pub(super) account: Vec<String>,
 }
@@ -272,7 +282,7 @@ pub(super) struct ErrorMark {
 #[derive(Clone, Debug, Default)]
 pub(super) struct NotFound {
     pub(super) http: Vec<u16>,
-    pub(super) path: Paths,
+    pub(super) path: Field,
     pub(super) values: Vec<String>,
 }
 
@@ -335,8 +345,10 @@ pub struct Parameter<'a> {
     pub pattern: Option<&'a str>,
     /// The permitted values; empty if there is no list.
     pub values: &'a [String],
-    /// The value without one in the registration; without it, the parameter is required.
+    /// The value without one in the registration; without it, the parameter is required unless it is optional.
     pub default: Option<&'a str>,
+    /// Whether what contains the parameter is not sent if the registration leaves it out.
+    pub is_optional: bool,
 }
 
 impl Definition {
@@ -422,6 +434,7 @@ impl Definition {
             pattern: param.pattern(),
             values: param.values(),
             default: param.default().map(String::as_str),
+            is_optional: param.is_optional(),
         })
     }
 

@@ -14,7 +14,9 @@ impl Meaning {
     pub(super) fn check_example(&self, example: &Example) -> Result<(), String> {
         let answer =
             Answer { status: example.http, headers: &example.headers, body: example.body.as_bytes() };
-        let meaning = self.with_results(example, self.interpret(&example.job_id, answer))?;
+        let params = example.params_json();
+        let meaning = self.interpret((&example.job_id, &params), answer);
+        let meaning = self.with_results(example, &params, meaning)?;
         let Some(expect) = &example.expect else {
             return Err(format!(
                 "`expect` is missing; the answer was understood as: {}",
@@ -49,7 +51,12 @@ impl Meaning {
 
 impl Meaning {
     /// Returns the meaning after the follow-up requests of an example. The error says that they and the example do not fit.
-    fn with_results(&self, example: &Example, meaning: Interpretation) -> Result<Interpretation, String> {
+    fn with_results(
+        &self,
+        example: &Example,
+        params: &str,
+        meaning: Interpretation,
+    ) -> Result<Interpretation, String> {
         let mut given = example.results.iter();
         let mut meaning = meaning;
         while let Interpretation::Ok(report) = &meaning
@@ -62,12 +69,19 @@ impl Meaning {
             })?;
             let answer =
                 Answer { status: answer.http, headers: &answer.headers, body: answer.body.as_bytes() };
-            meaning = self.interpret_result(&example.job_id, report, answer);
+            meaning = self.interpret_result((&example.job_id, params), report, answer);
         }
         match given.len() {
             0 => Ok(meaning),
             more => Err(format!("`results` has {more} more answers than results are requested; remove them")),
         }
+    }
+}
+
+impl Example {
+    /// Returns the parameters as canonical JSON.
+    fn params_json(&self) -> String {
+        serde_json::Value::Object(self.params.clone()).to_string()
     }
 }
 

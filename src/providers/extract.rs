@@ -9,16 +9,13 @@ use std::time::Duration;
 use url::Url;
 
 use super::field::{Field, Place, Scope};
-use super::value::{Json, Scalar, number, text};
+use super::text_template::TextTemplate;
+use super::value::{Json, MAX_TEXT, Scalar, number, text};
 use crate::domain::{Output, Timestamp, format_duration};
 
 /// Largest number of outputs of one job that is kept; the raw response contains all. A body of the largest size
 /// could contain a hundred thousand, which would be stored, signed and sent for every watch.
 const MAX_OUTPUTS: usize = 1_000;
-
-/// Largest size in bytes of the outputs' texts, and of the error's texts. They are stored with every event of
-/// every watch. A client that needs all of a larger response uses the payload `raw`.
-pub(super) const MAX_TEXT: usize = 64 * 1024;
 
 /// Places of the fields of a job.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +36,14 @@ pub(super) struct Extract {
 }
 
 impl Extract {
+    /// Returns the templates of the fields.
+    pub(super) fn templates(&self) -> impl Iterator<Item = &TextTemplate> {
+        let of_outputs =
+            self.outputs.iter().flat_map(|one| [&one.url, &one.kind, &one.thumbnail, &one.poster]);
+        let fields = [&self.output, &self.error_code, &self.error_message];
+        fields.into_iter().chain(of_outputs).flat_map(Field::templates)
+    }
+
     /// Returns the output of a job, and all of its outputs.
     pub(super) fn outputs(&self, scope: Scope<'_>) -> (Option<String>, Option<Vec<Output>>) {
         let outputs = self.outputs.as_ref().and_then(|outputs| outputs.read(scope));
@@ -86,13 +91,10 @@ impl Progress {
     /// Returns the progress in whole percent, rounded down, so that 99.9 is not 100.
     pub(super) fn read(&self, scope: Scope<'_>) -> Option<u8> {
         let value = |value: &Json<'_>| if self.reads_texts { number(value) } else { value.as_f64() };
-        // A text such as `42%` is a percentage in any unit.
+        // A text such as `42%` or `2/4` means the same in any unit.
         let percent = |read: &Json<'_>, factor: f64| {
-            let shown = || read.as_str().filter(|_| self.reads_texts)?.trim().strip_suffix('%');
-            match shown() {
-                Some(shown) => number(&Json::Text(shown.into())),
-                None => value(read).map(|number| number * factor),
-            }
+            let shown = read.as_str().filter(|_| self.reads_texts).and_then(shown_percent);
+            shown.or_else(|| value(read).map(|number| number * factor))
         };
         let percent = match &self.form {
             ProgressForm::Percent(field) => field.find(scope, |value| percent(value, 1.0))?,
@@ -106,6 +108,17 @@ impl Progress {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range")]
         PERCENT.contains(&percent).then_some((percent + 1e-9).min(100.0) as u8)
     }
+}
+
+/// Returns the percentage that a text shows: `42%`, `2/4` or `2 of 4`.
+fn shown_percent(text: &str) -> Option<f64> {
+    let read = |text: &str| number(&Json::Text(text.into()));
+    if let Some(percent) = text.trim().strip_suffix('%') {
+        return read(percent);
+    }
+    let (part, whole) = text.split_once('/').or_else(|| text.split_once(" of "))?;
+    let whole = read(whole).filter(|whole| *whole > 0.0)?;
+    read(part).map(|part| 100.0 * part / whole)
 }
 
 /// Places of the outputs, and of the fields within each.
@@ -290,7 +303,7 @@ fn naive_utc(text: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::field::{Alternative, Head};
+    use crate::providers::field::{Alternative, Head, Params};
     use crate::providers::path::Path;
 
     fn field(path: &str) -> Field {
@@ -300,7 +313,7 @@ mod tests {
 
     fn scope<'a>(root: &'a Json<'a>) -> Scope<'a> {
         let head = Head { status: 200, headers: &[] };
-        Scope { root, head, job_id: "1", outcome: None, nulls: &[] }
+        Scope { root, head, job_id: "1", params: Params::NONE, outcome: None, nulls: &[] }
     }
 
     #[test]
@@ -339,6 +352,11 @@ mod tests {
             ("42", Some(42), None),
             ("42%", Some(42), Some(42)),
             (" 42 % ", Some(42), Some(42)),
+            ("2/4", Some(50), Some(50)),
+            ("1 of 3", Some(33), Some(33)),
+            ("3 / 0", None, None),
+            ("5/4", None, None),
+            ("2026/02/18", None, None),
             ("0.29", Some(0), Some(29)),
             ("much", None, None),
             ("NaN", None, None),

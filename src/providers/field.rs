@@ -1,7 +1,12 @@
-//! The places from which a value is read: paths and headers, in the order in which they are tried.
+//! The places from which a value is read: paths, headers and templates, in the order in which they are tried.
+
+use std::collections::BTreeMap;
+
+use url::Url;
 
 use super::path::Path;
-use super::value::{Json, Scalar};
+use super::text_template::TextTemplate;
+use super::value::{Json, Scalar, status_text};
 use crate::domain::JobStatus;
 
 /// The part of an answer besides its body.
@@ -23,6 +28,20 @@ impl<'a> Head<'a> {
     }
 }
 
+/// The parameters of a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Params<'a> {
+    /// Those of the registration, as canonical JSON. They are parsed only for a template that contains one.
+    pub(super) json: &'a str,
+    /// Those that are parts of a URL that is the id of the job.
+    pub(super) groups: Option<&'a BTreeMap<String, String>>,
+}
+
+impl Params<'_> {
+    /// No parameters.
+    pub(super) const NONE: Self = Self { json: "{}", groups: None };
+}
+
 /// What is read, and for which job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope<'a> {
@@ -30,10 +49,31 @@ pub(super) struct Scope<'a> {
     pub(super) root: &'a Json<'a>,
     pub(super) head: Head<'a>,
     pub(super) job_id: &'a str,
+    pub(super) params: Params<'a>,
     /// Meaning of the answer, if it is known.
     pub(super) outcome: Option<Outcome>,
     /// Values that mean null.
     pub(super) nulls: &'a [Scalar],
+}
+
+impl Scope<'_> {
+    /// Returns the first value at a path that is a text, a number or a boolean.
+    fn value(&self, path: &Path) -> Option<String> {
+        let usable = |value: &&Json<'_>| !self.nulls.iter().any(|null| null.is(value));
+        path.nodes(self.root, self.job_id).into_iter().filter(usable).find_map(status_text)
+    }
+
+    /// Returns the id of the job, or a parameter.
+    fn named(&self, name: &str) -> Option<String> {
+        if name == "job_id" {
+            return Some(self.job_id.to_owned());
+        }
+        if let Some(group) = self.params.groups.and_then(|groups| groups.get(name)) {
+            return Some(group.clone());
+        }
+        let mut params: BTreeMap<String, String> = serde_json::from_str(self.params.json).ok()?;
+        params.remove(name)
+    }
 }
 
 /// What an answer means for the job, in more detail than its status.
@@ -109,6 +149,10 @@ pub(super) enum Place {
     Header(String),
     /// The HTTP status.
     Http,
+    /// A text with values.
+    Template(TextTemplate),
+    /// The header `location`, resolved against this URL. Only http addresses are passed on.
+    Location(Url),
 }
 
 impl Place {
@@ -122,6 +166,14 @@ impl Place {
             Self::Path(path) => path.nodes(scope.root, scope.job_id).into_iter().find_map(read),
             Self::Header(name) => read(&Json::Text(scope.head.header(name)?.into())),
             Self::Http => read(&Json::Number(scope.head.status.into())),
+            Self::Location(base) => {
+                let url = base.join(scope.head.header("location")?).ok()?;
+                matches!(url.scheme(), "https" | "http").then(|| read(&Json::Text(url.as_str().into())))?
+            }
+            Self::Template(template) => {
+                let text = template.render(|path| scope.value(path), |name| scope.named(name))?;
+                read(&Json::Text(text.into()))
+            }
         }
     }
 }
@@ -147,6 +199,13 @@ impl Alternative {
 pub(super) struct Field(pub(super) Vec<Alternative>);
 
 impl Field {
+    /// Returns the templates among the places.
+    pub(super) fn templates(&self) -> impl Iterator<Item = &TextTemplate> {
+        self.0
+            .iter()
+            .filter_map(|one| if let Place::Template(template) = &one.place { Some(template) } else { None })
+    }
+
     /// Returns whether the field is never read.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -7,6 +7,21 @@
 //! The API checks the parts with the functions of this file, and stores [`InlinePoll::source`]. The poller makes the
 //! definition again for each poll, which takes microseconds: a million definitions would not fit into memory.
 //!
+//! **A URL alone** says nothing about the style of the API. An answer with `done` or `status` shows it. A 200 with other
+//! JSON, an empty 200 and a 204 have two meanings: the result of an operation in the style of HTTP, which answers 202 while
+//! it runs, or a status in words that the registration does not list, such as `{"state": "running"}`. To end the second one
+//! as completed would be false, and could not be taken back. So such an answer is the end only with a sign of the first
+//! meaning:
+//!
+//! - The job was seen as accepted: an earlier poll was answered with 202 and without a status. The row of the job keeps it
+//!   as the raw status [`InlinePoll::ACCEPTED`], so that it survives a restart.
+//! - The client says so (`accepted`): the API has answered the start of the job with 202. It is needed for an operation
+//!   that can end before its first poll, and the error of the failed poll says so.
+//!
+//! A 303 with a usable `Location` is the end without another sign: it is defined as the address of the result. A
+//! `Location` can be relative, so it is resolved against the URL of the poll. Another scheme than http and https, such as
+//! `javascript`, is no address.
+//!
 //! The address is the client's. So the request is guarded like a delivery, follows no redirect, and gets no credential of
 //! the operator. A credential of the app goes only to the hosts that the credential lists, by https.
 
@@ -22,12 +37,13 @@ use serde_json::Value;
 use url::Url;
 
 use super::auth::{Auth, AuthForm, AuthHeader, Credential, Supply};
-use super::body::{BodyTemplate, JsonTemplate};
+use super::body::BodyTemplate;
 use super::compile::compile;
 use super::definition::{BodyKind, Definition, Fold, Meaning, Method, RequestForm, StatusWords, Target};
 use super::extract::Extract;
 use super::field::{Alternative, Field, Outcome, Place};
 use super::host_pattern::HostPattern;
+use super::json_text::JsonText;
 use super::path::Path;
 use super::secret_texts::spellings;
 use super::template::{Param, Template};
@@ -61,6 +77,9 @@ const SECRET_MIN: usize = 4;
 /// Longest id that is made of a URL, in bytes. It is a part of a database key.
 const ID_MAX: usize = 256;
 
+/// Code of the rules of `operation.toml` that refuse an end without a sign that the URL is that of an operation.
+const UNPROVEN: &str = "no_status";
+
 /// What an answer means if the registration does not say it.
 static OPERATION: LazyLock<Option<Definition>> = LazyLock::new(|| compile(include_str!("operation.toml")).0);
 
@@ -80,7 +99,10 @@ pub struct InlinePoll {
     pub credential: Option<String>,
     /// JSON body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<Value>,
+    pub body: Option<JsonText>,
+    /// Whether the API has answered the start of the job with 202, so that another good answer is its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
     /// Path of the status; `None`: the answer has a known style.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
@@ -103,6 +125,9 @@ impl fmt::Debug for InlinePoll {
 }
 
 impl InlinePoll {
+    /// Status that is shown for an HTTP operation that runs: its answer was a 202 without a status.
+    pub const ACCEPTED: &'static str = "202";
+
     /// The methods of a poll.
     pub const METHODS: [&'static str; 3] = ["GET", "POST", "PUT"];
 
@@ -142,6 +167,7 @@ impl InlinePoll {
         fields.extend(
             texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?.into()))),
         );
+        fields.extend(self.accepted.then(|| ("accepted".to_owned(), true.into())));
         fields.extend(self.words.iter().map(|(name, words)| (name.clone(), words.clone().into())));
         Value::Object(fields).to_string()
     }
@@ -202,7 +228,7 @@ impl InlinePoll {
                 _ => headers.push((name.clone(), Template::literal(value))),
             }
         }
-        let body = self.body.clone().map(|body| BodyTemplate::Json(JsonTemplate::Fixed(body)));
+        let body = self.body.clone().map(|body| BodyTemplate::Given(body.text().to_owned()));
         Ok(Definition {
             id: INLINE.to_owned(),
             instance_of: None,
@@ -268,7 +294,16 @@ impl InlinePoll {
             });
             meaning.extract = Extract::default();
         }
+        if self.accepted {
+            meaning.rules.retain(|rule| rule.code.as_deref() != Some(UNPROVEN));
+        }
+        let url = Url::parse(&self.url).map_err(|error| format!("the stored URL: {error}"))?;
         let replace = |extract: &mut Extract| -> Result<(), String> {
+            for one in &mut extract.output.0 {
+                if matches!(&one.place, Place::Header(name) if name == "location") {
+                    one.place = Place::Location(url.clone());
+                }
+            }
             if let Some(path) = &self.output {
                 let found = field(std::slice::from_ref(path), &[Outcome::Completed])?;
                 (extract.output, extract.output_json) = (found.clone(), found);
@@ -332,7 +367,7 @@ impl InlinePoll {
             ));
         }
         if let Some(body) = &self.body {
-            body_texts("body", body, &mut texts);
+            body_texts("body", &body.value(), &mut texts);
         }
         texts
     }
@@ -402,9 +437,14 @@ fn parts(text: &str) -> Vec<String> {
 
 impl Definition {
     /// Makes the definition of a job from the stored form of its poll object, and the credential that it sends. The error
-    /// is a sentence.
-    pub fn inline(poll: &Masked, credential: Option<&Masked>) -> Result<(Arc<Self>, Option<Masked>), String> {
-        let poll = InlinePoll::parse(poll.reveal())?;
+    /// is a sentence. `is_accepted` says whether the last good answer was [`InlinePoll::ACCEPTED`].
+    pub fn inline(
+        poll: &Masked,
+        credential: Option<&Masked>,
+        is_accepted: bool,
+    ) -> Result<(Arc<Self>, Option<Masked>), String> {
+        let mut poll = InlinePoll::parse(poll.reveal())?;
+        poll.accepted |= is_accepted;
         let mut definition = poll.definition()?;
         let secret = credential.map(CredentialSecret::parse).transpose()?;
         let credential = match (&poll.credential, &secret) {
@@ -506,6 +546,7 @@ mod tests {
             method: "GET".to_owned(),
             headers: [("authorization".to_owned(), "Bearer header-secret".to_owned())].into(),
             body: None,
+            accepted: false,
             credential: None,
             status: status.map(str::to_owned),
             words: if status.is_some() { words.into() } else { BTreeMap::new() },
@@ -571,7 +612,10 @@ mod tests {
     fn the_stored_form_is_read_back_and_the_shown_one_has_no_secret() {
         let mut poll = poll(Some("$.state"));
         poll.method = "POST".to_owned();
-        poll.body = Some(serde_json::json!({ "token": "body-secret" }));
+        poll.body =
+            JsonText::new(r#"{"token": "body-secret", "id": 12345678901234567890123, "a": [1.0, "\u00e9"]}"#);
+        let kept = r#""body":{"a":[1.0,"é"],"id":12345678901234567890123,"token":"body-secret"}"#;
+        assert!(poll.source().contains(kept), "{}", poll.source());
         assert_eq!(InlinePoll::parse(&poll.source()).as_ref(), Ok(&poll));
         let shown = format!("{} {poll:?}", poll.shown());
         assert!(!shown.contains("secret"), "{shown}");
@@ -599,10 +643,11 @@ mod tests {
         poll.headers.insert("user-agent".to_owned(), "my-integration-bot/1.0.2 production".to_owned());
         poll.headers.insert("x-token".to_owned(), "Done".to_owned());
         poll.headers.insert("x-key".to_owned(), "header-key".to_owned());
-        poll.body = Some(serde_json::json!({
+        let body = serde_json::json!({
             "id": uuid, "session_id": "session-1234567890", "maxTokens": "12345678",
             "login": { "password": "body-value", "apiKey": "body-key" },
-        }));
+        });
+        poll.body = JsonText::new(&body.to_string());
         let hidden = poll.definition().expect("a definition").hidden_texts(None);
         for secret in [
             "header-secret",
@@ -634,6 +679,42 @@ mod tests {
             let found = read(&poll, 200, body);
             assert!(matches!(found, Interpretation::Failed { .. }), "{body}: {found:?}");
         }
+    }
+
+    #[test]
+    fn an_unproven_end_is_a_failed_poll_that_says_what_to_give() {
+        let mut poll = poll(None);
+        (poll.error, poll.output) = (None, None);
+        let location = |value: &str| vec![("location".to_owned(), value.to_owned())];
+        let script = location("javascript:alert(1)");
+        let relative = location("../results/1?a=b");
+        for (status, headers, body, is_proven) in [
+            (200, Vec::new(), r#"{"state": "running"}"#, false),
+            (200, Vec::new(), "", false),
+            (204, Vec::new(), "", false),
+            (303, Vec::new(), "", false),
+            (303, script.clone(), "", false),
+            (303, relative.clone(), "<html>", true),
+        ] {
+            let read = |poll: &InlinePoll| {
+                let definition = poll.definition().expect("a definition");
+                definition.interpret("x", Answer { status, headers: &headers, body: body.as_bytes() })
+            };
+            match read(&poll) {
+                Interpretation::Failed { message, .. } if !is_proven => {
+                    assert!(message.contains("`accepted`"), "{message}");
+                }
+                Interpretation::Ok(_) if is_proven => {}
+                other => panic!("{status} {body}: {other:?}"),
+            }
+            let accepted = InlinePoll { accepted: true, ..poll.clone() };
+            let Interpretation::Ok(report) = read(&accepted) else { panic!("{status} {body}") };
+            assert_eq!(report.observation.status, JobStatus::Completed);
+            let output = (headers == relative).then_some("https://api.example.com/results/1?a=b");
+            assert_eq!(report.observation.output.as_deref(), output);
+        }
+        let Interpretation::Ok(report) = read(&poll, 202, "") else { panic!("a 202") };
+        assert_eq!(report.observation.raw_status.as_deref(), Some(InlinePoll::ACCEPTED));
     }
 
     #[test]
@@ -675,7 +756,7 @@ mod tests {
                     let is_trusted = scheme == "https" && hosts[..2].contains(host);
                     assert_eq!(poll.check_sent(&secret).is_ok(), is_trusted, "{kind} {url}");
                     let (definition, key) =
-                        Definition::inline(&Masked::new(poll.source()), Some(&secret.text()))
+                        Definition::inline(&Masked::new(poll.source()), Some(&secret.text()), false)
                             .expect("a definition");
                     let request = definition.request(
                         "1",
@@ -693,7 +774,7 @@ mod tests {
             }
             let deleted = InlinePoll { credential: Some("c".to_owned()), ..poll(None) };
             let source = Masked::new(deleted.source());
-            let error = Definition::inline(&source, None).map(|_| ()).expect_err("deleted");
+            let error = Definition::inline(&source, None, false).map(|_| ()).expect_err("deleted");
             assert!(error.contains("`c` was deleted"), "{error}");
         }
     }

@@ -24,11 +24,11 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::definition::{BodyKind, Definition, Meaning, NotFound, ResultForm, Target};
-use super::extract::{Extract, MAX_TEXT, OutputsExpire};
-use super::field::{Field, Head, Outcome, Scope};
+use super::extract::{Extract, OutputsExpire};
+use super::field::{Field, Head, Outcome, Params, Scope};
 use super::json::{Dialect, Parsed, parse_json};
 use super::rule::{PollVerdict, Rule, Verdict};
-use super::value::{Json, clip, cut, label, status_text, text};
+use super::value::{Json, MAX_TEXT, clip, cut, label, status_text, text};
 use crate::domain::{JobError, JobStatus, Observation, PollOutcome, Timestamp, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
@@ -189,7 +189,12 @@ impl Definition {
     /// Never panics, whatever the bytes. Times are returned as the provider reports them, also implausible ones, which
     /// [`JobReport::settle`] discards: this function has no clock.
     pub fn interpret(&self, job_id: &str, answer: Answer<'_>) -> Interpretation {
-        self.meaning.interpret(job_id, answer)
+        self.interpret_of((job_id, "{}"), answer)
+    }
+
+    /// Does the same for a job with parameters, a result of [`Self::params`].
+    pub fn interpret_of(&self, job: (&str, &str), answer: Answer<'_>) -> Interpretation {
+        self.meaning.interpret(job, answer)
     }
 }
 
@@ -203,17 +208,18 @@ struct Body<'a> {
 
 impl Meaning {
     /// See [`Definition::interpret`].
-    pub(super) fn interpret(&self, job_id: &str, answer: Answer<'_>) -> Interpretation {
+    pub(super) fn interpret(&self, (job_id, params): (&str, &str), answer: Answer<'_>) -> Interpretation {
         // The id in an answer is the part of the URL.
         let found = self.job_url.as_ref().and_then(|form| form.parse(job_id).ok());
         let job_id = found.as_ref().map_or(job_id, |found| &found.id);
+        let job = (job_id, Params { json: params, groups: found.as_ref().map(|found| &found.params) });
         let body = to_utf8(answer.body);
         let cell = OnceCell::new();
         let (meaning, repeated) = match self.parse_body(&body, &cell, None) {
-            Ok(Parsed { value, repeated }) => (self.meaning(job_id, answer, Ok(value)), repeated),
-            Err(message) => (self.meaning(job_id, answer, Err(message)), Vec::new()),
+            Ok(Parsed { value, repeated }) => (self.meaning(job, answer, Ok(value)), repeated),
+            Err(message) => (self.meaning(job, answer, Err(message)), Vec::new()),
         };
-        match self.ambiguous(job_id, answer, &body, &repeated, &meaning) {
+        match self.ambiguous(job, answer, &body, &repeated, &meaning) {
             Some(message) => Interpretation::error(format!("HTTP {}, but {message}", answer.status)),
             None => meaning,
         }
@@ -223,7 +229,7 @@ impl Meaning {
     /// counts would depend on the parser.
     fn ambiguous(
         &self,
-        job_id: &str,
+        job: (&str, Params<'_>),
         answer: Answer<'_>,
         body: &[u8],
         repeated: &[String],
@@ -237,7 +243,7 @@ impl Meaning {
         let decides = |(n, _): &(usize, &String)| {
             let cell = OnceCell::new();
             let other = self.parse_body(body, &cell, Some(*n)).map(|parsed| parsed.value);
-            self.meaning(job_id, answer, other) != *meaning
+            self.meaning(job, answer, other) != *meaning
         };
         let (_, name) = repeated.iter().enumerate().find(decides)?;
         let name = clip(name, MAX_WORD);
@@ -268,7 +274,12 @@ impl Meaning {
             .map_err(|error| format!("the response is not JSON: {error}"))
     }
 
-    fn meaning(&self, job_id: &str, answer: Answer<'_>, parsed: Result<Json<'_>, String>) -> Interpretation {
+    fn meaning(
+        &self,
+        (job_id, params): (&str, Params<'_>),
+        answer: Answer<'_>,
+        parsed: Result<Json<'_>, String>,
+    ) -> Interpretation {
         let Answer { status, headers, body } = answer;
         let is_good = (200..300).contains(&status);
         let is_empty = self.body == BodyKind::JsonOrEmpty && parsed.is_err() && is_blank(body);
@@ -282,7 +293,7 @@ impl Meaning {
             decode.apply(&mut value, job_id);
         }
         let head = Head { status, headers };
-        let scope = Scope { root: &value, head, job_id, outcome: None, nulls: &[] };
+        let scope = Scope { root: &value, head, job_id, params, outcome: None, nulls: &[] };
         let body = Body { value: &value, unreadable: unreadable.as_deref(), is_empty };
         if let Some(rule) = self.rules.iter().find(|rule| rule.applies(scope, body.is_readable())) {
             return self.ruled(rule, scope);
@@ -312,8 +323,10 @@ impl Meaning {
             Verdict::Job(outcome, extract) => {
                 let job = self.job_part(scope);
                 let status = self.status.as_ref();
-                let raw = status.and_then(|status| status.field.find(job, status_text));
-                let error = (rule.code.clone(), rule.explain.clone());
+                let raw = || status.and_then(|status| status.field.find(job, status_text));
+                let raw = rule.raw_status.clone().or_else(raw);
+                let code = rule.code.clone().or_else(|| outcome.code().map(str::to_owned));
+                let error = (code, rule.explain.clone());
                 let read = JobReader { meaning: self, extract, outcome: *outcome, error };
                 read.report(scope, job, raw, false).unwrap_or_else(Interpretation::error)
             }
@@ -325,7 +338,7 @@ impl Meaning {
     /// Interprets a response that is about the request. A rule may have decided what it means.
     fn refusal(&self, scope: Scope<'_>, rule: Option<&Rule>, verdict: Option<PollVerdict>) -> Interpretation {
         let status = scope.head.status;
-        let code = self.errors.code.find(scope.root, scope.job_id, label);
+        let code = self.errors.code.find(scope, label);
         let code = code.or_else(|| rule?.code.clone());
         let code_text = code.as_ref().map(|code| format!(" {}", clip(code, MAX_WORD)));
         let sentence = self.errors.message.find(scope.root, scope.job_id, text);
@@ -490,8 +503,8 @@ impl NotFound {
     /// response of a proxy or of a wrong address.
     fn applies(&self, scope: Scope<'_>) -> bool {
         let is_value = |code| self.values.is_empty() || self.values.contains(&code);
-        let found = || self.path.find(scope.root, scope.job_id, label);
-        let is_marked = || self.path.0.is_empty() || found().is_some_and(is_value);
+        let found = || self.path.find(scope, label);
+        let is_marked = || self.path.is_empty() || found().is_some_and(is_value);
         self.http.contains(&scope.head.status) && scope.root.is_object() && is_marked()
     }
 }

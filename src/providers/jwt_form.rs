@@ -26,18 +26,15 @@ pub(super) struct JwtForm {
     pub(super) lifetime: Duration,
     /// Fields that are put into upper case.
     pub(super) uppercase: Vec<String>,
-    /// Headers that are sent with a signed token.
-    pub(super) headers: Vec<(String, Template)>,
     /// Whether a credential without fields is a token, which is sent as it is.
     pub(super) allows_token: bool,
 }
 
 impl JwtForm {
-    /// Returns the fields of the credential.
+    /// Returns the fields of the credential that the token needs.
     pub(super) fn fields(&self) -> BTreeSet<&str> {
         let claims = self.claims.templates().into_iter().flat_map(Template::names);
-        let others = self.key_id.iter().chain(self.headers.iter().map(|(_, template)| template));
-        let others = others.flat_map(Template::names);
+        let others = self.key_id.iter().flat_map(Template::names);
         let named = claims.filter(|name| *name != FINGERPRINT).chain(others);
         named.chain([self.key.as_str()]).collect()
     }
@@ -58,7 +55,7 @@ impl JwtForm {
             let value = fields[name].clone();
             Ok(if self.uppercase.iter().any(|one| one == name) { value.to_uppercase() } else { value })
         };
-        let claims = self.claims.render(&value)?.as_object().cloned().unwrap_or_default();
+        let claims = self.claims.render(&value, &|_| false)?.as_object().cloned().unwrap_or_default();
         let key_id = self.key_id.as_ref().map(|template| template.render(value)).transpose()?;
         let validity = Validity { now, lifetime: self.lifetime, times: &self.times };
         sign_token((self.algorithm, &key), key_id.as_deref(), claims, validity)

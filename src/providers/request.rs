@@ -18,8 +18,9 @@ use super::auth::{AuthForm, Credential, Sent, Supply};
 use super::aws::Unsigned;
 use super::definition::{Definition, JobUrl, RequestForm, Target};
 use super::host_pattern::HostPattern;
+use super::issued_token::TokenAnswer;
 use super::secret_texts::MASK;
-use super::template::{Param, check_base, percent_encode};
+use super::template::{Param, Template, check_base, percent_encode};
 use crate::domain::{Timestamp, credential_variable};
 
 /// Longest URL in characters.
@@ -116,6 +117,7 @@ impl Definition {
         for (name, param) in &self.params {
             let missing = || ParamError::Missing(format!("is required by {}", self.name));
             let value = match given.get(name).filter(|value| !value.is_null()) {
+                None if param.is_optional() => continue,
                 None => param.default().cloned().ok_or_else(missing),
                 Some(Value::String(value)) => {
                     param.check(value).map(|()| value.clone()).map_err(ParamError::Invalid)
@@ -286,16 +288,19 @@ impl Definition {
             CredentialUse::Sent(supply) => self.credential((&url, chosen_by), base_url, supply)?,
             CredentialUse::Kept => Sent::default(),
         };
+        let is_left_out =
+            |name: &str| self.params.get(name).is_some_and(Param::is_optional) && !params.contains_key(name);
+        let is_absent = |template: &Template| template.names().any(is_left_out);
         let mut query: Vec<(String, String)> = Vec::new();
-        for (name, template) in &form.query {
+        for (name, template) in form.query.iter().filter(|(_, template)| !is_absent(template)) {
             query.push((name.clone(), template.render(plain)?));
         }
         query.extend(sent.query);
         add_query(&mut url, &query);
-        let mut headers = headers(form, plain)?;
+        let mut headers = headers(form, plain, is_absent)?;
         let mut body = Vec::new();
         if let Some(template) = &form.body {
-            let (kind, bytes) = template.render(plain, &sent.body)?;
+            let (kind, bytes) = template.render(plain, is_absent, &sent.body)?;
             // A definition can name a kind of JSON that the provider requires.
             if !headers.iter().any(|(name, _)| name == "content-type") {
                 headers.push(("content-type".to_owned(), kind.to_owned()));
@@ -348,13 +353,10 @@ impl Definition {
         if !auth.is_permitted_by_app(&token.url) {
             return Err(self.of_key("must not be sent to the host of the token URL"));
         }
-        let mut headers = vec![
-            ("accept".to_owned(), "application/json".to_owned()),
-            ("content-type".to_owned(), token.content_type.to_owned()),
-        ];
-        headers.extend(token.authorization.map(|value| ("authorization".to_owned(), value)));
+        let mut headers = vec![("accept".to_owned(), "application/json".to_owned())];
+        headers.extend(token.headers);
         let mut request = Request {
-            method: "POST",
+            method: token.method,
             url: token.url,
             headers,
             body: token.body.into_bytes(),
@@ -366,6 +368,29 @@ impl Definition {
         };
         self.limit_own(&mut request);
         Ok(request)
+    }
+
+    fn token_answer(&self) -> Option<&TokenAnswer> {
+        let auth = self.request.auth.as_ref()?;
+        if let AuthForm::Token(form, _) = &auth.form { form.answer() } else { None }
+    }
+
+    /// Returns whether the definition says where the answer of the token URL has the token.
+    pub fn has_own_token_answer(&self) -> bool {
+        self.token_answer().is_some()
+    }
+
+    /// Returns the token in an answer of the token URL, the refresh token that replaces the one that was sent, and the life
+    /// of the token. The error is the rest of a sentence about the token URL, and repeats nothing of the answer.
+    pub fn read_token(
+        &self,
+        headers: &[(String, String)],
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(String, Option<String>, Option<Duration>), String> {
+        let answer =
+            self.token_answer().ok_or("the definition does not say where the answer has the token")?;
+        answer.read(headers, body, now)
     }
 
     /// Returns a sentence about the key.
@@ -434,10 +459,11 @@ pub(super) fn shown(request: &Request) -> String {
 fn headers(
     form: &RequestForm,
     plain: impl Fn(&str) -> Result<String, String>,
+    is_absent: impl Fn(&Template) -> bool,
 ) -> Result<Vec<(String, String)>, String> {
     let RequestForm { accept, headers: templates, .. } = form;
     let mut headers = vec![("accept".to_owned(), accept.clone())];
-    for (name, template) in templates {
+    for (name, template) in templates.iter().filter(|(_, template)| !is_absent(template)) {
         let text = template.render(&plain)?;
         if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
             let why = "would contain characters that are not allowed in a header";
@@ -510,7 +536,7 @@ pub(super) struct FoundJobUrl {
     /// The part of the path that is the id.
     pub(super) id: String,
     /// The other named parts.
-    params: BTreeMap<String, String>,
+    pub(super) params: BTreeMap<String, String>,
 }
 
 impl JobUrl {

@@ -24,7 +24,7 @@ impl Meaning {
     /// Returns what a job is after the answer to the first of its results, or why that result could not be read.
     pub(super) fn interpret_result(
         &self,
-        job_id: &str,
+        job: (&str, &str),
         before: &JobReport,
         answer: Answer<'_>,
     ) -> Interpretation {
@@ -34,7 +34,7 @@ impl Meaning {
         let Some(form) = self.results.get(next.index) else {
             return Interpretation::error("the definition has no such result".to_owned());
         };
-        let found = match form.meaning.interpret(job_id, answer) {
+        let found = match form.meaning.interpret(job, answer) {
             Interpretation::Ok(found) => *found,
             other @ (Interpretation::NotYet | Interpretation::Failed { .. }) => return other,
         };
@@ -76,7 +76,17 @@ impl Definition {
     /// Returns the meaning of the answer to the first result of `before`: the job with what the result contains, or why
     /// it cannot be read. Never panics, whatever the bytes.
     pub fn interpret_result(&self, job_id: &str, before: &JobReport, answer: Answer<'_>) -> Interpretation {
-        self.meaning.interpret_result(job_id, before, answer)
+        self.interpret_result_of((job_id, "{}"), before, answer)
+    }
+
+    /// Does the same for a job with parameters, a result of [`Self::params`].
+    pub fn interpret_result_of(
+        &self,
+        job: (&str, &str),
+        before: &JobReport,
+        answer: Answer<'_>,
+    ) -> Interpretation {
+        self.meaning.interpret_result(job, before, answer)
     }
 
     /// Returns whether a result is requested with the credential, so that its answer says something about the provider.

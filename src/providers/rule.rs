@@ -13,6 +13,8 @@ pub(super) struct Rule {
     /// If there are any, at least one of them holds.
     pub(super) any: Vec<Condition>,
     pub(super) verdict: Verdict,
+    /// The status that is shown, instead of that of the answer.
+    pub(super) raw_status: Option<String>,
     /// Error code, if the answer has none.
     pub(super) code: Option<String>,
     /// Error message, if the answer has none.
@@ -66,6 +68,11 @@ impl HttpRange {
 }
 
 impl Rule {
+    /// Returns the fields that are read if the rule is about the job.
+    pub(super) fn extract(&self) -> Option<&Extract> {
+        if let Verdict::Job(_, extract) = &self.verdict { Some(extract) } else { None }
+    }
+
     /// Returns whether the rule decides an answer. A rule about the job needs a readable body: a truncated one must not
     /// end it. The body of a redirect describes no job, and is often HTML.
     pub(super) fn applies(&self, scope: Scope<'_>, is_readable: bool) -> bool {

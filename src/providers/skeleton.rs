@@ -5,6 +5,8 @@
 //! have no `expect`: `provider check` then shows what each answer means, for the author to confirm.
 
 mod guess;
+mod input;
+mod sent;
 
 use std::fmt::Write as _;
 
@@ -12,43 +14,12 @@ use serde_json::Value;
 use url::Url;
 
 use guess::{Guess, Meaning, Word, quoted};
-
-/// Credential-like names of query parameters. Their values are never written into a definition.
-const KEY_NAMES: &[&str] =
-    &["key", "apikey", "accesskey", "token", "accesstoken", "apitoken", "secret", "auth"];
+use input::is_key_name;
+pub use input::{SkeletonAuth, SkeletonInput};
+use sent::Sent;
 
 /// Name of the sample job if neither the URL nor an answer has an id.
 const SAMPLE_ID: &str = "job_1";
-
-/// How the API expects the credential, as the author names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SkeletonAuth {
-    /// No credential.
-    None,
-    /// `Authorization: Bearer <key>`.
-    Bearer,
-    /// HTTP Basic.
-    Basic,
-    /// A header with this name.
-    Header(String),
-    /// A parameter of the query with this name.
-    Query(String),
-}
-
-/// What the author knows about a job API.
-#[derive(Clone, Debug)]
-pub struct SkeletonInput<'a> {
-    /// Id of the provider.
-    pub id: &'a str,
-    /// URL at which one job is polled, with its id or with `{job_id}` in place of it.
-    pub url: &'a str,
-    /// The id of the job.
-    pub job_id: Option<&'a str>,
-    /// The credential; `None` if it is to be guessed.
-    pub auth: Option<SkeletonAuth>,
-    /// Answers, as they were received.
-    pub answers: Vec<&'a str>,
-}
 
 /// A first definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +63,7 @@ struct Target {
     url: String,
     host: String,
     query: Vec<(String, String)>,
+    sent: Sent,
     job_id: String,
     auth: SkeletonAuth,
 }
@@ -100,7 +72,8 @@ impl Target {
     fn find(input: &SkeletonInput<'_>, answers: &[Value]) -> Result<Self, String> {
         // The braces would be encoded.
         let marker = "ringback-job-id";
-        let has_marker = input.url.contains("{job_id}");
+        let (mut sent, key_sent) = Sent::read(input)?;
+        let has_marker = input.url.contains("{job_id}") || sent.has_marker();
         let url = Url::parse(&input.url.replace("{job_id}", marker))
             .map_err(|error| format!("--url: {error}; write it as https://api.example.com/v1/jobs/job_1"))?;
         let Some(host) = url.host_str().filter(|_| url.scheme() == "https") else {
@@ -113,7 +86,8 @@ impl Target {
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let segments: Vec<String> = url.path_segments().into_iter().flatten().map(decoded).collect();
         let query: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        let parts = || segments.iter().chain(query.iter().map(|(_, value)| value));
+        let of_body = sent.texts();
+        let parts = || segments.iter().chain(query.iter().map(|(_, value)| value)).chain(&of_body);
         let (in_url, job_id) = if has_marker {
             let job_id = input.job_id.map(str::to_owned).or_else(|| guess::job_id(answers));
             (marker.to_owned(), job_id.unwrap_or_else(|| SAMPLE_ID.to_owned()))
@@ -123,10 +97,11 @@ impl Target {
                 None => parts()
                     .find(|part| guess::contains_text(answers, part))
                     .or_else(|| segments.iter().rev().find(|part| guess::looks_like_id(part)))
+                    .or_else(|| of_body.iter().find(|part| guess::looks_like_id(part)))
                     .cloned(),
             };
             let found = found.ok_or(
-                "--url: no part of the path or the query is the id of the job; write {job_id} in its place",
+                "--url: no part of the path, the query or the body is the id of the job; write {job_id} in its place",
             )?;
             (found.clone(), found)
         };
@@ -144,22 +119,20 @@ impl Target {
         let (keys, query): (Vec<_>, Vec<_>) = query.into_iter().partition(|(name, _)| is_key_name(name));
         let key = keys.first().map(|(name, _)| SkeletonAuth::Query(name.clone()));
         let place = |value: String| if value == in_url { "{job_id}".to_owned() } else { value };
+        sent.place(&in_url);
         Ok(Self {
             url: format!("https://{host}/{}", path.join("/")),
             host,
             query: query.into_iter().map(|(name, value)| (name, place(value))).collect(),
+            sent,
             job_id,
-            auth: input.auth.clone().or(key).unwrap_or(SkeletonAuth::Bearer),
+            auth: input.auth.clone().or(key).or(key_sent).unwrap_or(SkeletonAuth::Bearer),
         })
     }
 }
 
 fn decoded(segment: &str) -> String {
     percent_encoding::percent_decode_str(segment).decode_utf8_lossy().into_owned()
-}
-
-fn is_key_name(name: &str) -> bool {
-    KEY_NAMES.contains(&guess::folded(name).as_str())
 }
 
 /// The text of the definition, and what the author must decide.
@@ -207,6 +180,10 @@ impl Writer {
             SkeletonAuth::Query(name) => {
                 format!("type = \"query\"\nquery = {{ {} = \"{{key}}\" }}", quoted(name))
             }
+            SkeletonAuth::Body(name) => {
+                format!("type = \"body\"\nbody = {{ {} = \"{{key}}\" }}", quoted(name))
+            }
+            SkeletonAuth::Aws(service) => format!("type = \"aws\"\nservice = {}", quoted(service)),
         };
         self.line(line);
         if target.auth != SkeletonAuth::None {
@@ -216,6 +193,9 @@ impl Writer {
 
     fn request(&mut self, target: &Target) {
         self.line("\n[request]");
+        if target.sent.method != "GET" {
+            self.line(format!("method = {}", quoted(target.sent.method)));
+        }
         self.line(format!("url = {}", quoted(&target.url)));
         if !target.query.is_empty() {
             let pairs: Vec<_> = target
@@ -224,6 +204,25 @@ impl Writer {
                 .map(|(name, value)| format!("{} = {}", quoted(name), quoted(value)))
                 .collect();
             self.line(format!("query = {{ {} }}", pairs.join(", ")));
+        }
+        self.sent(&target.sent);
+    }
+
+    /// Adds the headers and the body of the request.
+    fn sent(&mut self, sent: &Sent) {
+        if !sent.headers.is_empty() {
+            let pairs: Vec<_> = sent
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{} = {}", quoted(name), quoted(value)))
+                .collect();
+            self.line(format!("headers = {{ {} }}", pairs.join(", ")));
+        }
+        if let Some(body) = &sent.body {
+            for question in body.questions() {
+                self.ask(&question);
+            }
+            self.line(body.toml());
         }
     }
 

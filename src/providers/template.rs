@@ -198,6 +198,8 @@ pub(super) struct ParamTable {
     pub(super) encode: Encode,
     pub(super) default: Option<String>,
     pub(super) r#enum: Option<Vec<String>>,
+    /// Whether a registration can leave it out, and what contains it is then not sent.
+    pub(super) is_optional: bool,
 }
 
 /// How a value is put into the URL's path.
@@ -265,7 +267,12 @@ impl Param {
         anchored(pattern)
     }
 
-    /// Returns the value for registrations without the parameter; `None` if the parameter is required.
+    /// Returns whether a registration can leave the parameter out, although it has no default.
+    pub(super) fn is_optional(&self) -> bool {
+        self.table.is_optional
+    }
+
+    /// Returns the value for registrations without the parameter; `None` if there is none.
     pub(super) fn default(&self) -> Option<&String> {
         self.table.default.as_ref()
     }

@@ -1,5 +1,6 @@
 //! Guarantees of the definitions and of their language.
 
+mod any_api;
 mod authorizing;
 mod cancelling;
 mod hostile;

@@ -9,6 +9,10 @@ use std::borrow::Cow;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Number;
 
+/// Largest size in bytes of the outputs' texts, and of the error's texts. They are stored with every event of
+/// every watch. A client that needs all of a larger response uses the payload `raw`.
+pub(super) const MAX_TEXT: usize = 64 * 1024;
+
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json<'a> {

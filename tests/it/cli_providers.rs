@@ -47,6 +47,31 @@ async fn provider_list_shows_the_state_of_a_server() {
 }
 
 #[tokio::test]
+async fn provider_show_request_applies_the_configuration() {
+    let muvi = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/definitions/muvi.toml");
+    let snowflake = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/definitions/snowflake.toml");
+    let env = [
+        ("RINGBACK_PROVIDERS__MUVI__BASE_URL", "http://127.0.0.1:9000/x"),
+        ("RINGBACK_PROVIDERS__SNOWFLAKE__HOSTS", "myorg-acme.snowflakecomputing.com"),
+    ];
+    for name in [muvi, "muvi"] {
+        let ran = run(&env, &["provider", "show-request", name, "job_1"]).await.expect(0);
+        assert!(ran.out.starts_with("GET http://127.0.0.1:9000/x/v1/jobs/job_1\n"), "{ran:#?}");
+    }
+    for name in [snowflake, "snowflake"] {
+        let show = |host| {
+            let id = "01b2c3d4-0000-0000-0000-000000000001";
+            let line = ["provider", "show-request", name, id, "--param", host].map(str::to_owned);
+            async move { run(&env, &line.each_ref().map(String::as_str)).await }
+        };
+        let ran = show("host=myorg-acme.snowflakecomputing.com").await.expect(0);
+        assert!(ran.out.starts_with("GET https://myorg-acme.snowflakecomputing.com/"), "{ran:#?}");
+        let ran = show("host=myorg-other.snowflakecomputing.com").await.expect(2);
+        assert!(ran.err.contains("the operator can list it in providers.snowflake.hosts"), "{ran:#?}");
+    }
+}
+
+#[tokio::test]
 async fn provider_new_makes_a_definition_from_answers() {
     let answers = r#"{"id": "j-1", "status": "running"}
         {"id": "j-1", "status": "done", "url": "https://cdn.example/1"} {"id": "j-1", "status": "error"}"#;
@@ -63,6 +88,12 @@ async fn provider_new_makes_a_definition_from_answers() {
     let completed = r#"status = "completed", raw_status = "done", output = "https://cdn.example/1""#;
     assert!(checked.err.contains(completed), "{checked:#?}");
 
+    let line_with_body =
+        ["provider", "new", "acme", "--url", "https://api.acme.example/status", "--auth", "aws:batch"];
+    let body = ["--header", "X-Amz-Target: Jobs.Get", "--body", r#"{"ids": ["j-1"]}"#];
+    let made = run_with(answers, &[&line_with_body[..], &body[..]].concat()).await.expect(0);
+    assert!(made.out.contains("json = { \"ids\" = [\"{job_id}\"] }"), "{made:#?}");
+
     let wrong = run_with("<html>", &line).await.expect(1);
     assert!(wrong.err.starts_with("the standard input is not JSON"), "{wrong:#?}");
     let wrong =
@@ -70,7 +101,7 @@ async fn provider_new_makes_a_definition_from_answers() {
     assert!(wrong.err.contains("write {job_id} in its place"), "{wrong:#?}");
     let wrong =
         run_with("{}", &["provider", "new", "acme", "--url", "https://a.example/j1", "--auth", "x"]).await;
-    assert!(wrong.expect(2).err.contains("header:NAME or query:NAME"));
+    assert!(wrong.expect(2).err.contains("header:NAME, query:NAME, body:NAME or aws:SERVICE"));
     let wrong =
         run_with("{}", &["provider", "new", "Acme_1", "--url", "https://a.example/j1"]).await.expect(2);
     assert!(wrong.err.starts_with("NAME: must be 1 to 40 characters"), "{wrong:#?}");

@@ -146,6 +146,45 @@ async fn a_url_alone_suffices_for_known_styles() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn an_http_operation_ends_after_a_202_also_after_a_crash() {
+    let mut t = Harness::start().await;
+    let api = JobApi::start(&t).await;
+    api.answer(Reply::status(202));
+    let watch = t.register(&registration(&json!(api.url("/operations/1")))).await;
+    t.pass(seconds(5)).await;
+    t.crash().await;
+    t.restart().await;
+    // A watch that wants progress makes the next poll a change.
+    let mut second = registration(&json!(api.url("/operations/1")));
+    second["events"] = json!(["job.*"]);
+    let second = t.register(&second).await;
+    api.answer(Reply::json(200, &json!({ "rows": 5 })));
+    t.pass(seconds(60)).await;
+    for watch in [watch, second] {
+        assert_eq!(t.shown(&watch).await["status"], "completed");
+    }
+    t.give_up().await;
+}
+
+// Once: the meaning of an answer needs no database.
+#[tokio::test]
+async fn a_first_200_in_unknown_words_ends_no_job_unless_it_was_accepted() {
+    let t = Harness::start().await;
+    let api = JobApi::start(&t).await;
+    api.answer(Reply::json(200, &json!({ "state": "running" })));
+    let plain = t.register(&registration(&json!(api.url("/operations/1")))).await;
+    let accepted = json!({ "url": api.url("/operations/2"), "accepted": true });
+    let accepted = t.register(&registration(&accepted)).await;
+    t.pass(seconds(10)).await;
+    let shown = t.shown(&plain).await;
+    assert_eq!(shown["status"], "watching");
+    let error = shown["job"]["lastError"].as_str().unwrap();
+    assert!(error.contains("neither `status` nor `done`") && error.contains("`accepted`"), "{error}");
+    assert_eq!(t.shown(&accepted).await["status"], "completed");
+    t.give_up().await;
+}
+
 // Once: a request needs no database.
 #[tokio::test]
 async fn a_poll_can_be_a_post_with_a_body() {
@@ -153,7 +192,8 @@ async fn a_poll_can_be_a_post_with_a_body() {
     let api = JobApi::start(&t).await;
     api.state("done");
     let mut poll = poll(&api);
-    (poll["method"], poll["body"]) = (json!("POST"), json!({ "token": "body-canary", "{": "}" }));
+    (poll["method"], poll["body"]) =
+        (json!("POST"), json!({ "token": "body-canary", "{": "}", "id": 18_446_744_073_709_551_615_u64 }));
     let watch = t.post("/v1/watches", &registration(&poll)).await;
     assert!(!watch.text().contains("canary"), "{}", watch.text());
     t.pass(seconds(5)).await;
@@ -443,6 +483,8 @@ async fn the_error_of_a_poll_object_names_the_field_and_the_remedy() {
         (without("url"), "/poll/url", "is required"),
         (replaced("url", json!("https://u:p@a.example/")), "/poll/url", "must not contain credentials"),
         (replaced("method", json!("DELETE")), "/poll/method", "GET"),
+        (replaced("accepted", json!(true)), "/poll/accepted", "has no meaning with `status`"),
+        (replaced("accepted", json!("yes")), "/poll/accepted", "must be true or false"),
         (replaced("body", json!({ "a": 1 })), "/poll/body", "needs \"method\": \"POST\""),
         (replaced("headers", json!({ "host": "x" })), "/poll/headers/host", "not yours to set"),
         (replaced("headers", json!({ "Connection": "x" })), "/poll/headers/Connection", "not yours to set"),
@@ -542,6 +584,7 @@ crate::postgres::on_postgres_too! {
     a_job_is_polled_as_its_registration_says,
     a_job_without_a_definition_survives_a_crash,
     an_equal_poll_of_an_app_is_the_same_job,
+    an_http_operation_ends_after_a_202_also_after_a_crash,
     a_poll_now_of_an_ended_job_uses_its_poll,
     an_erased_poll_is_gone_and_can_be_registered_again,
     each_item_of_a_batch_can_have_a_poll,

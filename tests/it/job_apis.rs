@@ -110,8 +110,8 @@ fn parameters(definition: &Definition) -> String {
             (_, []) => "a text of 1 to 256 bytes".to_owned(),
             (_, values) => values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", "),
         };
-        let default =
-            parameter.default.map_or_else(|| "required".to_owned(), |default| format!("`{default}`"));
+        let absent = if parameter.is_optional { "optional" } else { "required" };
+        let default = parameter.default.map_or_else(|| absent.to_owned(), |default| format!("`{default}`"));
         rows += &format!("| `{}` | {values} | {default} |\n", parameter.name);
     }
     if rows.is_empty() {

@@ -68,6 +68,8 @@ struct Acme {
     revokes: bool,
     valid: Vec<String>,
     lifetime: u64,
+    /// Whether the answer of the token URL is not as in RFC 6749.
+    own_form: bool,
     /// Whether a refresh token is replaced by each exchange.
     rotates: bool,
     gate: Option<Reply>,
@@ -85,6 +87,9 @@ impl Acme {
             let n = self.exchanges.len();
             let token = format!("t0ken-{n}");
             self.valid.push(token.clone());
+            if self.own_form {
+                return Reply::json(201, &json!({ "t": token, "ttl": self.lifetime.to_string() }));
+            }
             let mut issued =
                 json!({ "access_token": token, "token_type": "Bearer", "expires_in": self.lifetime });
             if self.rotates {
@@ -178,6 +183,37 @@ async fn a_token_is_used_until_shortly_before_its_end() {
     s.watch("a").await;
     s.t.pass(seconds(260)).await;
     check_lifetimes(&s.shared.lock());
+    s.t.finish().await;
+}
+
+// Once: the poller keeps tokens in memory.
+#[tokio::test]
+async fn a_tiny_or_absent_life_causes_no_exchange_per_poll() {
+    for (lifetime, exchanges) in [(1, vec![5]), (0, vec![5])] {
+        let s = Setting::client(lifetime).await;
+        for job in ["a", "b", "c", "d"] {
+            s.watch(job).await;
+            s.t.pass(seconds(1)).await;
+        }
+        s.t.pass(seconds(6)).await;
+        assert_eq!((s.exchanges(), s.tokens().len()), (exchanges, 4), "{lifetime}");
+        s.t.give_up().await;
+    }
+}
+
+// Once: the poller keeps tokens in memory.
+#[tokio::test]
+async fn a_token_of_another_form_is_requested_and_read() {
+    let acme = Acme { lifetime: 3600, own_form: true, ..Acme::default() };
+    let grant = "account_credentials\"\ntoken_request = { form = { account_id = \"{account_id}\" } }\n\
+                 token_answer = { token = \"$.t\", expires_in = \"$.ttl\" }\nclient_auth = \"header";
+    let credential = "client_id=id\nclient_secret=hush-secret\naccount_id=a1";
+    let s = Setting::start(grant, credential, acme).await;
+    s.watch("a").await;
+    s.t.pass(seconds(25)).await;
+    assert_eq!(s.tokens(), ["t0ken-1", "t0ken-1"]);
+    let body = s.shared.lock().exchanges[0].1.clone();
+    assert_eq!(body, "grant_type=account_credentials&scope=jobs.read&account_id=a1");
     s.t.finish().await;
 }
 

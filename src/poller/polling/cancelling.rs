@@ -135,7 +135,7 @@ impl CancelTask {
     async fn request(&self, attempt: &CancelAttempt, started: Timestamp) -> CancelResult {
         let (poller, (index, ..)) = (&self.poller, self.key);
         let own = match &attempt.poll {
-            Some(source) => poller.own_provider(&attempt.name, source).await.map(Some),
+            Some(source) => poller.own_provider(&attempt.name, source, false).await.map(Some),
             None => Ok(poller.providers.get(index as usize).cloned()),
         };
         let provider = match own {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use url::Host;
 
-use super::paths::header_name;
+use super::extract::time;
+use super::paths::{field, header_name};
 use super::reader::{Mistaken, Node, TableReader};
 use super::request::{hosts, json_template, templates};
 use crate::domain::parse_duration;
@@ -12,7 +13,8 @@ use crate::providers::auth::{Auth, AuthForm, AuthHeader, AwsForm};
 use crate::providers::body::JsonTemplate;
 use crate::providers::host_pattern::HostPattern;
 use crate::providers::issued_token::{
-    ClientAuth, Encoding, GOOGLE_HOST, GoogleForm, Grant, OAuth2Form, TokenForm,
+    ClientAuth, Encoding, GOOGLE_HOST, GoogleForm, Grant, OAuth2Form, TokenAnswer, TokenForm,
+    TokenRequestExtra,
 };
 use crate::providers::jwt::{Algorithm, TimeClaim};
 use crate::providers::jwt_form::{FINGERPRINT, JwtForm};
@@ -24,18 +26,45 @@ const LIFETIME_DEFAULT: Duration = Duration::from_secs(10 * 60);
 /// Longest lifetime of a signed token.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The types, the keys of each, and the first schema that has it. All but `none` have `send_to` as well.
+/// Longest `grant` in bytes: twice the longest name of a registered one.
+const GRANT_LENGTH: usize = 100;
+
+/// Headers of a connection, which no definition sets.
+const CONNECTION_HEADERS: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The types, the keys of each, and the first schema that has it. All but `none` have `send_to` and `headers` as well.
 const TYPES: [(&str, &[&str], u32); 11] = [
     ("none", &[], 1),
     ("bearer", &[], 1),
     ("header", &["header", "prefix"], 1),
-    ("headers", &["headers"], 2),
+    ("headers", &[], 2),
     ("basic", &[], 2),
     ("query", &["query"], 2),
     ("body", &["body"], 2),
     (
         "oauth2",
-        &["grant", "token_url", "scope", "audience", "client_auth", "encoding", "token", "header", "prefix"],
+        &[
+            "grant",
+            "token_url",
+            "scope",
+            "audience",
+            "client_auth",
+            "encoding",
+            "token_request",
+            "token_answer",
+            "token",
+            "header",
+            "prefix",
+        ],
         2,
     ),
     ("google", &["scope", "token_hosts"], 2),
@@ -49,7 +78,6 @@ const TYPES: [(&str, &[&str], u32); 11] = [
             "times",
             "lifetime",
             "uppercase",
-            "headers",
             "token",
             "header",
             "prefix",
@@ -59,19 +87,26 @@ const TYPES: [(&str, &[&str], u32); 11] = [
     ("aws", &["service", "region"], 2),
 ];
 
+/// The keys of each type but `none`.
+const COMMON: [&str; 2] = ["send_to", "headers"];
+
 /// Reads `[auth]`. The result is `None` if the provider needs no credential.
 #[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
     let before = table.report.count();
     let kind = table.require("type").and_then(|node| auth_type(&node));
-    for name in TYPES.iter().flat_map(|(_, keys, _)| *keys).chain(&["send_to"]) {
+    for name in TYPES.iter().flat_map(|(_, keys, _)| *keys).chain(&COMMON) {
         if let (Some(node), Some((kind, keys))) = (table.get(name), kind)
-            && !(keys.contains(name) || (*name == "send_to" && kind != "none"))
+            && !(keys.contains(name) || (COMMON.contains(name) && kind != "none"))
         {
             node.wrong(format!("is not possible with type `{kind}`"));
         }
     }
+    let headers = kind.filter(|(kind, _)| *kind != "none").map(|(kind, _)| auth_headers(kind, &table));
     let form = kind.and_then(|(kind, _)| auth_form(kind, &table));
+    if let (Some(form), Some(headers)) = (&form, &headers) {
+        check_headers(form, headers, &table);
+    }
     let send_to = table.get("send_to").map(|node| hosts(&node));
     let needs_hosts = kind.is_some_and(|(kind, _)| kind != "none");
     if needs_hosts && send_to.is_none() {
@@ -86,7 +121,7 @@ pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
     if report.count() > before {
         return Err(Mistaken);
     }
-    Ok(Some(Auth::new(form, send_to)))
+    Ok(Some(Auth { headers: headers.unwrap_or_default(), ..Auth::new(form, send_to) }))
 }
 
 fn auth_type(node: &Node<'_>) -> Option<(&'static str, &'static [&'static str])> {
@@ -108,12 +143,12 @@ fn auth_form(kind: &str, table: &TableReader<'_>) -> Option<AuthForm> {
             let prefix = prefix(table);
             Some(AuthForm::Header(AuthHeader { name: name?, prefix: prefix.unwrap_or_default() }))
         }
-        "headers" => credential_headers(table).map(AuthForm::Headers),
+        "headers" => Some(AuthForm::Headers),
         "query" => credential_parts(table, "query").map(AuthForm::Query),
         "body" => credential_parts(table, "body").map(AuthForm::Body),
         "oauth2" => {
             let (form, header) = (oauth2(table), token_header(table));
-            Some(AuthForm::Token(Box::new(TokenForm::OAuth2(form?)), header?))
+            Some(AuthForm::Token(Box::new(TokenForm::OAuth2(Box::new(form?))), header?))
         }
         "google" => Some(AuthForm::Token(Box::new(TokenForm::Google(google(table)?)), AuthHeader::bearer())),
         "jwt" => {
@@ -155,10 +190,11 @@ fn token_header(table: &TableReader<'_>) -> Option<AuthHeader> {
 fn oauth2(table: &TableReader<'_>) -> Option<OAuth2Form> {
     let text = |name| table.get(name).and_then(|node| node.some_text().map(str::to_owned));
     let (scope, audience) = (text("scope"), text("audience"));
-    let grant = table.get("grant").map_or(Some(Grant::default()), |node| node.word(&Grant::ALL));
-    let client_auth =
-        table.get("client_auth").map_or(Some(ClientAuth::default()), |node| node.word(&ClientAuth::ALL));
-    let encoding = table.get("encoding").map_or(Some(Encoding::default()), |node| node.word(&Encoding::ALL));
+    let grant = table.get("grant").map_or(Some(Grant::default()), |node| grant(&node));
+    let default = if grant == Some(Grant::None) { ClientAuth::None } else { ClientAuth::default() };
+    let client_auth = table.get("client_auth").map_or(Some(default), |node| node.word(&ClientAuth::ALL));
+    let encoding_node = table.get("encoding");
+    let encoding = encoding_node.as_ref().map_or(Some(Encoding::default()), |node| node.word(&Encoding::ALL));
     let allows_token = table.get("token").and_then(|node| node.boolean()).unwrap_or(false);
     let token_url = table.require("token_url").and_then(|node| {
         let url = node.ok(UrlTemplate::parse(node.some_text()?, false))?;
@@ -170,15 +206,156 @@ fn oauth2(table: &TableReader<'_>) -> Option<OAuth2Form> {
         }
         Some(url)
     });
-    Some(OAuth2Form {
+    let request = table.get("token_request").map(|node| token_request(&node));
+    let (extra, of_body) = match request {
+        Some(request) => request?,
+        None => (TokenRequestExtra::default(), None),
+    };
+    if let (Some(node), Some(of_body)) = (&encoding_node, of_body)
+        && encoding != Some(of_body)
+    {
+        node.wrong("differs from the body in `token_request`; remove `encoding`");
+    }
+    let answer = match table.get("token_answer") {
+        Some(node) => Some(token_answer(&node)?),
+        None => None,
+    };
+    let form = OAuth2Form {
         grant: grant?,
         token_url: token_url?,
         scope,
         audience,
         client_auth: client_auth?,
-        encoding: encoding?,
+        encoding: of_body.or(encoding)?,
         allows_token,
-    })
+        extra,
+        answer,
+    };
+    check_oauth2(&form, table);
+    Some(form)
+}
+
+/// Reads `grant`: a word of the language, or the value of `grant_type`.
+fn grant(node: &Node<'_>) -> Option<Grant> {
+    let text = node.some_text()?;
+    if let Some((_, grant)) = Grant::WORDS.iter().find(|(word, _)| *word == text) {
+        return Some(grant.clone());
+    }
+    if text.len() > GRANT_LENGTH || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        node.wrong(format!("must be at most {GRANT_LENGTH} printable characters without spaces"));
+        return None;
+    }
+    let close = |word: &str| strsim::damerau_levenshtein(word, text) <= 2;
+    if let Some((word, _)) = Grant::WORDS.iter().find(|(word, _)| close(word)) {
+        node.wrong(format!("did you mean `{word}`?"));
+        return None;
+    }
+    Some(Grant::Other(text.to_owned()))
+}
+
+/// Reads `token_request`, and the form of the body if it has one.
+fn token_request(node: &Node<'_>) -> Option<(TokenRequestExtra, Option<Encoding>)> {
+    let table = node.table()?;
+    let methods = [("GET", true), ("POST", false)];
+    let is_get = table.get("method").map_or(Some(false), |node| node.word(&methods));
+    let query = table.get("query").map(|node| templates(&node)).unwrap_or_default();
+    let headers_node = table.get("headers");
+    let headers = headers_node.as_ref().map(templates).unwrap_or_default();
+    let mut named = Vec::new();
+    for (name, template) in headers {
+        let name = header_name(&name);
+        let name = headers_node.as_ref().and_then(|node| node.ok(name))?;
+        if CONNECTION_HEADERS.contains(&name.as_str()) || name == "accept" || name == "content-type" {
+            table.wrong_key("headers", format!("a definition cannot set `{name}` here; remove it"));
+        }
+        named.push((name, template));
+    }
+    let (form, json) = (table.get("form"), table.get("json"));
+    if let (Some(_), Some(node)) = (&form, &json) {
+        node.wrong("is possible only without `form`; remove one of the two");
+    }
+    let (body, encoding) = match (form, json) {
+        (Some(node), _) => {
+            let fields = templates(&node).into_iter();
+            (fields.map(|(name, text)| (name, JsonTemplate::Text(text))).collect(), Some(Encoding::Form))
+        }
+        (None, Some(node)) => {
+            node.table()?;
+            match json_template(&node, 0)? {
+                JsonTemplate::Object(members) => (members, Some(Encoding::Json)),
+                JsonTemplate::Text(_) | JsonTemplate::Fixed(_) | JsonTemplate::List(_) => return None,
+            }
+        }
+        (None, None) => (Vec::new(), None),
+    };
+    if is_get == Some(true) && encoding.is_some() {
+        table.wrong_key("method", "a request with `form` or `json` has the method `POST`; use `query`");
+    }
+    table.finish();
+    Some((TokenRequestExtra { is_get: is_get?, query, headers: named, body }, encoding))
+}
+
+/// Reads `token_answer`.
+fn token_answer(node: &Node<'_>) -> Option<TokenAnswer> {
+    let table = node.table()?;
+    let ignored_body = table.report.ignores_body.replace(false);
+    let token = table.require("token").map(|node| {
+        let token = field(&node);
+        if token.0.iter().any(|one| !one.when.is_empty()) {
+            node.wrong("`when` is not possible here, because the answer is not about a job");
+        }
+        token
+    });
+    let (expires_in, expires_at) = (table.get("expires_in"), table.get("expires_at"));
+    if let (Some(_), Some(node)) = (&expires_in, &expires_at) {
+        node.wrong("is possible only without `expires_in`; remove one of the two");
+    }
+    let expires_in = expires_in.map(|node| field(&node)).unwrap_or_default();
+    let expires_at = expires_at.and_then(|node| time(&node));
+    table.finish();
+    table.report.ignores_body.set(ignored_body);
+    Some(TokenAnswer { token: token?, expires_in, expires_at })
+}
+
+/// Checks what depends on several keys.
+fn check_oauth2(form: &OAuth2Form, table: &TableReader<'_>) {
+    let OAuth2Form { grant, client_auth, scope, audience, extra, .. } = form;
+    let standard = [
+        ("grant_type", *grant != Grant::None),
+        ("refresh_token", *grant == Grant::RefreshToken),
+        ("scope", scope.is_some()),
+        ("audience", audience.is_some()),
+        ("client_id", *client_auth == ClientAuth::Body),
+        ("client_secret", *client_auth == ClientAuth::Body),
+    ];
+    let sets = |name: &str| standard.iter().any(|(known, is_set)| *is_set && *known == name);
+    let names = extra.body.iter().map(|(name, _)| name).chain(extra.query.iter().map(|(name, _)| name));
+    for name in names.filter(|name| sets(name)) {
+        let key = match name.as_str() {
+            "grant_type" | "refresh_token" => "grant",
+            "client_id" | "client_secret" => "client_auth",
+            other => other,
+        };
+        table.wrong_key(
+            "token_request",
+            format!("`{name}` is set by auth.{key} already; remove one of the two"),
+        );
+    }
+    let has_authorization = extra.headers.iter().any(|(name, _)| name == "authorization");
+    if has_authorization && *client_auth == ClientAuth::Header {
+        let sentence = "`authorization` is set by auth.client_auth already; write `client_auth = \"none\"`";
+        table.wrong_key("token_request", sentence);
+    }
+    if form.token_url.path.names().next().is_none()
+        && *client_auth == ClientAuth::None
+        && *grant != Grant::RefreshToken
+        && extra.has_no_field()
+    {
+        table.wrong(
+            "the request for a token has no field of the credential; add it to `token_request`, such as \
+             `form = { apikey = \"{apikey}\" }`",
+        );
+    }
 }
 
 fn google(table: &TableReader<'_>) -> Option<GoogleForm> {
@@ -216,7 +393,6 @@ fn jwt(table: &TableReader<'_>) -> Option<JwtForm> {
         Some(lifetime)
     });
     let uppercase = table.get("uppercase").map(|node| node.texts()).unwrap_or_default();
-    let headers = if table.has("headers") { credential_parts_or_fixed(table) } else { Vec::new() };
     let allows_token = table.get("token").and_then(|node| node.boolean()).unwrap_or(false);
     let algorithm = algorithm?;
     let form = JwtForm {
@@ -227,7 +403,6 @@ fn jwt(table: &TableReader<'_>) -> Option<JwtForm> {
         times: times.unwrap_or_else(|| vec![TimeClaim::IssuedAt, TimeClaim::Expires]),
         lifetime: lifetime.unwrap_or(LIFETIME_DEFAULT),
         uppercase,
-        headers,
         allows_token,
     };
     check_jwt(&form, table);
@@ -241,8 +416,7 @@ fn check_jwt(form: &JwtForm, table: &TableReader<'_>) {
     if *algorithm == Algorithm::Hs256 && names.contains(&FINGERPRINT) {
         table.wrong_key("claims", "`{fingerprint}` needs a key pair: RS256 or ES256");
     }
-    let others = form.key_id.iter().chain(form.headers.iter().map(|(_, template)| template));
-    let others: Vec<&str> = others.flat_map(Template::names).collect();
+    let others: Vec<&str> = form.key_id.iter().flat_map(Template::names).collect();
     if names.iter().chain(&others).any(|name| *name == form.key) {
         table.wrong(format!("`{{{}}}` is the key, which is never sent; remove it", form.key));
     }
@@ -261,20 +435,55 @@ fn check_jwt(form: &JwtForm, table: &TableReader<'_>) {
     }
 }
 
-/// Reads headers that are sent with a signed token.
-fn credential_parts_or_fixed(table: &TableReader<'_>) -> Vec<(String, Template)> {
-    let parts = table.get("headers").map(|node| templates(&node)).unwrap_or_default();
-    parts.into_iter().filter_map(|part| lower_case(part, table)).collect()
+/// Reads the headers that are sent beside the credential, or as it.
+fn auth_headers(kind: &str, table: &TableReader<'_>) -> Vec<(String, Template)> {
+    let parts = if kind == "headers" {
+        credential_parts(table, "headers")
+    } else {
+        table.get_new("headers").map(|node| templates(&node))
+    };
+    let named = |(name, template): (String, Template)| {
+        let name = header_name(&name).map_err(|why| table.wrong_key("headers", why)).ok()?;
+        Some((name, template))
+    };
+    parts.into_iter().flatten().filter_map(named).collect()
 }
 
-fn credential_headers(table: &TableReader<'_>) -> Option<Vec<(String, Template)>> {
-    let parts = credential_parts(table, "headers")?;
-    Some(parts.into_iter().filter_map(|part| lower_case(part, table)).collect())
-}
-
-fn lower_case((name, template): (String, Template), table: &TableReader<'_>) -> Option<(String, Template)> {
-    let name = header_name(&name).map_err(|why| table.wrong_key("headers", why)).ok()?;
-    Some((name, template))
+/// Checks the headers beside the credential.
+fn check_headers(form: &AuthForm, headers: &[(String, Template)], table: &TableReader<'_>) {
+    let own: Vec<&str> = match form {
+        AuthForm::Header(header) | AuthForm::Token(_, header) | AuthForm::Jwt(_, header) => {
+            vec![&header.name]
+        }
+        AuthForm::Basic => vec!["authorization"],
+        AuthForm::Aws(_) => vec!["authorization", "x-amz-date", "x-amz-security-token"],
+        AuthForm::Headers | AuthForm::Query(_) | AuthForm::Body(_) => Vec::new(),
+    };
+    let unsent: Option<&str> = match form {
+        AuthForm::Jwt(form, _) => Some(&form.key),
+        AuthForm::Token(form, _) if form.is_google() => Some("private_key"),
+        AuthForm::Aws(_) => Some("secret_access_key"),
+        AuthForm::Header(_)
+        | AuthForm::Basic
+        | AuthForm::Headers
+        | AuthForm::Query(_)
+        | AuthForm::Body(_)
+        | AuthForm::Token(..) => None,
+    };
+    for (name, template) in headers {
+        if CONNECTION_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-") {
+            table.wrong_key("headers", format!("a definition cannot set `{name}`; remove it"));
+        } else if own.contains(&name.as_str()) {
+            table
+                .wrong_key("headers", format!("`{name}` is the header of the credential already; remove it"));
+        }
+        if let Some(field) = template.names().find(|field| Some(*field) == unsent) {
+            table.wrong_key("headers", format!("`{{{field}}}` is the key, which is never sent; remove it"));
+        }
+        if matches!(form, AuthForm::Jwt(..)) && template.names().any(|field| field == FINGERPRINT) {
+            table.wrong_key("headers", "`{fingerprint}` is possible in `claims` only");
+        }
+    }
 }
 
 /// Reads templates over the fields of the credential.

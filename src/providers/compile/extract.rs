@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::paths::{alternatives, field, optional_field};
+use super::paths::{alternatives, field, optional_text_field, text_field};
 use super::reader::{Node, TableReader};
 use crate::domain::parse_duration;
 use crate::providers::extract::{ExpiryForm, Extract, Outputs, Progress, ProgressForm, Time, TimeFormat};
@@ -33,7 +33,7 @@ pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract 
         extract.progress = progress(&node);
     }
     if let Some(node) = table.get("output") {
-        extract.output = field(&node);
+        extract.output = text_field(&node);
     }
     if let Some(node) = table.get_new("output_json") {
         extract.output_json = field(&node);
@@ -42,10 +42,10 @@ pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract 
         extract.outputs = outputs(&node);
     }
     if let Some(node) = table.get("error_code") {
-        extract.error_code = field(&node);
+        extract.error_code = text_field(&node);
     }
     if let Some(node) = table.get("error_message") {
-        extract.error_message = field(&node);
+        extract.error_message = text_field(&node);
     }
     if let Some(node) = table.get("created_at") {
         extract.created_at = time(&node);
@@ -71,8 +71,17 @@ fn job_id(node: &Node<'_>) -> Option<Field> {
 
 /// Reads a field that has at least one place.
 fn some_field(node: &Node<'_>) -> Field {
+    some(node, field)
+}
+
+/// Does the same for one whose value is a text.
+fn some_text_field(node: &Node<'_>) -> Field {
+    some(node, text_field)
+}
+
+fn some(node: &Node<'_>, read: fn(&Node<'_>) -> Field) -> Field {
     let before = node.report.count();
-    let field = field(node);
+    let field = read(node);
     if field.is_empty() && node.report.count() == before {
         node.wrong("a path is required");
     }
@@ -118,13 +127,13 @@ fn progress(node: &Node<'_>) -> Option<Progress> {
 fn outputs(node: &Node<'_>) -> Option<Outputs> {
     let table = node.table()?;
     let each = table.require("each").map(|node| some_field(&node)).unwrap_or_default();
-    let url = table.require("url").map(|node| some_field(&node)).unwrap_or_default();
+    let url = table.require("url").map(|node| some_text_field(&node)).unwrap_or_default();
     let outputs = Outputs {
         each,
         url,
-        kind: optional_field(&table, "type"),
-        thumbnail: optional_field(&table, "thumbnail"),
-        poster: optional_field(&table, "poster"),
+        kind: optional_text_field(&table, "type"),
+        thumbnail: optional_text_field(&table, "thumbnail"),
+        poster: optional_text_field(&table, "poster"),
         only_urls: table.get("only_urls").and_then(|node| node.boolean()).unwrap_or(false),
     };
     table.finish();
@@ -148,7 +157,8 @@ fn outputs_expire(node: &Node<'_>) -> Option<ExpiryForm> {
     Some(ExpiryForm::After(span))
 }
 
-fn time(node: &Node<'_>) -> Option<Time> {
+/// Reads the place of a time, and its format.
+pub(super) fn time(node: &Node<'_>) -> Option<Time> {
     let table = node.table()?;
     let reads_texts = node.report.schema.get() >= 2;
     let format = table.require("format").and_then(|format| {

@@ -107,6 +107,8 @@ fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
     let (code_node, explain_node) = (table.get("code"), table.get("explain"));
     let code = code_node.as_ref().and_then(Node::some_text).map(str::to_owned);
     let explain = explain_node.as_ref().and_then(Node::some_text).map(str::to_owned);
+    let raw_node = table.get("raw_status");
+    let raw_status = raw_node.as_ref().and_then(Node::some_text).map(str::to_owned);
     let extract_node = table.get("extract");
     let verdict = match (&status_node, &answer_node) {
         (Some(node), None) => {
@@ -114,7 +116,7 @@ fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
                 Some(table) => replaced(extract.clone(), table),
                 None => extract.clone(),
             };
-            node.word(&STATUSES).map(|status| {
+            node.word(&Outcome::ALL).map(|status| {
                 let outcome = match (status, code.as_deref()) {
                     (Outcome::Completed, Some("partial")) => Outcome::Partial,
                     (Outcome::Failed, Some("expired")) => Outcome::Expired,
@@ -124,7 +126,7 @@ fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
             })
         }
         (None, Some(node)) => {
-            if let Some(node) = &extract_node {
+            for node in [&extract_node, &raw_node].into_iter().flatten() {
                 node.wrong("is possible only with `status`, because other answers are not about the job");
             }
             let verdict = node.word(&ANSWERS);
@@ -143,7 +145,7 @@ fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
         }
     };
     table.finish();
-    Some(Rule { http, all, any, verdict: verdict?, code, explain })
+    Some(Rule { http, all, any, verdict: verdict?, raw_status, code, explain })
 }
 
 /// Reads `404` or `"4xx"`.
@@ -169,7 +171,12 @@ pub(super) fn status(table: TableReader<'_>, rules: &[Rule]) -> StatusWords {
         Some(unknown)
     });
     let words = table.require("map").and_then(|node| {
-        let words = map(&node.table()?, fold, is_http);
+        let table = node.table()?;
+        let words = map(&table, fold, is_http);
+        // An empty list says that a job of this API cannot fail.
+        let cannot_fail = node.report.schema.get() >= 2
+            && table.get("failed").is_some_and(|list| list.is_list() && list.list().is_empty());
+        node.report.cannot_fail.set(cannot_fail);
         check_outcomes(&node, words.values().copied(), rules);
         Some(words)
     });
@@ -249,7 +256,8 @@ fn map(table: &TableReader<'_>, fold: Fold, is_http: bool) -> HashMap<String, Ou
 
 /// Checks that a job can run, complete and fail.
 pub(super) fn check_outcomes(node: &Node<'_>, words: impl Iterator<Item = Outcome>, rules: &[Rule]) {
-    for sentence in missing_outcomes(words, rules, node.report.schema.get() >= 2) {
+    let cannot_fail = node.report.cannot_fail.get().then_some(Outcome::Failed);
+    for sentence in missing_outcomes(words.chain(cannot_fail), rules, node.report.schema.get() >= 2) {
         node.wrong(sentence);
     }
 }
@@ -291,33 +299,48 @@ pub(super) fn errors(table: TableReader<'_>) -> Errors {
     });
     let errors = Errors {
         when,
-        code: optional_paths(&table, "code"),
+        code: table.get("code").map(|node| code_field(&node)).unwrap_or_default(),
         message: optional_paths(&table, "message"),
         account: table.get("account").map(|node| node.texts()).unwrap_or_default(),
     };
-    if errors.code.0.is_empty() && !errors.account.is_empty() {
+    if errors.code.is_empty() && !errors.account.is_empty() {
         table.wrong_key("account", "requires errors.code, the path of the code that is compared");
     }
     table.finish();
     errors
 }
 
+/// Reads the place of a code in an answer that is not about a job.
+fn code_field(node: &Node<'_>) -> Field {
+    let code = field(node);
+    if code.0.iter().any(|one| !one.when.is_empty()) {
+        node.wrong("`when` is not possible here, because an error answer has no outcome");
+    }
+    code
+}
+
 /// Reads `[not_found]`, without `grace`. The codes are at `errors.code`, unless `path` is set.
-pub(super) fn not_found(table: &TableReader<'_>, error_code: &Paths) -> NotFound {
+pub(super) fn not_found(table: &TableReader<'_>, error_code: &Field) -> NotFound {
     let is_about_job = |status: &u16| (400..500).contains(status) && ![401, 429].contains(status);
     let http = table.get("http").map(|node| {
         let list = node.list();
         let statuses: Vec<u16> = list.iter().filter_map(|item| u16::try_from(item.integer()?).ok()).collect();
-        if statuses.len() != list.len() || statuses.is_empty() || !statuses.iter().all(is_about_job) {
+        // An empty list means that the API has no answer for an unknown job.
+        let may_be_empty = node.is_list() && node.report.schema.get() >= 2;
+        let is_empty = statuses.is_empty() && !may_be_empty;
+        if statuses.len() != list.len() || is_empty || !statuses.iter().all(is_about_job) {
             node.wrong("must list statuses from 400 to 499, except 401 and 429");
+        }
+        if list.is_empty() && may_be_empty && (table.has("path") || table.has("values")) {
+            node.wrong("is empty, so that no answer means \"no such job\"; remove `path` and `values`");
         }
         statuses
     });
     let values = table.get("values").map(|node| node.texts()).unwrap_or_default();
-    let mut path = optional_paths(table, "path");
-    if path.0.is_empty() && !values.is_empty() {
+    let mut path = table.get("path").map(|node| code_field(&node)).unwrap_or_default();
+    if path.is_empty() && !values.is_empty() {
         path = error_code.clone();
-        if path.0.is_empty() {
+        if path.is_empty() {
             table.wrong_key("values", "requires a path: not_found.path or errors.code");
         }
     }

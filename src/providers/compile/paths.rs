@@ -6,6 +6,7 @@ use super::reader::{Node, TableReader};
 use crate::providers::condition::{Condition, Test};
 use crate::providers::field::{Alternative, Field, Outcome, Paths, Place};
 use crate::providers::path::Path;
+use crate::providers::text_template::TextTemplate;
 
 /// Largest size of a compiled pattern in bytes.
 const PATTERN_SIZE: usize = 256 * 1024;
@@ -40,23 +41,64 @@ pub(super) fn optional_paths(table: &TableReader<'_>, name: &'static str) -> Pat
 
 /// Reads a field: a path, a list of alternatives, or a table with `path` or `header`, and `when`.
 pub(super) fn field(node: &Node<'_>) -> Field {
+    field_of(node, false)
+}
+
+/// Reads a field whose value is a text, which can also be a template.
+pub(super) fn text_field(node: &Node<'_>) -> Field {
+    field_of(node, true)
+}
+
+fn field_of(node: &Node<'_>, allows_template: bool) -> Field {
     let mut all = Vec::new();
     for item in items(node) {
+        let is_template =
+            allows_template && item.is_text() && item.text().is_some_and(TextTemplate::is_meant);
         if item.is_table() && item.is_permitted() {
             if let Some(table) = item.table() {
-                all.extend(alternatives(&table));
+                let template = if allows_template { table.get("template") } else { None };
+                match template {
+                    Some(node) => all.extend(template_alternative(&table, &node)),
+                    None => all.extend(alternatives(&table)),
+                }
                 table.finish();
             }
-        } else if !item.is_table() {
+        } else if is_template && item.is_permitted() {
+            all.extend(template(&item, Vec::new()));
+        } else if !item.is_table() && !is_template {
             all.extend(path(&item).map(|path| Alternative { place: Place::Path(path), when: Vec::new() }));
         }
     }
     Field(all)
 }
 
-/// Reads a field of an optional key.
-pub(super) fn optional_field(table: &TableReader<'_>, name: &'static str) -> Field {
-    table.get(name).map(|node| field(&node)).unwrap_or_default()
+/// Reads a table with `template` and `when`.
+fn template_alternative(table: &TableReader<'_>, node: &Node<'_>) -> Option<Alternative> {
+    for name in ["path", "header"] {
+        if let Some(node) = table.get(name) {
+            node.wrong("is possible only without `template`; remove one of the two");
+        }
+    }
+    let when = table.get("when").map(|node| outcomes(&node)).unwrap_or_default();
+    template(node, when)
+}
+
+fn template(node: &Node<'_>, when: Vec<Outcome>) -> Option<Alternative> {
+    let template = node.ok(TextTemplate::parse(node.some_text()?))?;
+    if !template.reads_answer() && when.is_empty() {
+        node.wrong(
+            "needs `when = [\"completed\"]`, because the answer does not decide whether there is such a text",
+        );
+    }
+    if template.reads_answer() && node.report.ignores_body.get() {
+        node.wrong("a path finds nothing, because response.body is `none`");
+    }
+    Some(Alternative { place: Place::Template(template), when })
+}
+
+/// Reads a field of an optional key, whose value is a text.
+pub(super) fn optional_text_field(table: &TableReader<'_>, name: &'static str) -> Field {
+    table.get(name).map(|node| text_field(&node)).unwrap_or_default()
 }
 
 /// Reads `path` or `header`, and `when`. In schema 1, only `path` is possible.

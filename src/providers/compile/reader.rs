@@ -44,11 +44,14 @@ pub(in crate::providers) struct Report<'a> {
     pub(in crate::providers) schema: Cell<u32>,
     /// Whether the body is not read, so that paths find nothing.
     pub(in crate::providers) ignores_body: Cell<bool>,
+    /// Whether the file says that no job fails.
+    pub(in crate::providers) cannot_fail: Cell<bool>,
 }
 
 impl<'a> Report<'a> {
     pub(in crate::providers) fn new(text: &'a str) -> Self {
-        Self { text, found: RefCell::default(), schema: Cell::new(1), ignores_body: Cell::new(false) }
+        let (ignores_body, cannot_fail) = (Cell::new(false), Cell::new(false));
+        Self { text, found: RefCell::default(), schema: Cell::new(1), ignores_body, cannot_fail }
     }
 
     /// Adds a mistake at a byte of the file.

@@ -80,6 +80,7 @@ pub(super) fn params(table: Option<&TableReader<'_>>, has_job_url: bool, report:
             encode: table.get("encode").and_then(|node| node.word(&Encode::ALL)).unwrap_or_default(),
             default: table.get("default").and_then(|node| node.text()).map(str::to_owned),
             r#enum: table.get("enum").map(|node| node.texts()),
+            is_optional: optional(&table, is_job_id),
         };
         table.finish();
         let checked = Param::check_pattern(&read);
@@ -103,6 +104,18 @@ pub(super) fn params(table: Option<&TableReader<'_>>, has_job_url: bool, report:
         report.add(at, "params.job_id: the key `pattern` is missing, the form of the provider's job ids");
     }
     params
+}
+
+/// Reads `optional` of a parameter.
+fn optional(table: &TableReader<'_>, is_job_id: bool) -> bool {
+    let Some(node) = table.get_new("optional") else { return false };
+    let is_optional = node.boolean().unwrap_or(false);
+    if is_optional && is_job_id {
+        node.wrong("is not allowed, because every registration gives a job id");
+    } else if is_optional && table.has("default") {
+        node.wrong("is not possible with `default`, which stands for an absent value; remove one of the two");
+    }
+    is_optional
 }
 
 /// Reads `[request]`. `auth` is `[auth]`.
@@ -148,6 +161,11 @@ pub(super) fn request(
     let follows_redirects = table.get_new("redirect").and_then(|node| node.word(&redirects)).unwrap_or(false);
     if let (Ok(Some(auth)), Some(target)) = (&auth, &target) {
         check_auth(auth, target, job_url.as_ref(), body.as_ref(), table);
+        if let Some((name, _)) =
+            headers.iter().find(|(name, _)| auth.headers.iter().any(|(own, _)| own == name))
+        {
+            table.wrong_key("headers", format!("`{name}` is in auth.headers, too; remove one of the two"));
+        }
     }
     let (max_body, timeout) = (max_body.unwrap_or(1024 * 1024), timeout.unwrap_or(Duration::from_secs(20)));
     let accept = accept.unwrap_or_else(|| "application/json".to_owned());
@@ -260,10 +278,26 @@ pub(super) fn check_names(
                 at,
                 format!("params.{name}: the path of request.job_url gives this parameter; remove it here"),
             );
+        } else if params.others.get(name).is_some_and(Param::is_optional) && required(form).contains(name) {
+            let places = "it can be used in `query`, `headers`, and members of the body";
+            report.add(at, format!("params.{name}: is optional, but always a part of the request; {places}"));
         } else if !used.contains(name) && !others.contains(name) {
             report.add(at, format!("params.{name}: the request does not use this parameter; remove it"));
         }
     }
+}
+
+/// Returns the names in the parts of a request that are always sent.
+pub(super) fn required(form: &RequestForm) -> BTreeSet<&str> {
+    let mut used: BTreeSet<&str> =
+        form.body.iter().flat_map(BodyTemplate::items).flat_map(Template::names).collect();
+    if let Target::Url(url) = &form.target {
+        used.extend(url.path.names().chain(url.host().into_iter().flat_map(Template::names)));
+    }
+    if let Some(AuthForm::Aws(aws)) = form.auth.as_ref().map(|auth| &auth.form) {
+        used.extend(aws.region.iter().flat_map(Template::names));
+    }
+    used
 }
 
 /// Returns the names in the templates of a request.

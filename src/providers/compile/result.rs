@@ -252,6 +252,12 @@ pub(super) fn check_names(
             table.wrong(format!("`{{{name}}}` is not declared; add [params.{name}]{hint}"));
         }
     }
+    for name in request::required(form) {
+        if context.params.others.get(name).is_some_and(Param::is_optional) {
+            let places = "it can be used in `query`, `headers`, and members of the body";
+            table.wrong(format!("`{{{name}}}` is optional, but always a part of the request; {places}"));
+        }
+    }
     for (name, _) in values.iter().filter(|(name, _)| !used.contains(name.as_str())) {
         table.wrong_key("values", format!("`{name}` is not used by the request; remove it"));
     }

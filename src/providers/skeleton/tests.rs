@@ -6,7 +6,16 @@ use crate::providers::definition::Expect;
 use crate::providers::load_providers;
 
 fn input<'a>(url: &'a str, answers: &[&'a str]) -> SkeletonInput<'a> {
-    SkeletonInput { id: "acme-video", url, job_id: None, auth: None, answers: answers.to_vec() }
+    SkeletonInput {
+        id: "acme-video",
+        url,
+        job_id: None,
+        method: None,
+        body: None,
+        headers: Vec::new(),
+        auth: None,
+        answers: answers.to_vec(),
+    }
 }
 
 const RUNNING: &str =
@@ -123,7 +132,7 @@ fn an_argument_that_cannot_be_meant_is_refused_with_the_remedy() {
     insta::assert_snapshot!(cases.join("\n"), @r#"
     --url: must begin with https://; for a server of your own, providers.NAME.base_url replaces scheme, host and port later
     --url: relative URL without a base; write it as https://api.example.com/v1/jobs/job_1
-    --url: no part of the path or the query is the id of the job; write {job_id} in its place
+    --url: no part of the path, the query or the body is the id of the job; write {job_id} in its place
     answer 1 is not JSON (expected value at line 1 column 1); give the body of an answer as it was received
     the standard input has no answer; give the body of at least one
     "#);
@@ -160,4 +169,93 @@ fn a_skeleton_is_a_definition_whatever_the_answers_are() {
         }
     }
     assert!(all > 150 && same * 100 >= all * 95, "{same} of {all} statuses mean the same");
+}
+
+/// Returns the mistakes of a skeleton besides those that only the author can correct: examples and their meanings.
+fn mistakes_of(made: &Skeleton) -> Vec<String> {
+    let (_, mistakes) = compile(&made.text);
+    let is_open = |text: &str| text.starts_with("example");
+    mistakes
+        .iter()
+        .map(ToString::to_string)
+        .filter(|text| !is_open(text.split(": ").nth(1).unwrap_or(text)))
+        .collect()
+}
+
+#[test]
+fn a_poll_with_a_body_makes_a_definition_without_a_mistake() {
+    let answer = r#"{"data": {"id": "j_1", "status": "running"}}"#;
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let graphql = r#"{"query": "query($id: ID!) { job(id: $id) { status } }", "variables": {"id": "j_1", "all": true}}"#;
+    for (body, headers, auth, parts) in [
+        (
+            r#"{"id": "j_1", "deep": {"a": [1, "j_1"], "b": null}, "api_key": "hush"}"#,
+            vec![],
+            None,
+            vec![
+                "type = \"body\"\nbody = { \"api_key\" = \"{key}\" }",
+                "method = \"POST\"\nurl = \"https://api.acme.example/status\"",
+                "# ? Does the API need the members of the body that were null? They are left out.",
+                "json = { \"deep\" = { \"a\" = [1, \"{job_id}\"] }, \"id\" = \"{job_id}\" }",
+            ],
+        ),
+        (
+            "id=j_1&wait=0",
+            vec![header("X-Api-Key", "hush"), header("X-Version", "2")],
+            None,
+            vec![
+                "type = \"header\"\nheader = \"x-api-key\"",
+                "headers = { \"x-version\" = \"2\" }",
+                "form = { \"id\" = \"{job_id}\", \"wait\" = \"0\" }",
+            ],
+        ),
+        (
+            graphql,
+            vec![header("Authorization", "Bearer hush")],
+            None,
+            vec![
+                "type = \"bearer\"",
+                "graphql = { query = \"query($id: ID!) { job(id: $id) { status } }\", variables = { \"all\" = true, \"id\" = \"{job_id}\" } }",
+            ],
+        ),
+        (
+            r#"{"JobId": "{job_id}"}"#,
+            vec![header("X-Amz-Target", "Service.Get"), header("Content-Type", "application/x-amz-json-1.1")],
+            Some(SkeletonAuth::Aws("batch".to_owned())),
+            vec![
+                "type = \"aws\"\nservice = \"batch\"",
+                "headers = { \"x-amz-target\" = \"Service.Get\", \"content-type\" = \"application/x-amz-json-1.1\" }",
+                "json = { \"JobId\" = \"{job_id}\" }",
+            ],
+        ),
+    ] {
+        let made = skeleton(&SkeletonInput {
+            body: Some(body),
+            headers,
+            auth,
+            ..input("https://api.acme.example/status", &[answer])
+        });
+        let made = made.unwrap_or_else(|why| panic!("{body}: {why}"));
+        for part in parts {
+            assert!(made.text.contains(part), "{part}\n{}", made.text);
+        }
+        assert!(!made.text.contains("hush"), "{}", made.text);
+        assert_eq!(mistakes_of(&made), [""; 0], "{}", made.text);
+    }
+}
+
+#[test]
+fn a_body_that_no_definition_can_have_is_refused() {
+    for (method, body, expected) in [
+        (None, Some("[1]"), "--body: must be a JSON object"),
+        (None, Some("{\"a\""), "--body: is not JSON"),
+        (None, Some("text"), "--body: must be a JSON object, or a form"),
+        (Some("GET"), Some("{\"a\": \"{job_id}\"}"), "--method: a request with a body"),
+        (Some("DELETE"), None, "--method: `DELETE` is not possible"),
+    ] {
+        let made =
+            skeleton(&SkeletonInput { method, body, ..input("https://api.acme.example/{job_id}", &["{}"]) });
+        let why = made.expect_err("refused");
+        assert!(why.starts_with(expected), "{why}");
+    }
 }

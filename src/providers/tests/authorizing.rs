@@ -225,6 +225,124 @@ fn a_shown_request_has_no_credential_of_any_kind() {
     }
 }
 
+/// Returns the beginning of an `[auth]` of OAuth 2.0.
+fn oauth2(rest: &str) -> String {
+    format!("type = \"oauth2\"\ntoken_url = \"https://login.example/token\"\n{rest}")
+}
+
+#[test]
+fn every_kind_of_credential_can_have_headers_beside_it() {
+    let org = "headers = { \"X-Org\" = \"{org_id}\", \"X-Api\" = \"2\" }";
+    let fields = |own: &str| format!("{{\"org_id\": \"my-org\", {own}}}");
+    let aws = "\"access_key_id\": \"AKID\", \"secret_access_key\": \"hush-secret\"";
+    let client = "\"client_id\": \"id\", \"client_secret\": \"hush-secret\"";
+    for (auth, key, own, value) in [
+        ("type = \"bearer\"".to_owned(), "\"key\": \"hush-key\"", "authorization", "Bearer hush-key"),
+        ("type = \"basic\"".to_owned(), "\"key\": \"u:hush\"", "authorization", "Basic dTpodXNo"),
+        ("type = \"header\"\nheader = \"X-Key\"".to_owned(), "\"key\": \"hush-key\"", "x-key", "hush-key"),
+        (
+            "type = \"query\"\nquery = { k = \"{key}\" }".to_owned(),
+            "\"key\": \"hush-key\"",
+            "accept",
+            "application/json",
+        ),
+        (oauth2(""), client, "authorization", "Bearer t0ken"),
+        ("type = \"aws\"\nservice = \"s\"\nregion = \"eu-west-1\"".to_owned(), aws, "authorization", "AWS4"),
+        (
+            "type = \"jwt\"\nalgorithm = \"HS256\"\nclaims = {}".to_owned(),
+            "\"secret_key\": \"hush-secret\"",
+            "authorization",
+            "Bearer eyJ",
+        ),
+    ] {
+        let definition = defined(&format!("{auth}\n{org}"));
+        let key = fields(key);
+        assert_eq!(definition.check_credential(&key), Ok(()), "{auth}");
+        let sent = polled(&definition, "1", &json!({ "team": "blue" }), &key, Some("t0ken"));
+        assert_eq!((header(&sent, "x-org"), header(&sent, "x-api")), ("my-org", "2"), "{auth}");
+        assert!(header(&sent, own).starts_with(value), "{auth}: {}", header(&sent, own));
+        // The field is required, and the secret is masked wherever it stands.
+        let alone = key.replace("\"org_id\": \"my-org\", ", "");
+        assert!(definition.check_credential(&alone).is_err(), "{auth}");
+        assert!(!definition.mask(key.clone(), Some(&key), &sent.secrets).contains("hush"), "{auth}");
+        let shown = definition.shown_request("1", r#"{"region":"eu","team":"blue"}"#, None, now()).unwrap();
+        assert!(shown.contains("x-org: ***") && !shown.contains("hush"), "{shown}");
+    }
+    // Without a field, the credential stays one value.
+    let plain = defined("type = \"bearer\"\nheaders = { \"X-Api\" = \"2\" }");
+    let sent = polled(&plain, "1", &json!({ "team": "blue" }), "hush-key", None);
+    assert_eq!((header(&sent, "authorization"), header(&sent, "x-api")), ("Bearer hush-key", "2"));
+}
+
+#[test]
+fn a_request_for_a_token_can_have_any_grant_and_form() {
+    let requested = |auth: &str, key: &str| {
+        let definition = defined(&oauth2(auth));
+        assert_eq!(definition.check_credential(key), Ok(()), "{auth}");
+        definition.token_request(key, None, now()).unwrap()
+    };
+    let ibm = "grant = \"urn:ibm:params:oauth:grant-type:apikey\"\nclient_auth = \"none\"\n\
+               token_request = { form = { apikey = \"{apikey}\" } }";
+    let sent = requested(ibm, "hush-key");
+    assert_eq!(body(&sent), "grant_type=urn%3Aibm%3Aparams%3Aoauth%3Agrant-type%3Aapikey&apikey=hush-key");
+    assert_eq!(header(&sent, "authorization"), "");
+
+    let zoom =
+        "grant = \"account_credentials\"\ntoken_request = { form = { account_id = \"{account_id}\" } }";
+    let sent = requested(zoom, r#"{"account_id": "a1", "client_id": "id", "client_secret": "hush"}"#);
+    assert_eq!(body(&sent), "grant_type=account_credentials&account_id=a1");
+    assert_eq!(header(&sent, "authorization"), "Basic aWQ6aHVzaA==");
+
+    let password = "grant = \"password\"\nclient_auth = \"body\"\n\
+                    token_request = { form = { username = \"{username}\", password = \"{password}\" } }";
+    let key = r#"{"username": "u", "password": "p&w", "client_id": "id", "client_secret": "hush"}"#;
+    let expected = "grant_type=password&client_id=id&client_secret=hush&username=u&password=p%26w";
+    assert_eq!(body(&requested(password, key)), expected);
+
+    let login = "grant = \"none\"\n\
+                 token_request = { json = { auth = { user = \"{user}\", password = \"{password}\" }, long = true } }";
+    let sent = requested(login, r#"{"user": "u", "password": "p\"w"}"#);
+    let expected = json!({ "auth": { "user": "u", "password": "p\"w" }, "long": true });
+    assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), expected);
+    assert_eq!(header(&sent, "content-type"), "application/json");
+
+    let indexer = "grant = \"none\"\ntoken_request = { method = \"GET\", query = { edit = \"false\" }, \
+                   headers = { \"Ocp-Key\" = \"{key}\" } }\ntoken_answer = { token = \"$\" }";
+    let sent = requested(indexer, "hush-key");
+    assert_eq!((sent.method, sent.url.as_str()), ("GET", "https://login.example/token?edit=false"));
+    assert_eq!(
+        (header(&sent, "ocp-key"), header(&sent, "content-type"), body(&sent).as_str()),
+        ("hush-key", "", "")
+    );
+}
+
+#[test]
+fn a_token_and_its_end_are_read_where_the_definition_says() {
+    let read = |answer: &str, body: &str| {
+        let login = "grant = \"none\"\ntoken_request = { json = { key = \"{key}\" } }\ntoken_answer = ";
+        let definition = defined(&oauth2(&format!("{login}{answer}")));
+        assert!(definition.has_own_token_answer());
+        let headers = [("x-subject-token".to_owned(), "t3".to_owned())];
+        definition.read_token(&headers, body.as_bytes(), now())
+    };
+    let seconds = |seconds| Some(std::time::Duration::from_secs(seconds));
+    let found = |token: &str, life| Ok((token.to_owned(), None, life));
+    assert_eq!(read("{ token = \"$.data.jwt\" }", r#"{"data": {"jwt": "t1"}}"#), found("t1", None));
+    assert_eq!(read("{ token = \"$\" }", r#""t2""#), found("t2", None));
+    assert_eq!(read("{ token = { header = \"X-Subject-Token\" } }", ""), found("t3", None));
+    assert_eq!(
+        read("{ token = \"$.t\", expires_in = \"$.ttl\" }", r#"{"t": "t4", "ttl": "90"}"#),
+        found("t4", seconds(90))
+    );
+    let at = "{ token = \"$.t\", expires_at = { path = \"$.until\", format = \"rfc3339\" } }";
+    assert_eq!(read(at, r#"{"t": "t5", "until": "2026-02-18T15:10:00Z"}"#), found("t5", seconds(600)));
+    assert_eq!(
+        read(at, r#"{"error": "hush"}"#),
+        Err("the answer has no token where the definition says".to_owned())
+    );
+    assert_eq!(read(at, "<html>"), Err("the answer is not JSON".to_owned()));
+}
+
 #[test]
 fn mistakes_in_auth_are_listed_with_what_to_write() {
     for (auth, expected) in [
@@ -238,8 +356,45 @@ fn mistakes_in_auth_are_listed_with_what_to_write() {
             "auth.token_url: scheme, host and port are fixed",
         ),
         (
-            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ngrant = \"password\"",
-            "`client_credentials`, `refresh_token`",
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ngrant = \"client_credential\"",
+            "auth.grant: did you mean `client_credentials`?",
+        ),
+        (
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ngrant = \"a b\"",
+            "auth.grant: must be at most 100 printable characters without spaces",
+        ),
+        (
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ngrant = \"none\"",
+            "auth: the request for a token has no field of the credential",
+        ),
+        (
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ntoken_request = { form = { scope = \"a\" }, x = 1 }\nscope = \"b\"",
+            "auth.token_request: `scope` is set by auth.scope already",
+        ),
+        (
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ntoken_request = { headers = { host = \"{h}\" } }",
+            "auth.token_request.headers: a definition cannot set `host` here",
+        ),
+        (
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ntoken_request = { method = \"GET\", json = { a = \"{b}\" } }",
+            "auth.token_request.method: a request with `form` or `json` has the method `POST`",
+        ),
+        (
+            "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\ntoken_answer = { expires_in = \"$.e\" }",
+            "auth.token_answer: the key `token` is missing",
+        ),
+        ("type = \"bearer\"\nheaders = { host = \"x\" }", "auth.headers: a definition cannot set `host`"),
+        (
+            "type = \"bearer\"\nheaders = { Authorization = \"x\" }",
+            "auth.headers: `authorization` is the header of the credential already",
+        ),
+        (
+            "type = \"aws\"\nservice = \"s\"\nheaders = { x = \"{secret_access_key}\" }",
+            "auth.headers: `{secret_access_key}` is the key, which is never sent",
+        ),
+        (
+            "type = \"bearer\"\nheaders = { X-Version = \"3\" }",
+            "request.headers: `x-version` is in auth.headers, too",
         ),
         (
             "type = \"oauth2\"\ntoken_url = \"https://a.example/\"\nservice = \"x\"",
@@ -297,5 +452,6 @@ fn the_documented_kinds_of_credentials_can_be_used() {
             lines[0]
         })
         .collect();
-    assert_eq!(kinds, ["type = \"oauth2\"", "type = \"google\"", "type = \"jwt\"", "type = \"aws\""]);
+    let oauth2 = "type = \"oauth2\"";
+    assert_eq!(kinds, [oauth2, oauth2, oauth2, "type = \"google\"", "type = \"jwt\"", "type = \"aws\""]);
 }

@@ -114,7 +114,7 @@ fn the_http_status_decides_what_an_answer_means() {
          [cancel]\nalready_ended = [409, 410]\n"
     ));
     let read = |status, body: &str| {
-        definition.interpret_cancel("j1", Answer { status, headers: &[], body: body.as_bytes() })
+        definition.interpret_cancel(("j1", "{}"), Answer { status, headers: &[], body: body.as_bytes() })
     };
     for status in [200, 202, 204] {
         for body in ["", "OK", "{\"code\": \"x\"}"] {
@@ -145,7 +145,7 @@ fn an_error_within_a_good_answer_refuses_the_cancellation() {
         "{AUTH}[errors]\nwhen = {{ path = \"$.ok\", is = false }}\nmessage = \"$.why\"\n[cancel]\n"
     ));
     let read = |body: &str| {
-        definition.interpret_cancel("j1", Answer { status: 200, headers: &[], body: body.as_bytes() })
+        definition.interpret_cancel(("j1", "{}"), Answer { status: 200, headers: &[], body: body.as_bytes() })
     };
     assert_eq!(read(r#"{"ok": true}"#), CancelAnswer::Accepted);
     assert_eq!(read(""), CancelAnswer::Accepted);

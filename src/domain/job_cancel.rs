@@ -212,7 +212,7 @@ mod tests {
         let text = String::new;
         let name = JobName { provider: text(), account: text(), job_id: text(), params: text() };
         let requested_at = Timestamp::from_millis(0);
-        CancelAttempt { name, requested_at, attempts, has_ended: false, is_shared: false }
+        CancelAttempt { name, poll: None, requested_at, attempts, has_ended: false, is_shared: false }
     }
 
     #[test]

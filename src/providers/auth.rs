@@ -244,10 +244,10 @@ impl Auth {
         match &self.form {
             AuthForm::Header(header) => {
                 let key = self.key_of(credential)?;
-                printable(&key)?;
                 if !header.prefix.is_empty() {
                     check_word(&key, &header.prefix)?;
                 }
+                printable(&key)?;
             }
             AuthForm::Token(form, _) => match form.bare_token(credential) {
                 Some(token) => printable(token).map(drop)?,

@@ -47,13 +47,13 @@ struct NameFields {
 
 /// Looks up what a registration names of the app's own.
 pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Problem> {
-    let names: Option<NameFields> = serde_json::from_str(text).ok();
-    let Some(names) = names.filter(|names| names.poll.is_null()) else { return Ok(Named::default()) };
+    let given: Option<NameFields> = serde_json::from_str(text).ok();
+    let Some(given) = given.filter(|given| given.poll.is_null()) else { return Ok(Named::default()) };
     let mut named = Named::default();
-    if let Some(name) = names.credential.as_str().and_then(|name| check_name(name).ok()) {
+    if let Some(name) = given.credential.as_str().and_then(|name| check_name(name).ok()) {
         named.credential = api.store.credential(app, name).await?;
     }
-    let provider = names.provider.as_str().unwrap_or_else(|| api.default_provider());
+    let provider = given.provider.as_str().unwrap_or_else(|| api.default_provider());
     if api.store.may_define(app, provider)
         && let Some(version) = api.store.current_definition(app, provider.to_owned()).await?
     {

@@ -146,7 +146,7 @@ impl CancelAttempt {
     pub fn without_request(&self, now: Timestamp) -> Option<CancelResult> {
         if self.has_ended {
             let message = "the job ended before the request was sent".to_owned();
-            Some(self.finished(CancelStatus::AlreadyEnded, self.attempts, None, Some(message)))
+            Some(CancelResult::finished(CancelStatus::AlreadyEnded, self.attempts, None, Some(message)))
         } else if self.is_shared {
             Some(CancelResult { attempts: self.attempts, ..CancelResult::withheld() })
         } else if now > self.requested_at.plus(CANCEL_PERIOD) {
@@ -163,7 +163,7 @@ impl CancelAttempt {
         http_status: Option<u16>,
         message: Option<String>,
     ) -> CancelResult {
-        self.finished(status, self.attempts.saturating_add(1), http_status, message)
+        CancelResult::finished(status, self.attempts.saturating_add(1), http_status, message)
     }
 
     /// Returns the result of an attempt that failed at `now`: the next one, or the end after the last one.
@@ -190,17 +190,18 @@ impl CancelAttempt {
 
     /// Returns the result without a request, and without another attempt.
     pub fn given_up(&self, message: String) -> CancelResult {
-        self.finished(CancelStatus::Failed, self.attempts, None, Some(message))
+        CancelResult::finished(CancelStatus::Failed, self.attempts, None, Some(message))
     }
+}
 
+impl CancelResult {
     fn finished(
-        &self,
         status: CancelStatus,
         attempts: u32,
         http_status: Option<u16>,
         message: Option<String>,
-    ) -> CancelResult {
-        CancelResult { status, attempts, next_attempt_at: None, http_status, message }
+    ) -> Self {
+        Self { status, attempts, next_attempt_at: None, http_status, message }
     }
 }
 

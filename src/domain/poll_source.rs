@@ -169,7 +169,7 @@ mod tests {
                 PollSource::OfOperator { .. } | PollSource::OfApp { credential: Some(_), .. } => {
                     Some(Id::MAX)
                 }
-                _ => None,
+                PollSource::OfApp { credential: None, .. } | PollSource::Inline { .. } => None,
             };
             let read = PollSource::read(source.text(), id.map(|id| (id, Masked::new("hush"))));
             assert_eq!(format!("{read:?}"), format!("{source:?}"));

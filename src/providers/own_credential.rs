@@ -54,7 +54,11 @@ impl Definition {
                     "is of the kind {kind}, and {name} takes a user and a password; {remedy}"
                 ));
             }
-            _ => {}
+            CredentialKind::Bearer
+            | CredentialKind::Header
+            | CredentialKind::Basic
+            | CredentialKind::Query
+            | CredentialKind::Key => {}
         }
         let key = secret.value.as_str();
         auth.check(key).map_err(|why| format!("does not fit {name}: {why}"))?;

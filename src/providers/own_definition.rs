@@ -100,10 +100,7 @@ struct Parts {
 impl Parts {
     fn count(&mut self, table: &DeTable<'_>) {
         for (key, value) in table {
-            let size = match value.get_ref() {
-                DeValue::Array(items) => items.len(),
-                _ => 1,
-            };
+            let size = value.get_ref().as_array().map_or(1, |items| items.len());
             for (n, (names, ..)) in PARTS.iter().enumerate() {
                 if names.contains(&key.get_ref().as_ref()) {
                     self.counts[n] += size;
@@ -120,10 +117,10 @@ impl Parts {
     }
 
     fn count_value(&mut self, value: &DeValue<'_>) {
-        match value {
-            DeValue::Table(table) => self.count(table),
-            DeValue::Array(items) => items.iter().for_each(|item| self.count_value(item.get_ref())),
-            _ => {}
+        if let DeValue::Table(table) = value {
+            self.count(table);
+        } else if let DeValue::Array(items) = value {
+            items.iter().for_each(|item| self.count_value(item.get_ref()));
         }
     }
 }
@@ -167,10 +164,8 @@ mod tests {
         let head = &RICH[..RICH.find("[[rule]]").unwrap_or(RICH.len())];
         let rules =
             "[[rule]]\nall = [{ path = \"$.a\", matches = \"(\\\\w{90}){90}\" }]\nanswer = \"error\"\n";
-        let mut params = String::new();
-        for n in 0..39 {
-            params += &format!("[params.p{n}]\npattern = \"(\\\\w{{200}}){{200}}\"\n");
-        }
+        let param = |n| format!("[params.p{n}]\npattern = \"(\\\\w{{200}}){{200}}\"\n");
+        let params: String = (0..39).map(param).collect();
         let texts = [
             format!("{head}{}", rules.repeat(1_000)),
             format!("{head}{}", rules.repeat(39)),

@@ -11,8 +11,8 @@ use ringback::store::{
     AmendWatch, Change, CreateCredential, CreateDestination, CreateKey, CreateOperation, DeleteApp,
     DeleteCredential, DeleteDefinition, DeleteDestination, DeliveryFilter, DestinationChange,
     EnableDestination, EraseWatch, IdempotencyKey, Idempotent, KeepAnswer, KeyRow, OperationTurns, PollNow,
-    PutDefinition, Register, RegisterMany, RetryDelivery, RotateDestinationSecret, RotateSecret, StopAndCancel, StopWatch,
-    StoreError, StoredResponse, Subject, UpdateDestination,
+    PutDefinition, Register, RegisterMany, RetryDelivery, RotateDestinationSecret, RotateSecret,
+    StopAndCancel, StopWatch, StoreError, StoredResponse, Subject, UpdateDestination,
 };
 
 use super::operating::step;

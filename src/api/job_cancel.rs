@@ -74,7 +74,8 @@ pub fn check(api: &Api, definition: Option<&Definition>, is_own: bool) -> Result
         let detail = format!("is not possible: the definition of `{id}` does not say how a job is cancelled");
         return Err((FieldErrorCode::NoCancel, detail));
     }
-    if !is_own && !api.with_cancel.contains(id) {
+    let is_shared = api.access.get(id).is_some_and(|access| access.is_shared);
+    if !is_own && !(is_shared && api.with_cancel.contains(id)) {
         let detail = format!(
             "is not allowed with the server's API key for `{id}`; name a `credential` of your own, or ask the operator to set \
              providers.{id}.allow_cancel"
@@ -90,11 +91,11 @@ pub async fn check_watch(call: &Call, id: WatchId) -> Answer<()> {
     let provider = &watch.job.provider;
     let version = ShownPoll::read(watch.poll.as_deref()).definition_version;
     let definition = match version {
-        Some(version) => of_app(call, provider, version).await?,
+        Some(_) => of_app(call, id).await?,
         None => call.api.providers.get(provider).cloned(),
     };
     if definition.is_none() && provider != INLINE {
-        let detail = format!("is not possible: the server knows no provider `{provider}` any more");
+        let detail = format!("is not possible: the definition `{provider}` of the watch exists no more");
         return Err(Problem::field("/cancelJob", FieldErrorCode::NoCancel, detail).into());
     }
     check(&call.api, definition.as_deref(), watch.job.account != OPERATOR_ACCOUNT)
@@ -102,12 +103,10 @@ pub async fn check_watch(call: &Call, id: WatchId) -> Answer<()> {
     Ok(())
 }
 
-/// Returns a version of an app's definition.
-async fn of_app(call: &Call, provider: &str, version: u32) -> Answer<Option<Arc<Definition>>> {
+/// Returns the definition of the app with which a watch was registered.
+async fn of_app(call: &Call, watch: WatchId) -> Answer<Option<Arc<Definition>>> {
     let store = &call.api.store;
-    let Some(found) = store.definition_version(call.app(), provider.to_owned(), version).await? else {
-        return Ok(None);
-    };
+    let Some(found) = store.definition_of_watch(call.app(), watch).await? else { return Ok(None) };
     Ok(call.api.own_definitions.of_app(store, &found).await?.and_then(Result::ok))
 }
 

@@ -16,6 +16,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
+
 use super::provider::Provider;
 use crate::domain::{CredentialRef, CredentialSecret, Id, Limits, PollPolicy};
 use crate::providers::Definition;
@@ -23,6 +25,9 @@ use crate::store::{Store, StoreError};
 
 /// Number of providers that are kept. Each has the copy of a definition, of some ten KiB.
 const KEPT: usize = 512;
+
+/// Definitions of apps are parsed one at a time: a hostile one takes some MiB meanwhile.
+static PARSING: Semaphore = Semaphore::const_new(1);
 
 /// Reason why a job cannot be polled.
 #[derive(Debug)]
@@ -122,7 +127,8 @@ async fn of_app(store: &Store, id: Id) -> Result<Arc<Definition>, NoProvider> {
     let text = store.definition_text(id).await.map_err(NoProvider::Store)?;
     let text =
         text.ok_or_else(|| NoProvider::Unusable("the version of the definition was deleted".to_owned()))?;
-    // It takes some milliseconds.
+    // It takes some milliseconds. At a start, each definition with jobs is parsed.
+    let _permit = PARSING.acquire().await;
     let parsed = tokio::task::spawn_blocking(move || Definition::parse_own(text.reveal())).await;
     let parsed = parsed.map_err(|_| NoProvider::Unusable("reading the definition panicked".to_owned()))?;
     parsed.map(Arc::new).map_err(|mistakes| {

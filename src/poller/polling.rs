@@ -222,6 +222,9 @@ impl Poller {
                 scheduler.next_step_at = Some(now.plus(WRITE_RETRY_PAUSE));
                 return scheduler.next_step_at;
             }
+            for lost in std::mem::take(&mut scheduler.lost_cancels) {
+                self.start_give_up(lost);
+            }
             let actions = scheduler.take_due(now);
             scheduler.next_step_at = scheduler.next_due(now);
             (actions, scheduler.next_step_at)

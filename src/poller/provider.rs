@@ -26,10 +26,8 @@ const RAW_MAX: usize = 256 * 1024;
 /// the runtime could do nothing else.
 const INLINE_MAX: usize = 256 * 1024;
 
-/// The same for a definition of an app, which may be made to take long.
-const OWN_INLINE_MAX: usize = 16 * 1024;
-
-/// Larger answers to definitions of apps are parsed one at a time, and delay no others.
+/// Answers to definitions of apps are parsed one at a time, wherever they arrive: such a definition may be made to take
+/// long. They delay no others.
 static OWN_BODIES: Semaphore = Semaphore::const_new(1);
 
 /// Large bodies are parsed one at a time, because each takes several times its size of memory meanwhile.
@@ -350,8 +348,7 @@ async fn interpret(
         Purpose::Poll | Purpose::Cancel => None,
         Purpose::Result(report) => Some(report),
     };
-    let inline_max = if definition.is_of_app() { OWN_INLINE_MAX } else { INLINE_MAX };
-    if received.body.len() <= inline_max {
+    if received.body.len() <= INLINE_MAX && !definition.is_of_app() {
         return read(definition, job, received, before);
     }
     // The semaphore is never closed.

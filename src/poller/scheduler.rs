@@ -98,6 +98,8 @@ pub(super) struct Scheduler {
     /// Time of the poller's next step, as [`Self::next_due`] returned it in the last step. The end of a poll sets
     /// it to the current time.
     pub(super) next_step_at: Option<Timestamp>,
+    /// Requests to cancel jobs of which it is not known any more how they are polled.
+    pub(super) lost_cancels: Vec<PendingCancel>,
     /// Number of watches that wait, over all jobs.
     pub(super) watching: u64,
     /// The last polls of jobs that are not scheduled any more.
@@ -143,6 +145,7 @@ impl Scheduler {
             trust: None,
             lead: None,
             next_step_at: Some(now),
+            lost_cancels: Vec::new(),
             watching: 0,
             recent_polls: RecentPolls::default(),
             finished: HashMap::new(),
@@ -237,7 +240,11 @@ impl Scheduler {
                 }
             }
             // The API has found the provider. If a later start does not know it, it gives the request up.
-            PollerMessage::CancelJob(pending) => _ = self.add_cancel(&pending, now),
+            PollerMessage::CancelJob(pending) => {
+                if !self.add_cancel(&pending, now) {
+                    self.lost_cancels.push(*pending);
+                }
+            }
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
                     self.insert(&facts, now);

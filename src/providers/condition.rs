@@ -15,6 +15,8 @@ pub(super) struct Condition {
     pub(super) test: Test,
     /// Whether all values must pass, and not one of them.
     pub(super) every: bool,
+    /// Largest number of bytes of all texts together in which a pattern is searched.
+    pub(super) most_searched: usize,
 }
 
 /// What a value must be.
@@ -40,10 +42,10 @@ impl Condition {
         if matches!(self.test, Test::Missing) {
             return self.place.find(scope, |value| (!value.is_null()).then_some(())).is_none();
         }
-        let mut some = false;
+        let (mut some, mut left) = (false, self.most_searched);
         let decides = |value: &Json<'_>| {
             some = true;
-            (self.test.passes(value) != self.every).then_some(())
+            (self.test.passes(value, &mut left) != self.every).then_some(())
         };
         let is_decided = self.place.find(scope, decides).is_some();
         if self.every { some && !is_decided } else { is_decided }
@@ -51,7 +53,8 @@ impl Condition {
 }
 
 impl Test {
-    fn passes(&self, value: &Json<'_>) -> bool {
+    /// Returns whether a value passes. `left` is the number of bytes in which a pattern may be searched.
+    fn passes(&self, value: &Json<'_>, left: &mut usize) -> bool {
         match self {
             Self::Equals(all) => all.iter().any(|one| one.equals(value)),
             Self::Exists => !value.is_null(),
@@ -63,8 +66,10 @@ impl Test {
                         return false;
                     }
                 };
-                let end = (0..=text.len().min(SEARCHED)).rev().find(|end| text.is_char_boundary(*end));
-                pattern.is_match(&text[..end.unwrap_or(0)])
+                let most = text.len().min(SEARCHED).min(*left);
+                let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+                *left -= end;
+                (end > 0 || text.is_empty()) && pattern.is_match(&text[..end])
             }
             Self::Above(least) => number(value).is_some_and(|number| number > *least),
             Self::Below(most) => number(value).is_some_and(|number| number < *most),
@@ -92,7 +97,7 @@ mod tests {
             None => Place::Header(place.to_owned()),
         };
         let scope = Scope { root: &root, head, job_id: "1", params: Params::NONE, outcome: None, nulls: &[] };
-        Condition { place, test, every }.holds(scope)
+        Condition { place, test, every, most_searched: usize::MAX }.holds(scope)
     }
 
     fn is(text: &str) -> Test {

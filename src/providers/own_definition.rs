@@ -5,8 +5,8 @@
 //! - Each address is guarded like a callback, and no redirect is followed, whatever the definition says.
 //! - An answer has at most [`ANSWER_MAX`], and a request takes at most [`TIMEOUT_MAX`].
 //! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]):
-//!   patterns, rules and examples. A text, and an answer that is not small, is read on a thread that serves no request
-//!   and no other poll.
+//!   patterns, rules and examples. A pattern is small, before and after it is compiled, and is searched in some KiB
+//!   of an answer. A text, and each answer, is read on a thread that serves no request and no other poll.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use regex::RegexBuilder;
 use toml::de::{DeTable, DeValue};
 
 use super::compile::Mistake;
-use super::definition::Definition;
+use super::definition::{Definition, Meaning};
 use super::request::Request;
 
 /// Largest text of a definition of an app, in bytes: several times the longest that is built in.
@@ -26,8 +26,19 @@ const ANSWER_MAX: usize = 1024 * 1024;
 /// Longest time of a request.
 const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 
-/// Largest compiled pattern, in bytes. `[A-Za-z0-9_-]{1,256}` has some KiB.
+/// Largest compiled pattern of a parameter, in bytes, which is matched at a registration: `[A-Za-z0-9_-]{1,1024}` fits.
 const PATTERN_MAX: usize = 256 * 1024;
+
+/// Largest compiled pattern that is searched in answers, in bytes. The time of a search grows with it.
+const SEARCH_MAX: usize = 64 * 1024;
+
+/// Largest text of a pattern, and of all patterns together, in bytes. A class of characters such as `\w` takes some KiB
+/// while a pattern is read, also in a part that is repeated zero times.
+const PATTERN_TEXT: usize = 500;
+const PATTERNS_TOTAL: usize = 4_000;
+
+/// Largest number of bytes of an answer in which one condition searches its pattern: some hundred statuses.
+const SEARCHED: usize = 4 * 1024;
 
 /// Largest number of patterns, rules and examples.
 const PARTS: [(&[&str], usize, &str); 3] =
@@ -40,7 +51,10 @@ impl Definition {
         let mut mistakes = too_many(text);
         if mistakes.is_empty() {
             match Self::parse(text) {
-                Ok(definition) => return Ok(Self { is_of_app: true, ..definition }),
+                Ok(mut definition) => {
+                    limit_searches(&mut definition.meaning);
+                    return Ok(Self { is_of_app: true, ..definition });
+                }
                 Err(found) => mistakes = found,
             }
         }
@@ -63,7 +77,17 @@ impl Definition {
     }
 }
 
-/// Returns a mistake for each kind of parts of which there are too many, and for a pattern that is too large.
+/// Limits what the patterns of all rules search.
+fn limit_searches(meaning: &mut Meaning) {
+    for rule in &mut meaning.rules {
+        for condition in rule.all.iter_mut().chain(&mut rule.any) {
+            condition.most_searched = SEARCHED;
+        }
+    }
+    meaning.results.iter_mut().for_each(|result| limit_searches(&mut result.meaning));
+}
+
+/// Returns a mistake for each limit that the definition exceeds. Nothing large is compiled before.
 fn too_many(text: &str) -> Vec<Mistake> {
     let (parsed, _) = DeTable::parse_recoverable(text);
     let mut parts = Parts::default();
@@ -75,42 +99,79 @@ fn too_many(text: &str) -> Vec<Mistake> {
             mistake(format!("the definition has {count} {what}; a definition of an app has at most {most}"))
         })
         .collect();
-    if mistakes.is_empty() {
-        let is_too_large = |pattern: &&String| {
-            let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_MAX).build();
-            matches!(compiled, Err(regex::Error::CompiledTooBig(_)))
-        };
-        // What else can be wrong with a pattern is found with its place.
-        let large = parts.patterns.iter().find(is_too_large);
-        mistakes.extend(large.map(|pattern| {
-            let begin: String = pattern.chars().take(40).collect();
-            mistake(format!("the pattern that begins with `{begin}` is too large; repeat less in it"))
-        }));
+    let total: usize = parts.patterns.iter().map(|(_, pattern, _)| pattern.len()).sum();
+    if total > PATTERNS_TOTAL {
+        mistakes.push(mistake(format!(
+            "the patterns have {total} bytes; those of a definition of an app have at most {PATTERNS_TOTAL}"
+        )));
     }
-    mistakes
+    if !mistakes.is_empty() {
+        return mistakes;
+    }
+    let at = |at: usize, text: &str, why: &str| {
+        let before = &text[..at.min(text.len())];
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let (line, column) = (1 + before.matches('\n').count(), 1 + before[line_start..].chars().count());
+        Mistake { line, column, text: why.to_owned() }
+    };
+    let costly = parts
+        .patterns
+        .iter()
+        .filter_map(|(place, pattern, most)| Some((*place, too_costly(pattern, *most)?)));
+    costly.map(|(place, why)| at(place, text, why)).collect()
+}
+
+/// Returns why a pattern of an app is refused, if it is. It has at most `most` bytes when it is compiled. What else can be wrong with it is found later.
+fn too_costly(pattern: &str, most: usize) -> Option<&'static str> {
+    if pattern.len() > PATTERN_TEXT {
+        return Some("the pattern has more than 500 bytes");
+    }
+    // To fold the case of a large class of characters takes up to 50 ms.
+    let mut escapes =
+        pattern.match_indices('\\').filter_map(|(place, _)| pattern[place + 1..].chars().next());
+    let is_large = !pattern.is_ascii() || pattern.contains("[^") || escapes.any(|c| "xuUpPwWDS".contains(c));
+    if is_large && ignores_case(pattern) {
+        return Some(
+            "a pattern with (?i) has only small classes in a definition of an app, such as [a-z] and \\d",
+        );
+    }
+    let compiled = RegexBuilder::new(pattern).size_limit(most).build();
+    matches!(compiled, Err(regex::Error::CompiledTooBig(_)))
+        .then_some("the pattern is too large for a definition of an app; repeat less in it, and write [A-Za-z0-9_] for \\w")
+}
+
+/// Returns whether a group of flags makes a part of a pattern ignore the case.
+fn ignores_case(pattern: &str) -> bool {
+    let groups = pattern.match_indices("(?").map(|(place, start)| &pattern[place + start.len()..]);
+    groups.into_iter().any(|flags| {
+        flags.chars().take_while(|c| c.is_ascii_alphabetic() || *c == '-').any(|flag| flag == 'i')
+    })
 }
 
 /// Parts of a text that are limited.
 #[derive(Default)]
 struct Parts {
     counts: [usize; PARTS.len()],
-    patterns: Vec<String>,
+    /// The patterns, with their places in the text and their largest sizes.
+    patterns: Vec<(usize, String, usize)>,
 }
 
 impl Parts {
     fn count(&mut self, table: &DeTable<'_>) {
         for (key, value) in table {
+            let (name, place) = (key.get_ref().as_ref(), value.span().start);
             let size = value.get_ref().as_array().map_or(1, |items| items.len());
             for (n, (names, ..)) in PARTS.iter().enumerate() {
-                if names.contains(&key.get_ref().as_ref()) {
+                if names.contains(&name) {
                     self.counts[n] += size;
                 }
             }
             if let DeValue::String(text) = value.get_ref()
-                && PARTS[0].0.contains(&key.get_ref().as_ref())
+                && PARTS[0].0.contains(&name)
                 && self.patterns.len() <= PARTS[0].1
             {
-                self.patterns.push(text.to_string());
+                let most = if name == "matches" { SEARCH_MAX } else { PATTERN_MAX };
+                self.patterns.push((place, text.to_string(), most));
             }
             self.count_value(value.get_ref());
         }
@@ -170,6 +231,9 @@ mod tests {
             format!("{head}{}", rules.repeat(1_000)),
             format!("{head}{}", rules.repeat(39)),
             format!("{params}{head}"),
+            format!("[params.a]\npattern = '(?i:{}){{0}}a'\n{head}", "[\\x{0}-\\x{10FFFF}]".repeat(20)),
+            format!("[params.a]\npattern = '(?:{}){{0}}a'\n{head}", "\\w".repeat(1_000)),
+            format!("{head}{}", rules.replace("(\\\\w{90}){90}", "x[xy]{9000}[ab]")),
             "[[example]]\n".repeat(5_000),
             format!("a = {}{}", "[".repeat(20_000), "]".repeat(20_000)),
             "a.".repeat(30_000) + "a = 1",

@@ -132,7 +132,8 @@ pub fn delete(batch: &mut Batch<'_>, command: &DeleteCredential) -> Result<Resul
     };
     let used = batch.tx.find(
         "select 1 from job_polls p where p.credential = $1
-         and exists (select 1 from watches w where w.job = p.job and w.status = 'watching') limit 1",
+         and (exists (select 1 from watches w where w.job = p.job and w.status = 'watching')
+           or exists (select 1 from job_cancels c where c.job = p.job and c.status = 'pending')) limit 1",
         params![id],
         |row| row.int(0),
     )?;

@@ -18,7 +18,7 @@ use super::definition_ids::DefinitionIds;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::to_json;
 use super::sealing::{Column, Keyring};
-use crate::domain::{AppNo, DefinitionSummary, DefinitionVersion, Id, Masked, Timestamp};
+use crate::domain::{AppNo, DefinitionSummary, DefinitionVersion, Id, Masked, Timestamp, WatchId};
 
 /// Maximum number of definitions of an app. A list shows all of them.
 pub const DEFINITIONS_MAX: usize = 50;
@@ -113,18 +113,14 @@ impl ReadStore {
         .await
     }
 
-    /// Returns a version of an app's definition, while a watch uses it or it is current.
-    pub async fn definition_version(
-        &self,
-        app: AppNo,
-        provider: String,
-        version: u32,
-    ) -> Result<Option<DefinitionVersion>> {
+    /// Returns the version of the app's definition with which a watch was registered, if it exists still.
+    pub async fn definition_of_watch(&self, app: AppNo, watch: WatchId) -> Result<Option<DefinitionVersion>> {
         self.read(app, move |tx| {
             let sql = format!(
-                "select {VERSION} from definitions where app = $1 and provider = $2 and version = $3"
+                "select {VERSION} from definitions where app = $1 and id = (
+                   select p.definition from watches w join job_polls p on p.job = w.job where w.app = $1 and w.id = $2)"
             );
-            tx.find(&sql, params![app, &provider, version], read_version)
+            tx.find(&sql, params![app, watch], read_version)
         })
         .await
     }
@@ -259,7 +255,8 @@ fn delete_unused(tx: &Tx<'_>, app: AppNo) -> Result<()> {
     tx.run(
         "delete from definitions where app = $1 and replaced_at is not null and not exists (
            select 1 from job_polls p where p.definition = definitions.id
-             and exists (select 1 from watches w where w.job = p.job and w.status = 'watching'))",
+             and (exists (select 1 from watches w where w.job = p.job and w.status = 'watching')
+               or exists (select 1 from job_cancels c where c.job = p.job and c.status = 'pending')))",
         params![app],
     )?;
     Ok(())

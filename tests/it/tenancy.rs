@@ -247,7 +247,11 @@ impl Other {
         {
             let page = list(path).await;
             // Some lists have only one page; any valid cursor serves there.
-            let cursor = page["nextCursor"].as_str().unwrap_or("AAAAAAAAAAAAAAAAAAAAAA");
+            let cursor = page["nextCursor"].as_str().unwrap_or_else(|| match path {
+                "/v1/apps" => "YQAAAAAAAAAAAAAAAAAAAAA",
+                "/v1/destinations" => "bwAAAAAAAAAAAAAAAAAAAAA",
+                other => panic!("add a cursor of the list {other}"),
+            });
             cursors.push((path, cursor.to_owned()));
         }
         let events = get("/v1/events").await;
@@ -403,7 +407,7 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
             },
         ],
         ("GET", "/v1/destinations") => list(Vec::new()),
-        ("GET", "/v1/credentials") => vec![attempt("", Own), attempt("?cursor=AAAAAAAAAAA", Own)],
+        ("GET", "/v1/credentials") => vec![attempt("", Own), attempt("?cursor=YwAAAAAAAAAA", Own)],
         ("POST", "/v1/credentials") => vec![write(&credential("own"), Own)],
         ("POST", "/v1/destinations") => vec![write(&json!({ "url": "https://own.example.com/" }), Own)],
         ("GET", "/v1/watches") => {

@@ -89,6 +89,18 @@ impl Poller {
         self.store.record_cancel(RecordCancel { job, app, result, now }).await
     }
 
+    /// Ends, in a task of its own, the requests for a job whose provider is not known any more.
+    pub(super) fn start_give_up(self: &Arc<Self>, pending: PendingCancel) {
+        let (poller, alive) = (Arc::clone(self), self.alive.clone());
+        tokio::spawn(async move {
+            let permit = poller.give_ups.acquire().await;
+            if let Err(error) = poller.give_up_cancel(&pending).await {
+                tracing::warn!(%error, "a request to cancel a job cannot be read; it ends at the next start");
+            }
+            drop((permit, alive));
+        });
+    }
+
     /// Starts an attempt that the scheduler has granted.
     pub(super) fn start_cancel(self: &Arc<Self>, key: CancelKey, alive: mpsc::Sender<()>) {
         let poller = Arc::clone(self);

@@ -214,7 +214,12 @@ fn condition(node: &Node<'_>) -> Option<Condition> {
         table.wrong_key("every", "has no meaning with `missing`, which is about all values; remove it");
     }
     table.finish();
-    Some(Condition { place: places.pop()?, test: tests.into_iter().next()?, every })
+    Some(Condition {
+        place: places.pop()?,
+        test: tests.into_iter().next()?,
+        every,
+        most_searched: usize::MAX,
+    })
 }
 
 /// Compiles a pattern that is searched in a text.

@@ -75,7 +75,8 @@ pub fn check(api: &Api, definition: Option<&Definition>, is_own: bool) -> Result
         return Err((FieldErrorCode::NoCancel, detail));
     }
     let is_shared = api.access.get(id).is_some_and(|access| access.is_shared);
-    if !is_own && !(is_shared && api.with_cancel.contains(id)) {
+    let may_use_key = is_shared && api.with_cancel.contains(id);
+    if !is_own && !may_use_key {
         let detail = format!(
             "is not allowed with the server's API key for `{id}`; name a `credential` of your own, or ask the operator to set \
              providers.{id}.allow_cancel"

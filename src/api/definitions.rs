@@ -50,6 +50,12 @@ impl<'a> DefinitionView<'a> {
     }
 }
 
+/// A definition as TOML, such as a file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "the body is read as a text")]
+struct TomlFile(String);
+
 /// Show a definition
 ///
 /// The TOML of the current version of a definition of the app. `ETag` names the version.
@@ -74,7 +80,7 @@ pub async fn show(call: Call) -> Answer {
 #[utoipa::path(
     put, path = "/v1/providers/{id}/definition", operation_id = "putDefinition", tag = "Providers",
     security(("key" = ["write"])), params(("id" = String, Path)),
-    request_body(content = String, content_type = "application/toml", description = "The TOML, up to 64 KiB."),
+    request_body(content = TomlFile, content_type = "application/toml", description = "The TOML, up to 64 KiB."),
     responses(
         (status = 200, description = "The definition, of which this may be the next version, committed.",
             body = DefinitionView),

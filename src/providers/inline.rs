@@ -13,7 +13,7 @@
 //! as completed would be false, and could not be taken back. So such an answer is the end only with a sign of the first
 //! meaning:
 //!
-//! - It is a 200 with JSON in which nothing looks like a status (`state`, `phase`, `progress` and similar names, also two
+//! - It is a 200 with JSON in which nothing resembles a status (`state`, `phase`, `progress` and similar names, also two
 //!   levels deeper): operations that end before their first poll need this.
 //! - The job was seen as accepted: an earlier poll was answered with 202 and without a status. The row of the job keeps it
 //!   as the raw status [`InlinePoll::ACCEPTED`], so that it survives a restart.

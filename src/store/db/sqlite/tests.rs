@@ -241,10 +241,9 @@ fn a_start_that_cannot_open_the_database_leaves_no_lock() {
 
 #[test]
 fn a_database_below_another_mount_is_not_to_be_renamed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
     // The open file still has its name, so what the name shows now lies above it.
     for fault in [Fault::Gone, Fault::Replaced] {
+        let (_folder, _, writer) = opened();
         let sentence = writer.files.rescue(fault, || Ok(())).expect("nothing is lost");
         assert!(sentence.contains("unmount it, and start again"), "{sentence}");
         assert!(!sentence.contains("rename") && !sentence.contains("-wal"), "{sentence}");
@@ -586,16 +585,31 @@ fn a_renamed_database_on_a_full_disk_is_where_its_last_line_says() {
     std::fs::rename(&path, folder.path().join("y.db")).expect("renamed");
     let said = writer.files.rescue(Fault::Gone, full).expect("it has a name");
     assert!(said.contains("rename the file to") && !said.contains("backup"), "{said}");
-    std::fs::remove_file(folder.path().join("y.db")).expect("removed");
+    std::mem::forget(writer);
     // Without a name, the log is still in the process, and without its log, the database lacks it.
     for fault in [Fault::Gone, Fault::Log] {
+        let (_folder, path, writer) = opened();
+        std::fs::remove_file(&path).expect("removed");
         let unsaved = writer.files.rescue(fault, full).expect_err("only the process has it");
         let (waiting, lost) = (unsaved.while_waiting(), unsaved.when_lost());
         assert!(waiting.contains("bytes in") && waiting.contains("COPY-wal`"), "{waiting}");
         assert_eq!(waiting.contains("COPY &&"), fault == Fault::Gone, "{waiting}");
         assert!(lost.contains("are lost") && lost.contains("backup"), "{lost}");
+        std::mem::forget(writer);
     }
-    std::mem::forget(writer);
+}
+
+#[test]
+fn what_a_rescue_changes_is_no_other_fault() {
+    let (folder, _, writer) = opened();
+    let log = OpenOptions::new().write(true).open(folder.path().join("x.db-wal")).expect("opens");
+    log.set_len(0).expect("truncated");
+    let said = writer.files.rescue(Fault::LogTruncated, || Ok(())).expect("nothing to save");
+    assert!(!folder.path().join("x.db-shm").exists(), "the next start is not refused because of it");
+    // Another thread notices it now.
+    assert_eq!(writer.files.check(), Err(Fault::LogTruncated));
+    assert_eq!(writer.files.rescue(Fault::Index, || Ok(())), Ok(said));
+    std::mem::forget(writer.connection);
 }
 
 #[test]

@@ -165,8 +165,15 @@ impl App {
         let access = providers.iter().map(|provider| provider_access(&config, provider)).collect();
         let with_cancel = providers.iter().filter(|provider| provider.allow_cancel);
         let with_cancel = with_cancel.map(|provider| provider.definition.id.clone()).collect();
-        let (poller, polls_ended) =
-            Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers, inline);
+        let own_work = OwnWork::new(clock.clone());
+        let (poller, polls_ended) = Poller::new(
+            store.clone(),
+            Arc::clone(&egress),
+            clock.clone(),
+            providers,
+            inline,
+            Arc::clone(&own_work),
+        );
         let mut delivery = config.delivery.clone();
         delivery.concurrency = delivery.concurrency.min(shares.attempts);
         let (dispatcher, attempts_ended) =
@@ -185,7 +192,7 @@ impl App {
             providers: definitions,
             with_cancel,
             access,
-            own_definitions: api::OwnDefinitions::default(),
+            own_definitions: api::OwnDefinitions::new(own_work),
             inline,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
@@ -704,7 +711,7 @@ fn provider(
     }
     let (definition, base_url) = (Arc::clone(definition), base_url.flatten());
     let mut provider = Provider::new(definition, own.api_key, base_url, policy, limits);
-    provider.allow_cancel = own.allow_cancel.unwrap_or(false);
+    provider.allow_cancel = own.allow_cancel.unwrap_or(false) && own.shared.unwrap_or(true);
     Ok(provider)
 }
 

@@ -14,8 +14,9 @@
 //! **No attempt is made twice within one process.** A delivery is loaded only once for each attempt:
 //!
 //! - A loaded delivery is not loaded again, neither from a message nor from a page.
-//! - The writer itself reads a page, so the page shows the result of every earlier write. It leaves out the
-//!   deliveries that were loaded when the page was requested.
+//! - The writer itself finds the deliveries of a page, so the page shows the result of every earlier write. It leaves
+//!   out the deliveries that were loaded when the page was requested. A reader then loads the rows: it sees at least
+//!   what the writer saw, and leaves out what does not wait any more.
 //! - While a page is being read, its queue loads nothing from messages, so its set of loaded deliveries can
 //!   only shrink. A delivery that finishes during this time was already loaded before the page was requested,
 //!   so the page leaves it out.

@@ -11,6 +11,7 @@
 //! **The result of a poll is written before its job is scheduled again.** While the database accepts no writes, the
 //! result is kept and written later. The number of such polls is limited by the provider's concurrency.
 
+mod app_memory;
 mod budget;
 mod decide;
 mod decide_result;
@@ -21,7 +22,6 @@ mod pending_result;
 mod polling;
 mod provider;
 mod public_error;
-mod result_memory;
 mod schedule;
 mod scheduler;
 mod tokens;

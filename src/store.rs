@@ -85,9 +85,9 @@ pub use self::definitions::{
     DEFINITIONS_MAX, DefinitionRefusal, DeleteDefinition, OLD_VERSIONS_MAX, PutDefinition, StoredDefinition,
 };
 pub use self::deliveries::{
-    DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, LoadDueDeliveries,
-    NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, RetryDelivery,
-    RetryRefusal,
+    DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, FindDue, FoundDue,
+    LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled,
+    RetryDelivery, RetryRefusal,
 };
 pub use self::destinations::{
     ApplyManaged, Change, CreateDestination, DeleteDestination, DestinationChange, DestinationRefusal,
@@ -207,6 +207,22 @@ impl Store {
         self.probe(Probe).await
     }
 
+    /// Loads due deliveries of a destination queue. The writer finds them, after every earlier write. A reader reads them,
+    /// because this takes several times as long, and a delivery that waits is changed only by clients: what they have
+    /// skipped in the meantime is not on the page.
+    pub async fn load_due_deliveries(&self, page: LoadDueDeliveries) -> Result<DueDeliveries> {
+        let mut find = FindDue { page, passes_left_out: false };
+        loop {
+            let FoundDue { ids, has_more, next_retry_at } = self.find_due(find.clone()).await?;
+            let is_last = find.passes_left_out || ids.is_empty();
+            let deliveries = if ids.is_empty() { Vec::new() } else { self.pending_deliveries(ids).await? };
+            if is_last || !deliveries.is_empty() {
+                return Ok(DueDeliveries { deliveries, has_more, next_retry_at });
+            }
+            find.passes_left_out = true;
+        }
+    }
+
     /// Writes the times of last use of the keys that were used since the last call. If the write fails, the
     /// next use of a key sets its time again.
     pub async fn write_key_uses(&self) -> Result<()> {
@@ -313,9 +329,9 @@ commands! {
     write reschedule_retries of none: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.
     idempotent retry_delivery of app: RetryDelivery => () | RetryRefusal, each(deliveries::retry_delivery);
-    /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
-    /// delivery would be sent again.
-    read load_due_deliveries of none: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
+    /// Finds due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished delivery
+    /// would be sent again.
+    read find_due of none: FindDue => FoundDue, deliveries::find_due;
     /// Ends a chunk of the deliveries that have been pending for too long. If more may remain, the caller repeats the
     /// command from the app of the result.
     write end_overdue of none: EndOverdue => EndedOverdue, each(deliveries::end_overdue);

@@ -7,9 +7,7 @@ use axum::response::IntoResponse as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{
-    Answer, Api, Call, FieldErrorCode, FieldErrors, Problem, ProblemCode, created, json, parse_own_definition,
-};
+use super::http::{Answer, Api, Call, FieldErrorCode, FieldErrors, Problem, ProblemCode, created, json};
 use crate::domain::{
     AppNo, DefinitionSummary, DefinitionVersion, INLINE, Masked, Pace, ProviderState, Timestamp,
 };
@@ -95,7 +93,7 @@ pub async fn put(call: Call) -> Answer {
     let text = call.toml(OWN_DEFINITION_MAX).await?;
     let (api, now) = (&call.api, call.api.clock.now());
     let text = Arc::new(text);
-    let parsed = parse_own_definition(Arc::clone(&text)).await?;
+    let parsed = api.own_definitions.parse(call.app(), Arc::clone(&text)).await?;
     let mut errors = FieldErrors::default();
     let definition = match parsed {
         Ok(definition) => {

@@ -33,7 +33,7 @@ pub use object_reader::ObjectReader;
 pub use problem::{
     FieldError, FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of,
 };
-pub use provider_access::{OwnDefinitions, ProviderAccess, parse_own_definition};
+pub use provider_access::{OwnDefinitions, ProviderAccess};
 pub use query::{Query, traceparent};
 pub use rate_limit::SendRates;
 pub use serve::{Front, Site, is_set, serve};

@@ -108,7 +108,7 @@ pub async fn check_watch(call: &Call, id: WatchId) -> Answer<()> {
 async fn of_app(call: &Call, watch: WatchId) -> Answer<Option<Arc<Definition>>> {
     let store = &call.api.store;
     let Some(found) = store.definition_of_watch(call.app(), watch).await? else { return Ok(None) };
-    Ok(call.api.own_definitions.of_app(store, &found).await?.and_then(Result::ok))
+    Ok(call.api.own_definitions.of_app(store, call.app(), &found).await?.and_then(Result::ok))
 }
 
 /// The problem of a job that is not cancelled.

@@ -20,6 +20,8 @@ use crate::providers::{Definition, OwnDefinition};
 /// What a registration names of its app's own.
 #[derive(Default)]
 pub(super) struct Named {
+    /// The app.
+    app: AppNo,
     /// The credential, if the app has it.
     credential: Option<(Id, Masked)>,
     /// The definition, if the app has it. The error says why this program refuses it.
@@ -49,7 +51,7 @@ struct NameFields {
 pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Problem> {
     let given: Option<NameFields> = serde_json::from_str(text).ok();
     let Some(given) = given.filter(|given| given.poll.is_null()) else { return Ok(Named::default()) };
-    let mut named = Named::default();
+    let mut named = Named { app, ..Named::default() };
     if let Some(name) = given.credential.as_str().and_then(|name| check_name(name).ok()) {
         named.credential = api.store.credential(app, name).await?;
     }
@@ -57,7 +59,7 @@ pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Pro
     if api.store.may_define(app, provider)
         && let Some(version) = api.store.current_definition(app, provider.to_owned()).await?
     {
-        let definition = api.own_definitions.of_app(&api.store, &version).await?;
+        let definition = api.own_definitions.of_app(&api.store, app, &version).await?;
         named.definition = definition.map(|definition| (version, definition));
     }
     Ok(named)
@@ -91,7 +93,7 @@ fn usable(
         let detail = "there is no such credential in this app; GET /v1/credentials lists them";
         return Err((FieldErrorCode::UnknownCredential, detail.to_owned()));
     };
-    let own = api.own_definitions.get(definition, (*id, secret));
+    let own = api.own_definitions.get(named.app, definition, (*id, secret));
     own.map(|own| (*id, own)).map_err(|detail| (FieldErrorCode::Conflict, detail))
 }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
+use super::app_memory::AppSpace;
 use super::budget::{FailedPoll, backoff};
 use super::not_found::NotFoundStreak;
 use super::pending_result::{NO_SPACE, NO_SPACE_PAUSE, PendingResult, WAIT_MAX, without_result};
 use super::provider::PollResponse;
 use super::public_error::public_error;
-use super::result_memory::ResultSpace;
 use super::scheduler::{JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, ProviderHealth, Timestamp, credential_variable,
@@ -222,7 +222,7 @@ impl Decision {
         schedule: &mut JobSchedule,
         report: &JobReport,
         raw: Option<Bytes>,
-        memory: Option<ResultSpace>,
+        memory: Option<AppSpace>,
     ) {
         let is_refresh = schedule.watching == 0;
         let Some(memory) = memory else {

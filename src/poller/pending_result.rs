@@ -32,7 +32,7 @@
 //! **A requested poll of a job that has ended** refreshes its outputs, so it requests the results, too. If one of them
 //! cannot be read, the stored ending stays as it is.
 //!
-//! **Memory.** All reports together have a limit, which the apps share ([`super::result_memory`]). A job for which there
+//! **Memory.** All reports together have a limit, which the apps share ([`super::app_memory`]). A job for which there
 //! is no space is polled again after [`NO_SPACE_PAUSE`]. If its watches have expired by then, they end without its
 //! results, and the error says so. A result for which there is no space any more is requested again, as if the request
 //! could not be made.
@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use super::result_memory::ResultSpace;
+use super::app_memory::AppSpace;
 use crate::domain::{JobError, Observation, Timestamp};
 use crate::providers::{JobReport, NextResult};
 
@@ -86,7 +86,7 @@ pub struct PendingResult {
     /// Why the last request failed.
     pub last_error: Option<String>,
     /// Space in the memory of all pending results.
-    pub memory: ResultSpace,
+    pub memory: AppSpace,
 }
 
 impl PendingResult {

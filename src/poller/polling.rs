@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::app_memory::AppMemory;
 use super::decide::{Decision, decide, give_up};
 use super::decide_result::{ResultRequest, decide_result, give_up_result};
 use super::own_providers::{NoProvider, OwnProviders, Source};
 use super::pending_result::{PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
-use super::result_memory::ResultMemory;
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
@@ -62,7 +62,7 @@ pub struct Poller {
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
     /// Memory of pending results.
-    result_memory: Arc<ResultMemory>,
+    result_memory: Arc<AppMemory>,
     alive: mpsc::Sender<()>,
 }
 
@@ -75,6 +75,7 @@ impl Poller {
         clock: Clock,
         providers: Vec<Provider>,
         inline: (PollPolicy, Limits),
+        own_work: Arc<OwnWork>,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let now = clock.now();
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
@@ -84,13 +85,13 @@ impl Poller {
         let providers = providers.into_iter().map(|p| (metrics(&p), Arc::new(p))).collect();
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
-        let result_memory = ResultMemory::new();
+        let result_memory = AppMemory::new();
         let poller = Self {
             store,
             egress,
             clock,
             providers,
-            own: OwnProviders::default(),
+            own: OwnProviders::new(own_work),
             own_metrics: Mutex::default(),
             scheduler,
             give_ups,
@@ -338,7 +339,7 @@ impl Poller {
     /// [`InlinePoll::ACCEPTED`].
     async fn own_provider(
         &self,
-        name: &JobName,
+        (app, name): (AppNo, &JobName),
         source: &PollSource,
         is_accepted: bool,
     ) -> Result<(Arc<ProviderMetrics>, Arc<Provider>), NoProvider> {
@@ -347,8 +348,9 @@ impl Poller {
                 let made = Definition::inline(poll, credential.as_ref(), is_accepted);
                 let (definition, credential) = made.map_err(NoProvider::Unusable)?;
                 let (policy, limits) = self.scheduler().on_demand.settings();
-                let provider = Provider::new(definition, credential, None, policy, limits);
-                Ok((self.metrics_of(INLINE), Arc::new(provider)))
+                let owner = Some(self.own.owner(app));
+                let made = Provider { owner, ..Provider::new(definition, credential, None, policy, limits) };
+                Ok((self.metrics_of(INLINE), Arc::new(made)))
             }
             PollSource::OfOperator { provider: id, credential } => {
                 let of = |(_, provider): &(_, Arc<Provider>)| provider.definition.id.cmp(id);
@@ -356,7 +358,8 @@ impl Poller {
                 let removed = |_| NoProvider::Unusable(format!("there is no provider `{id}` any more"));
                 let (metrics, operators) = operators.map_err(removed)?;
                 let source = Source::OfOperator(operators);
-                let provider = self.own.get(&self.store, &name.account, Some(credential), source).await?;
+                let account = (app, name.account.as_str());
+                let provider = self.own.get(&self.store, account, Some(credential), source).await?;
                 let is_exported = is_configured(operators);
                 Ok((if is_exported { Arc::clone(metrics) } else { self.metrics_of(id) }, provider))
             }
@@ -364,7 +367,7 @@ impl Poller {
                 let (policy, limits) = self.scheduler().on_demand.settings();
                 let (policy, limits) = definition.pace.within(&policy, limits);
                 let source = Source::OfApp(definition.id, policy, limits);
-                let account = name.account.as_str();
+                let account = (app, name.account.as_str());
                 let provider = self.own.get(&self.store, account, credential.as_ref(), source).await?;
                 Ok((self.metrics_of(OF_APPS), provider))
             }
@@ -506,7 +509,9 @@ impl PollTask {
         });
         let Some((queue, name, source, app, trace)) = found else { return };
         let own = match &source {
-            Some((source, is_accepted)) => poller.own_provider(&name, source, *is_accepted).await.map(Some),
+            Some((source, is_accepted)) => {
+                poller.own_provider((app, &name), source, *is_accepted).await.map(Some)
+            }
             None => Ok(poller.providers.get(queue).cloned()),
         };
         let (metrics, provider) = match own {
@@ -515,6 +520,11 @@ impl PollTask {
             Ok(None) => return,
             Err(NoProvider::Store(error)) => {
                 tracing::warn!(job = name.job_id, %error, "the credential or the definition of a job cannot be read; it is polled in a minute");
+                return;
+            }
+            // The job is scheduled again.
+            Err(NoProvider::NotNow(why)) => {
+                tracing::debug!(job = name.job_id, why, "a job is not polled yet");
                 return;
             }
             Err(NoProvider::Unusable(error)) => {

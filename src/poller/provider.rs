@@ -8,12 +8,13 @@ use hyper::body::Bytes;
 use tokio::sync::Semaphore;
 use url::Url;
 
+use super::app_memory::{AppMemory, AppSpace};
 use super::exchange;
-use super::result_memory::ResultSpace;
 use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
-use crate::domain::{INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
+use crate::domain::{AppNo, INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
+use crate::own_work::{NotDone, OwnWork};
 use crate::providers::{
     Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request,
     SecretTexts,
@@ -25,10 +26,6 @@ const RAW_MAX: usize = 256 * 1024;
 /// Largest response body that is parsed where it arrives. A larger one takes up to half a second, in which a thread of
 /// the runtime could do nothing else.
 const INLINE_MAX: usize = 256 * 1024;
-
-/// Answers to definitions of apps are parsed one at a time, wherever they arrive: such a definition may be made to take
-/// long. They delay no others.
-static OWN_BODIES: Semaphore = Semaphore::const_new(1);
 
 /// Large bodies are parsed one at a time, because each takes several times its size of memory meanwhile.
 static LARGE_BODIES: Semaphore = Semaphore::const_new(1);
@@ -51,7 +48,20 @@ pub struct Provider {
     /// The token for which the API key is exchanged, if the definition needs one.
     tokens: Tokens,
     /// The texts by which an answer could repeat the API key.
-    hidden: OnceLock<SecretTexts>,
+    hidden: Arc<OnceLock<SecretTexts>>,
+    /// The app whose definition it is. `None`: the operator's.
+    pub(super) owner: Option<Owner>,
+}
+
+/// The app that wrote a definition, or a registration without one, and how its answers are read.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The app.
+    pub(super) app: AppNo,
+    /// Where answers are read.
+    pub(super) work: Arc<OwnWork>,
+    /// Memory of the answers that are being received.
+    pub(super) answers: Arc<AppMemory>,
 }
 
 /// The response to a poll.
@@ -65,7 +75,7 @@ pub(super) struct PollResponse {
     /// The body, if it is small enough to be passed on.
     pub(super) raw: Option<Bytes>,
     /// Memory for the pending results of the job, if there are any and it was free.
-    pub(super) memory: Option<ResultSpace>,
+    pub(super) memory: Option<AppSpace>,
     /// Number of further requests that redirects caused.
     pub(super) redirects: u8,
 }
@@ -120,8 +130,17 @@ impl Provider {
         policy: PollPolicy,
         limits: Limits,
     ) -> Self {
-        let (tokens, hidden) = (Tokens::default(), OnceLock::new());
-        Self { definition, credential, base_url, policy, limits, allow_cancel: false, tokens, hidden }
+        Self {
+            definition,
+            credential,
+            base_url,
+            policy,
+            limits,
+            allow_cancel: false,
+            tokens: Tokens::default(),
+            hidden: Arc::default(),
+            owner: None,
+        }
     }
 
     /// Returns the API key.
@@ -140,25 +159,16 @@ impl Provider {
         self.definition.mask(text, self.key(), derived)
     }
 
-    /// Replaces the credential by `***` in a whole answer, before anything reads it: what is read goes to receivers and to
-    /// logs, and a text that is cut could keep most of the key.
-    pub fn hide_credential(&self, received: &mut Received, derived: &[String]) {
-        let own = self.hidden.get_or_init(|| self.definition.hidden_texts(self.key()));
-        let secrets = if derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(derived)) };
-        if secrets.is_empty() {
-            return;
-        }
-        for (_, value) in &mut received.headers {
-            if let Some(hidden) = secrets.hide(value) {
-                *value = hidden;
-            }
-        }
-        // UTF-16 is read as well.
-        if let Some(hidden) = secrets.hide(&String::from_utf8_lossy(&to_utf8(&received.body))) {
-            received.body = Bytes::from(hidden);
-        }
+    /// Returns what replaces the credential in answers, and what was derived from it.
+    fn answer_mask(&self, derived: &[String]) -> AnswerMask {
+        let (definition, credential) = (Arc::clone(&self.definition), self.credential.clone());
+        AnswerMask { definition, credential, own: Arc::clone(&self.hidden), derived: derived.to_vec() }
     }
 
+    /// Replaces the credential by `***` in a whole answer.
+    pub fn hide_credential(&self, received: &mut Received, derived: &[String]) {
+        self.answer_mask(derived).apply(received);
+    }
     /// Returns the exchange that makes a request.
     pub fn fetch(request: Request) -> Fetch {
         exchange::fetch(request)
@@ -197,15 +207,22 @@ impl Provider {
             Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
         };
         let secrets = request.secrets.clone();
-        let mut received = match egress.fetch(Self::fetch(request)).await {
+        let received = match egress.fetch(Self::fetch(request)).await {
             Ok(received) => received,
             Err(error) => return failed(error.to_string(), None),
         };
-        self.hide_credential(&mut received, &secrets);
-        let Received { status, headers, body, .. } = &received;
-        let answer = Answer { status: *status, headers, body };
-        let mut answer = self.definition.interpret_cancel((&name.job_id, &name.params), answer);
-        if *status == 401
+        let (definition, job) = (Arc::clone(&self.definition), name.clone());
+        let read = self.read(received, &secrets, move |received| {
+            let Received { status, headers, body, .. } = received;
+            let answer = Answer { status: *status, headers, body };
+            definition.interpret_cancel((&job.job_id, &job.params), answer)
+        });
+        let (received, mut answer) = match read.await {
+            Ok(read) => read,
+            Err(why) => return failed(why.to_string(), None),
+        };
+        let status = received.status;
+        if status == 401
             && let Some(token) = &token
         {
             self.tokens.discard_old(clock, token).await;
@@ -219,7 +236,7 @@ impl Provider {
             *message = self.masked(std::mem::take(message), &secrets);
         }
         let retry_after = received.retry_after(clock.now());
-        CancelResponse { answer, http_status: Some(*status), retry_after }
+        CancelResponse { answer, http_status: Some(status), retry_after }
     }
 
     async fn respond(
@@ -258,18 +275,20 @@ impl Provider {
             let http_status = failed.http_status.filter(|_| matches!(purpose, Purpose::Poll));
             PollResponse { http_status, ..failed }
         })?;
+        let _space = self.space_for(&request)?;
         let secrets = request.secrets.clone();
-        let mut received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
+        let received = egress.fetch(Self::fetch(request)).await.map_err(|error| {
             let (failure, kind) = match (&error, purpose) {
                 (SendError::Refused(_), Purpose::Result(_)) => (PollFailure::Refused, "refused"),
                 _ => exchange::failure_of(&error),
             };
             PollResponse { no_answer: Some(kind), ..PollResponse::failed(failure, error.to_string()) }
         })?;
-        self.hide_credential(&mut received, &secrets);
+        let read = self.read(received, &secrets, interpreter(definition, name, purpose));
+        let (received, mut meaning) =
+            read.await.map_err(|why| PollResponse::failed(PollFailure::Error, why.to_string()))?;
         let now = clock.now();
         let retry_after = received.retry_after(now);
-        let mut meaning = interpret(definition, (&name.job_id, &name.params), &received, purpose).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.settle(now);
             // A registration lists the words that end the job. Each other word means that it runs.
@@ -291,6 +310,43 @@ impl Provider {
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
         let (http_status, no_answer, redirects) = (Some(received.status), None, received.redirects);
         Ok(PollResponse { meaning, http_status, retry_after, no_answer, raw, memory: None, redirects })
+    }
+
+    /// Takes memory for the answer to a request, if an app decides how large it is.
+    fn space_for(&self, request: &Request) -> Result<Option<AppSpace>, PollResponse> {
+        let Some(owner) = &self.owner else { return Ok(None) };
+        let kib = u32::try_from(request.max_body.div_ceil(1024)).unwrap_or(u32::MAX);
+        let space = owner.answers.take(owner.app, kib);
+        let too_many = "too many answers are being received for this app; the next try follows".to_owned();
+        space.map(Some).ok_or_else(|| PollResponse::failed(PollFailure::NotMade, too_many))
+    }
+
+    /// Reads an answer without the credential: a large one, and one for the definition of an app, on a thread that does
+    /// nothing else. Returns it as well.
+    async fn read<T: Send + 'static>(
+        &self,
+        mut received: Received,
+        derived: &[String],
+        read: impl FnOnce(&Received) -> T + Send + 'static,
+    ) -> Result<(Received, T), NotDone> {
+        let (mask, is_large) = (self.answer_mask(derived), received.body.len() > INLINE_MAX);
+        let work = move || {
+            mask.apply(&mut received);
+            let read = read(&received);
+            (received, read)
+        };
+        match &self.owner {
+            Some(owner) => owner.work.run(owner.app, work).await,
+            None if !is_large => Ok(work()),
+            None => {
+                // The semaphore is never closed.
+                let _permit = LARGE_BODIES.acquire().await;
+                tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => NotDone::Stopping,
+                })
+            }
+        }
     }
 
     /// Returns the request for a job, and the token in it, which may have to be requested before.
@@ -328,40 +384,53 @@ impl Provider {
     }
 }
 
-/// Interprets a response; a large one on a thread of its own.
-async fn interpret(
-    definition: &Arc<Definition>,
-    job: (&str, &str),
-    received: &Received,
-    purpose: Purpose<'_>,
-) -> Interpretation {
-    let read =
-        |definition: &Definition, job: (&str, &str), received: &Received, before: Option<&JobReport>| {
-            let Received { status, headers, body, .. } = received;
-            let answer = Answer { status: *status, headers, body };
-            match before {
-                Some(before) => definition.interpret_result_of(job, before, answer),
-                None => definition.interpret_of(job, answer),
+/// Replaces the credential in a whole answer, before anything reads it: what is read goes to receivers and to logs, and a
+/// text that is cut could keep most of the key.
+struct AnswerMask {
+    definition: Arc<Definition>,
+    credential: Option<Masked>,
+    own: Arc<OnceLock<SecretTexts>>,
+    derived: Vec<String>,
+}
+
+impl AnswerMask {
+    fn apply(&self, received: &mut Received) {
+        let key = self.credential.as_ref().map(Masked::reveal);
+        let own = self.own.get_or_init(|| self.definition.hidden_texts(key));
+        let secrets =
+            if self.derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(&self.derived)) };
+        if secrets.is_empty() {
+            return;
+        }
+        for (_, value) in &mut received.headers {
+            if let Some(hidden) = secrets.hide(value) {
+                *value = hidden;
             }
-        };
+        }
+        // UTF-16 is read as well.
+        if let Some(hidden) = secrets.hide(&String::from_utf8_lossy(&to_utf8(&received.body))) {
+            received.body = Bytes::from(hidden);
+        }
+    }
+}
+
+/// Returns what interprets the answer to a request about a job.
+fn interpreter(
+    definition: &Arc<Definition>,
+    name: &JobName,
+    purpose: Purpose<'_>,
+) -> impl FnOnce(&Received) -> Interpretation + Send + 'static {
+    let (definition, job_id, params) = (Arc::clone(definition), name.job_id.clone(), name.params.clone());
     let before = match purpose {
         Purpose::Poll | Purpose::Cancel => None,
-        Purpose::Result(report) => Some(report),
+        Purpose::Result(report) => Some(report.clone()),
     };
-    if received.body.len() <= INLINE_MAX && !definition.is_of_app() {
-        return read(definition, job, received, before);
+    move |received| {
+        let (job, Received { status, headers, body, .. }) = ((job_id.as_str(), params.as_str()), received);
+        let answer = Answer { status: *status, headers, body };
+        match &before {
+            Some(before) => definition.interpret_result_of(job, before, answer),
+            None => definition.interpret_of(job, answer),
+        }
     }
-    // The semaphore is never closed.
-    let bodies = if definition.is_of_app() { &OWN_BODIES } else { &LARGE_BODIES };
-    let _permit = bodies.acquire().await;
-    let (definition, received, before) = (Arc::clone(definition), received.clone(), before.cloned());
-    let (job_id, params) = (job.0.to_owned(), job.1.to_owned());
-    let parsed = tokio::task::spawn_blocking(move || {
-        read(&definition, (&job_id, &params), &received, before.as_ref())
-    })
-    .await;
-    parsed.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Interpretation::error("the service stops".to_owned()),
-    })
 }

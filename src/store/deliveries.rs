@@ -53,7 +53,9 @@ pub use self::downtime::NoteRunning;
 use self::downtime::Wait;
 pub use self::filter::DeliveryFilter;
 pub use self::overdue::{EndOverdue, EndedOverdue};
-pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
+pub use self::queues::{
+    DestinationQueues, DueDeliveries, FindDue, FoundDue, LoadDueDeliveries, RescheduleRetries, Rescheduled,
+};
 pub use self::retry::{RetryDelivery, RetryRefusal};
 use self::skipping::{IS_LEFT_OUT, LEFT_OUT};
 
@@ -62,7 +64,7 @@ pub(super) use self::downtime::{created_before, note_running};
 pub(super) use self::overdue::end_overdue;
 #[cfg(test)]
 pub(super) use self::queues::{DUE_IN_ORDER, WAITING};
-pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
+pub(super) use self::queues::{find_due, reschedule_retries};
 pub(super) use self::retry::retry_delivery;
 pub(super) use self::retry_many::{retried_page, retry_now};
 #[cfg(test)]
@@ -406,7 +408,7 @@ fn remove_waiting_for_earlier(tx: &Tx<'_>, created: &mut Vec<NewDelivery>) -> Re
 /// The bytes that a delivery `d` sends, of its event `e` and its ending `n`.
 const BODY: &str = "coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body)";
 
-/// Reads a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
+/// Reads a waiting delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
 /// the provider's answer that the ending stores.
 static PENDING: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -422,21 +424,24 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
          {SAVED_JOIN}
          left join watches w on w.app = d.app and w.id = d.watch
          left join endings n on n.job = w.job and n.generation = d.raw_generation
-         where d.app = $1 and d.id = $2"
+         where d.app = $1 and d.id = $2 and d.next_attempt_at is not null"
     )
 });
 
-/// Loads pending deliveries by app and id: one result for each row of values, `None` if the delivery does not exist or
-/// is to be skipped.
-fn load_pending<'v, R: ManyParams<'v>>(batch: &Batch<'_>, ids: R) -> Result<Vec<Option<PendingDelivery>>> {
-    let keyring = &batch.shared.keyring;
+/// Loads waiting deliveries by app and id: one result for each row of values, `None` if the delivery does not wait any
+/// more, does not exist, or is to be skipped.
+fn load_pending<'v, R: ManyParams<'v>>(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    ids: R,
+) -> Result<Vec<Option<PendingDelivery>>> {
     let read = |row: &Row<'_>| {
         let is_left_out = row.flag(15)?;
         if is_left_out { Ok(None) } else { Ok(Some((read_pending(row, keyring)?, read_wait(row)?))) }
     };
-    let found = batch.tx.fetch_each(&PENDING, ids, read)?;
+    let found = tx.fetch_each(&PENDING, ids, read)?;
     let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop().flatten()).collect();
-    downtime::exclude(&batch.tx, loaded.iter_mut().flatten().map(|(delivery, wait)| (delivery, *wait)))?;
+    downtime::exclude(tx, loaded.iter_mut().flatten().map(|(delivery, wait)| (delivery, *wait)))?;
     Ok(loaded.into_iter().map(|found| Some(found?.0)).collect())
 }
 

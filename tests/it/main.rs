@@ -70,6 +70,7 @@ mod openapi;
 mod openapi_examples;
 mod operational_events;
 mod operations;
+mod own_cancels;
 mod own_credentials;
 mod own_definitions;
 mod patch;

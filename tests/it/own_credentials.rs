@@ -31,6 +31,8 @@ completed = ["done"]
 failed = ["error"]
 [extract]
 job_id = "none"
+[cancel]
+path = "/cancel"
 [limits]
 rate = "off"
 [[example]]
@@ -48,7 +50,7 @@ expect = { answer = "seen", status = "failed", raw_status = "error" }
 "#;
 
 /// Starts the API, and an application whose operator has a definition and a key for it.
-async fn start(settings: &[(&str, &str)]) -> (SecureApi, Harness, TempDir) {
+pub async fn start(settings: &[(&str, &str)]) -> (SecureApi, Harness, TempDir) {
     let (api, neighbours) = SecureApi::listen().await;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("acme.toml"), ACME.replace("HOST", &api.host())).unwrap();
@@ -61,7 +63,7 @@ async fn start(settings: &[(&str, &str)]) -> (SecureApi, Harness, TempDir) {
 }
 
 impl SecureApi {
-    fn key(&self, name: &str, value: &str) -> Value {
+    pub fn key(&self, name: &str, value: &str) -> Value {
         json!({ "name": name, "kind": "key", "sendTo": [self.host()], "value": value })
     }
 
@@ -76,7 +78,7 @@ impl SecureApi {
     }
 }
 
-fn job(id: &str, credential: &str) -> Value {
+pub fn job(id: &str, credential: &str) -> Value {
     json!({ "provider": "acme", "jobId": id, "credential": credential, "notify": [] })
 }
 

@@ -50,7 +50,7 @@ body = '{"state": "error"}'
 expect = { answer = "seen", status = "failed", raw_status = "error" }
 "#;
 
-const PATH: &str = "/v1/providers/mine/definition";
+pub const PATH: &str = "/v1/providers/mine/definition";
 
 pub async fn put_as(t: &Harness, key: &str, path: &str, text: &str) -> Answer {
     let auth = format!("Bearer {key}");

@@ -4,8 +4,8 @@ use super::*;
 use crate::domain::{
     AppNo, AppsApart, JobSnapshot, Known, Limits, Observation, PollPolicy, PollerMessage, Rate, Terms,
 };
+use crate::poller::app_memory::AppMemory;
 use crate::poller::decide_result::give_up_result;
-use crate::poller::result_memory::ResultMemory;
 use crate::poller::scheduler::{Action, FinishedPoll};
 use crate::providers::{Answer, Definition};
 
@@ -391,7 +391,7 @@ fn a_repeated_final_poll_waits_for_retry_after_up_to_an_hour() {
 }
 
 /// Returns the answer to a poll of a completed job with a result.
-fn completed(job: i64, memory: Option<ResultSpace>) -> PollResponse {
+fn completed(job: i64, memory: Option<AppSpace>) -> PollResponse {
     let text = r#"
         schema = 2
         id = "muvi"
@@ -465,7 +465,7 @@ fn without_memory_a_completed_job_is_polled_again_until_it_expires() {
 #[test]
 fn a_clock_that_is_set_back_delays_no_pending_result() {
     let mut scheduler = scheduler(1);
-    let memory = ResultMemory::new();
+    let memory = AppMemory::new();
     let half = memory.take(AppNo(2), 32 * 1024);
     let permit = memory.take(AppNo(1), 16 * 1024);
     assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
@@ -490,7 +490,7 @@ fn a_clock_that_is_set_back_delays_no_pending_result() {
 fn a_poll_requested_while_a_job_ends_without_its_result_is_made() {
     for has_ended in [true, false] {
         let mut scheduler = scheduler(1);
-        let memory = ResultMemory::new().take(AppNo(1), 1);
+        let memory = AppMemory::new().take(AppNo(1), 1);
         assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
         let decision = decide(&mut scheduler, JobNo(1), completed(1, memory), at(5), at(5));
         finish(&mut scheduler, &decision, at(5));

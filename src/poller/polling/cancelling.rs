@@ -145,15 +145,16 @@ impl CancelTask {
 
     /// Makes the request, which starts at `started`.
     async fn request(&self, attempt: &CancelAttempt, started: Timestamp) -> CancelResult {
-        let (poller, (index, ..)) = (&self.poller, self.key);
+        let (poller, (index, _, app)) = (&self.poller, self.key);
         let own = match &attempt.poll {
-            Some(source) => poller.own_provider(&attempt.name, source, false).await.map(Some),
+            Some(source) => poller.own_provider((app, &attempt.name), source, false).await.map(Some),
             None => Ok(poller.providers.get(index as usize).cloned()),
         };
         let provider = match own {
             Ok(Some((_, provider))) => provider,
             Ok(None) => return attempt.given_up("the server does not know the provider any more".to_owned()),
             Err(NoProvider::Unusable(why)) => return attempt.given_up(why),
+            Err(NoProvider::NotNow(why)) => return attempt.failed(None, why, None, poller.clock.now()),
             Err(NoProvider::Store(error)) => {
                 return attempt.failed(None, error.to_string(), None, poller.clock.now());
             }

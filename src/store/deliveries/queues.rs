@@ -45,6 +45,26 @@ pub struct LoadDueDeliveries {
     pub retries_first: bool,
 }
 
+/// Finds due deliveries of a destination queue.
+#[derive(Clone, Debug)]
+pub struct FindDue {
+    /// The page on which they will be.
+    pub page: LoadDueDeliveries,
+    /// Whether more of them are examined, because all of the first ones are to be skipped or are being erased.
+    pub passes_left_out: bool,
+}
+
+/// Result of [`FindDue`].
+#[derive(Clone, Debug, Default)]
+pub struct FoundDue {
+    /// App and id of each.
+    pub ids: Vec<(AppNo, DeliveryId)>,
+    /// Whether more deliveries are due.
+    pub has_more: bool,
+    /// Time of the next retry that is not due.
+    pub next_retry_at: Option<Timestamp>,
+}
+
 /// Result of [`LoadDueDeliveries`].
 #[derive(Clone, Debug, Default)]
 pub struct DueDeliveries {
@@ -136,6 +156,17 @@ impl ReadStore {
         })
     }
 
+    /// Returns these deliveries in their order, without those that are not waiting any more, that are to be skipped, or
+    /// that are being erased.
+    pub async fn pending_deliveries(&self, ids: Vec<(AppNo, DeliveryId)>) -> Result<Vec<PendingDelivery>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(INTERNAL, move |tx| {
+            let found = load_pending(tx, &keyring, ids.iter().map(|(app, id)| params![app, id]))?;
+            Ok(found.into_iter().flatten().collect())
+        })
+        .await
+    }
+
     /// Returns the number of due deliveries and the earliest of their times. A result is up to
     /// [`COUNT_INTERVAL`] old and covers the first [`COUNTED_MAX`] pending deliveries.
     pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
@@ -164,86 +195,62 @@ impl ReadStore {
     }
 }
 
-pub fn load_due_deliveries<'c>(
-    batch: &mut Batch<'_>,
-    commands: &[&'c LoadDueDeliveries],
-) -> Result<Vec<DueDeliveries>> {
+pub fn find_due<'c>(batch: &mut Batch<'_>, commands: &[&'c FindDue]) -> Result<Vec<FoundDue>> {
     let states =
-        destinations::queue_states(&batch.tx, commands.iter().map(|command| command.queue.as_str()))?;
-    let page = |(command, state): (&&'c LoadDueDeliveries, QueueState)| QueuePage {
-        command,
-        state,
-        limit: command.limit as usize,
-        loaded: command.loaded.iter().copied().collect(),
-        ids: Vec::new(),
-        has_more: false,
-        is_blocked: false,
+        destinations::queue_states(&batch.tx, commands.iter().map(|command| command.page.queue.as_str()))?;
+    let page = |(command, state): (&&'c FindDue, QueueState)| {
+        let FindDue { page: command, passes_left_out } = *command;
+        let limit = command.limit as usize;
+        QueuePage {
+            command,
+            state,
+            limit: if *passes_left_out { EXAMINED } else { limit },
+            loaded: command.loaded.iter().copied().collect(),
+            ids: Vec::new(),
+            has_more: false,
+            is_blocked: false,
+        }
     };
     let mut pages: Vec<QueuePage<'_>> = commands.iter().zip(states).map(page).collect();
     add_due(&batch.tx, pages.iter_mut(), |command| command.retries_first)?;
     add_due(&batch.tx, pages.iter_mut(), |command| !command.retries_first)?;
-    for page in &mut pages {
+    let (mut passing, others): (Vec<_>, Vec<_>) =
+        pages.iter_mut().zip(commands).partition(|(_, command)| command.passes_left_out);
+    for (page, _) in others {
         page.has_more = page.ids.len() > page.limit;
     }
-    let mut loaded = load(batch, pages.iter())?;
-    pass_left_out(batch, &mut pages, &mut loaded)?;
+    pass_left_out(&batch.tx, passing.iter_mut().map(|(page, _)| &mut **page))?;
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
-        commands.iter().map(|command| params![&command.queue, command.now]),
+        commands.iter().map(|command| params![&command.page.queue, command.page.now]),
         |row| row.opt_time(0),
     )?;
-    let due = |((page, deliveries), next_retry_at): ((QueuePage<'_>, Vec<PendingDelivery>), Option<_>)| {
+    let found = |(mut page, next_retry_at): (QueuePage<'_>, Option<Timestamp>)| {
         let next_retry_at = next_retry_at.filter(|_| !page.state.is_disabled);
         if page.is_blocked {
             let again_at = page.command.now.plus(LEFT_OUT_PAUSE);
-            let next_retry_at = Some(next_retry_at.map_or(again_at, |at: Timestamp| at.min(again_at)));
-            return DueDeliveries { deliveries, has_more: false, next_retry_at };
+            let next_retry_at = Some(next_retry_at.map_or(again_at, |at| at.min(again_at)));
+            return FoundDue { next_retry_at, ..FoundDue::default() };
         }
-        DueDeliveries { deliveries, has_more: page.has_more, next_retry_at }
+        page.ids.truncate(page.limit);
+        FoundDue { ids: page.ids, has_more: page.has_more, next_retry_at }
     };
-    Ok(pages.into_iter().zip(loaded).zip(next_retry_at).map(due).collect())
+    Ok(pages.into_iter().zip(next_retry_at).map(found).collect())
 }
 
-/// Loads the deliveries of each page, without those that are to be skipped, or are being erased.
-fn load<'p, 'c: 'p>(
-    batch: &Batch<'_>,
-    pages: impl Iterator<Item = &'p QueuePage<'c>> + Clone,
-) -> Result<Vec<Vec<PendingDelivery>>> {
-    let ids = pages.clone().flat_map(QueuePage::taken);
-    let mut found = load_pending(batch, ids.map(|(app, id)| params![app, id]))?.into_iter();
-    Ok(pages.map(|page| found.by_ref().take(page.taken().len()).flatten().collect()).collect())
-}
-
-/// Examines further deliveries for each page of which none was loaded, though some were due.
-fn pass_left_out(
-    batch: &Batch<'_>,
-    pages: &mut [QueuePage<'_>],
-    loaded: &mut [Vec<PendingDelivery>],
-) -> Result<()> {
-    let is_blocked =
-        |(page, loaded): &(&mut QueuePage<'_>, &mut Vec<_>)| loaded.is_empty() && !page.ids.is_empty();
-    let (mut blocked, loaded): (Vec<_>, Vec<_>) = pages.iter_mut().zip(loaded).filter(is_blocked).unzip();
-    if blocked.is_empty() {
-        return Ok(());
-    }
-    for page in &mut blocked {
-        page.ids.clear();
-        page.limit = EXAMINED;
-    }
-    add_due(&batch.tx, blocked.iter_mut().map(|page| &mut **page), |command| command.retries_first)?;
-    add_due(&batch.tx, blocked.iter_mut().map(|page| &mut **page), |command| !command.retries_first)?;
-    let ids = blocked.iter().flat_map(|page| page.taken());
-    let mut sendable = are_sendable(&batch.tx, ids.map(|(app, id)| params![app, id]))?.into_iter();
-    for page in &mut blocked {
+/// Removes from each page the deliveries that are to be skipped or are being erased.
+fn pass_left_out<'p, 'c: 'p>(tx: &Tx<'_>, pages: impl Iterator<Item = &'p mut QueuePage<'c>>) -> Result<()> {
+    let mut pages: Vec<&mut QueuePage<'_>> = pages.collect();
+    let ids = pages.iter().flat_map(|page| page.ids.iter().take(page.limit));
+    let mut sendable = are_sendable(tx, ids.map(|(app, id)| params![*app, id]))?.into_iter();
+    for page in &mut pages {
         let is_window_full = page.ids.len() > page.limit;
         page.ids.truncate(page.limit);
+        let were_due = !page.ids.is_empty();
         page.ids.retain(|_| sendable.next() == Some(true));
         page.limit = page.command.limit as usize;
         page.has_more = is_window_full || page.ids.len() > page.limit;
-        page.is_blocked = page.ids.is_empty();
-    }
-    for (loaded, found) in loaded.into_iter().zip(load(batch, blocked.iter().map(|page| &**page))?) {
-        *loaded = found;
+        page.is_blocked = were_due && page.ids.is_empty();
     }
     Ok(())
 }
@@ -256,17 +263,11 @@ struct QueuePage<'a> {
     state: QueueState,
     limit: usize,
     loaded: HashSet<DeliveryId>,
-    ids: Vec<(i64, DeliveryId)>,
+    ids: Vec<(AppNo, DeliveryId)>,
     /// Whether more deliveries are due.
     has_more: bool,
     /// Whether all deliveries that were examined are to be skipped, or are being erased.
     is_blocked: bool,
-}
-
-impl QueuePage<'_> {
-    fn taken(&self) -> &[(i64, DeliveryId)] {
-        &self.ids[..self.ids.len().min(self.limit)]
-    }
 }
 
 /// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `is_retry`
@@ -294,7 +295,7 @@ fn add_due<'p, 'c: 'p>(
                 let limit = i64::try_from(page.limit + page.command.loaded.len() + 1).unwrap_or(i64::MAX);
                 params![&page.command.queue, i64::from(is_retry), until, limit]
             }),
-            |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
+            |row| Ok((AppNo(row.int(0)?), DeliveryId(row.id(1)?))),
         )?;
         for (page, found) in pages.iter_mut().zip(found) {
             let QueuePage { loaded, ids, .. } = &mut **page;

@@ -17,7 +17,7 @@ const MEMORY_KIB: u32 = 64 * 1024;
 
 /// The memory of all pending results.
 #[derive(Debug)]
-pub struct ResultMemory(Mutex<Use>);
+pub struct AppMemory(Mutex<Use>);
 
 #[derive(Debug)]
 struct Use {
@@ -29,13 +29,13 @@ struct Use {
 
 /// A part of the memory. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct ResultSpace {
-    memory: Arc<ResultMemory>,
+pub struct AppSpace {
+    memory: Arc<AppMemory>,
     app: AppNo,
     kib: u32,
 }
 
-impl ResultMemory {
+impl AppMemory {
     /// Creates a memory of which nothing is used.
     pub fn new() -> Arc<Self> {
         Self::of(MEMORY_KIB)
@@ -46,13 +46,13 @@ impl ResultMemory {
     }
 
     /// Takes this many KiB for a job that an app polls. Returns `None` if the app uses too much already.
-    pub fn take(self: &Arc<Self>, app: AppNo, kib: u32) -> Option<ResultSpace> {
+    pub fn take(self: &Arc<Self>, app: AppNo, kib: u32) -> Option<AppSpace> {
         let is_fair = |found: &mut Use| {
             let own = found.used.get(&app).copied().unwrap_or_default();
             found.free.checked_sub(kib).is_some_and(|left| own.saturating_add(kib) <= left)
         };
         let is_taken = self.change(|found| is_fair(found) && found.resize(app, 0, kib));
-        is_taken.then(|| ResultSpace { memory: Arc::clone(self), app, kib })
+        is_taken.then(|| AppSpace { memory: Arc::clone(self), app, kib })
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Use) -> R) -> R {
@@ -79,7 +79,7 @@ impl Use {
     }
 }
 
-impl ResultSpace {
+impl AppSpace {
     /// Changes the size. Returns whether there is space for it; otherwise the size stays.
     pub fn resize(&mut self, kib: u32) -> bool {
         let is_resized = self.memory.change(|found| found.resize(self.app, self.kib, kib));
@@ -90,7 +90,7 @@ impl ResultSpace {
     }
 }
 
-impl Drop for ResultSpace {
+impl Drop for AppSpace {
     fn drop(&mut self) {
         self.memory.change(|found| found.resize(self.app, self.kib, 0));
     }
@@ -100,13 +100,13 @@ impl Drop for ResultSpace {
 mod tests {
     use super::*;
 
-    fn free(memory: &ResultMemory) -> u32 {
+    fn free(memory: &AppMemory) -> u32 {
         memory.change(|found| found.free)
     }
 
     #[test]
     fn an_app_leaves_space_for_every_other() {
-        let memory = ResultMemory::of(1_024);
+        let memory = AppMemory::of(1_024);
         let mut spaces = Vec::new();
         for (app, most) in [(1, 512), (2, 256), (3, 128)] {
             let before = spaces.len();
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_result_that_grows_takes_what_is_free() {
-        let memory = ResultMemory::of(100);
+        let memory = AppMemory::of(100);
         let mut space = memory.take(AppNo(1), 50).expect("half of it");
         assert!(space.resize(90) && !space.resize(101));
         assert_eq!(free(&memory), 10);

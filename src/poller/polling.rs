@@ -596,7 +596,7 @@ impl PollTask {
             started: self.started.min(now),
         };
         let (id, job, error) = (name.provider.as_str(), name.job_id.as_str(), response.meaning.message());
-        tracing::debug!(provider = id, job, error, "the result of a completed job was requested");
+        tracing::debug!(provider = id, job, error, "the result of an ended job was requested");
         let span = trace.map(|trace| {
             trace
                 .span("result", SpanKind::Client, self.started, took)

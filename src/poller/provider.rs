@@ -187,18 +187,21 @@ impl Provider {
             let answer = CancelAnswer::Error(self.masked(message, &[]));
             CancelResponse { answer, http_status: None, retry_after }
         };
+        let refused = |message| {
+            let answer = CancelAnswer::Refused(self.masked(message, &[]));
+            CancelResponse { answer, http_status: None, retry_after: None }
+        };
         let (request, token) = match self.authorized(egress, clock, job, Purpose::Cancel).await {
             Ok(authorized) => authorized,
-            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => {
-                let answer = CancelAnswer::Refused(self.masked(message, &[]));
-                return CancelResponse { answer, http_status: None, retry_after: None };
-            }
+            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => return refused(message),
             // The status is that of the token URL.
             Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
         };
         let secrets = request.secrets.clone();
         let mut received = match egress.fetch(Self::fetch(request)).await {
             Ok(received) => received,
+            // The same address would be refused again.
+            Err(error @ SendError::Refused(_)) => return refused(error.to_string()),
             Err(error) => return failed(error.to_string(), None),
         };
         self.hide_credential(&mut received, &secrets);

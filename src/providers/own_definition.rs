@@ -40,9 +40,19 @@ const PATTERNS_TOTAL: usize = 4_000;
 /// Largest number of bytes of an answer in which one condition searches its pattern: some hundred statuses.
 const SEARCHED: usize = 4 * 1024;
 
-/// Largest number of patterns, rules and examples.
-const PARTS: [(&[&str], usize, &str); 3] =
-    [(&["pattern", "matches"], 40, "patterns"), (&["rule"], 40, "rules"), (&["example"], 100, "examples")];
+/// Largest compiled pattern that finds a part of a text, in bytes. To find a group takes a multiple of a plain search.
+const PART_MAX: usize = 16 * 1024;
+
+/// Number of bytes of one answer in which all `match` together search.
+const PARTS_SEARCHED: usize = 8 * 1024;
+
+/// Largest number of patterns, rules, examples, and of what visits a whole answer once more.
+const PARTS: [(&[&str], usize, &str); 4] = [
+    (&["pattern", "matches", "match"], 40, "patterns"),
+    (&["rule"], 40, "rules"),
+    (&["example"], 100, "examples"),
+    (&["sum", "same_as"], 40, "paths in `sum` and `same_as`"),
+];
 
 impl Definition {
     /// Parses a definition of an app, and runs its examples. It can take some milliseconds. The error lists every
@@ -53,6 +63,10 @@ impl Definition {
             match Self::parse(text) {
                 Ok(mut definition) => {
                     limit_searches(&mut definition.meaning);
+                    if let Some(cancel) = &mut definition.cancel {
+                        limit_searches(&mut cancel.meaning);
+                        cancel.rules.iter_mut().for_each(|rule| rule.when.limit_searches(SEARCHED));
+                    }
                     return Ok(Self { is_of_app: true, ..definition });
                 }
                 Err(found) => mistakes = found,
@@ -79,11 +93,8 @@ impl Definition {
 
 /// Limits what the patterns of all rules search.
 fn limit_searches(meaning: &mut Meaning) {
-    for rule in &mut meaning.rules {
-        for condition in rule.all.iter_mut().chain(&mut rule.any) {
-            condition.most_searched = SEARCHED;
-        }
-    }
+    meaning.searched = PARTS_SEARCHED;
+    meaning.rules.iter_mut().for_each(|rule| rule.when.limit_searches(SEARCHED));
     meaning.results.iter_mut().for_each(|result| limit_searches(&mut result.meaning));
 }
 
@@ -170,7 +181,11 @@ impl Parts {
                 && PARTS[0].0.contains(&name)
                 && self.patterns.len() <= PARTS[0].1
             {
-                let most = if name == "matches" { SEARCH_MAX } else { PATTERN_MAX };
+                let most = match name {
+                    "match" => PART_MAX,
+                    "matches" => SEARCH_MAX,
+                    _ => PATTERN_MAX,
+                };
                 self.patterns.push((place, text.to_string(), most));
             }
             self.count_value(value.get_ref());

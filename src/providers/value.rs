@@ -143,14 +143,15 @@ pub(super) fn number(value: &Json<'_>) -> Option<f64> {
     value.as_f64().or_else(|| read(value.as_str()?))
 }
 
-/// Returns the beginning of a text, at most `most` bytes.
-pub(super) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+/// Returns the beginning of a text, at most `most` bytes with the mark that it was cut.
+pub(super) fn cut(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
     }
-    text
+    let most = most.saturating_sub('…'.len_utf8());
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    // A copy, because the whole text would still take its memory.
+    format!("{}…", &text[..end])
 }
 
 /// Returns the first `most` characters of a text, without control characters, which could break a log line.

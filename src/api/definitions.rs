@@ -95,8 +95,9 @@ pub async fn put(call: Call) -> Answer {
     call.no_query()?;
     let id = call.raw_id().to_owned();
     if !is_provider_id(&id) {
-        let detail =
-            format!("id: `{id}` in the path must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
+        let detail = format!(
+            "id: `{id}` in the path must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter"
+        );
         let mut errors = FieldErrors::default();
         errors.add("", FieldErrorCode::InvalidFormat, detail);
         errors.check()?;

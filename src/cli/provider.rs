@@ -257,19 +257,27 @@ fn unknown(providers: &[app::Provider], name: &str) -> Failure {
 impl Try {
     fn run(self) -> Result<(), Failure> {
         let definition = definition(&self.name, self.settings)?;
+        let is_given = self.job_id.is_some();
         let job_id = self.job_id.or_else(|| definition.first_example().map(str::to_owned));
         let job_id = job_id.ok_or_else(|| {
-            let why = "--job-id is required, because the definition has no example from which it could be taken";
+            let why =
+                "--job-id is required, because the definition has no example from which it could be taken";
             Failure::Usage(why.to_owned())
         })?;
         let params = if self.param.is_empty() {
-            Value::Object(definition.first_params()).to_string()
+            let first = definition.first_params();
+            definition.params(&first).unwrap_or_else(|_| Value::Object(first).to_string())
         } else {
             params(&definition, &job_id, &self.param)?
         };
         let job = (job_id.as_str(), params.as_str());
         let body = read_stdin()?;
         let answer = Answer { status: self.http, headers: &self.header, body: &body };
+        if !is_given {
+            print_note(format_args!(
+                "The job is that of the first example, {job_id}; --job-id names another.\n"
+            ));
+        }
         if self.cancel {
             return show_cancel(&definition.interpret_cancel(job, answer), &definition, self.http, self.json);
         }
@@ -431,9 +439,7 @@ impl Poll {
             let (request, _) = authorized.map_err(|failure| Failure::Failed(failure.message))?;
             let of_result = request.secrets.clone();
             received = egress.fetch(app::Provider::fetch(request)).await.map_err(|why| {
-                Failure::Failed(format!(
-                    "the job has ended, but its result could not be requested: {why}"
-                ))
+                Failure::Failed(format!("the job has ended, but its result could not be requested: {why}"))
             })?;
             provider.hide_credential(&mut received, &of_result);
             answer = definition.interpret_result_of(job, before, self::answer(&received));

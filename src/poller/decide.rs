@@ -230,7 +230,8 @@ impl Decision {
                 self.refresh = Some(RefreshEnding { job: self.job, seen: None, has_status: true });
             } else if schedule.cutoff().is_none() {
                 self.not_before = self.not_before.max(Some(self.now.plus(NO_SPACE_PAUSE)));
-                schedule.rare().last_error = Some(format!("{}; its result: {NO_SPACE}", has_ended(&report.observation)));
+                schedule.rare().last_error =
+                    Some(format!("{}; its result: {NO_SPACE}", has_ended(&report.observation)));
             } else {
                 let mut report = report.clone();
                 report.observation = without_result(report.clone(), NO_SPACE);

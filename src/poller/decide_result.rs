@@ -118,7 +118,8 @@ impl Decision {
         mut pending: Box<PendingResult>,
         message: String,
     ) -> Self {
-        schedule.rare().last_error = Some(format!("{}; its result: {message}", has_ended(&pending.report.observation)));
+        schedule.rare().last_error =
+            Some(format!("{}; its result: {message}", has_ended(&pending.report.observation)));
         pending.last_error = Some(message);
         if pending.next_at >= pending.give_up_at {
             self.end_without_result(*pending, &schedule.name);

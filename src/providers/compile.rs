@@ -15,9 +15,8 @@ mod reader;
 mod request;
 mod result;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
 use toml::de::DeTable;
 use url::Url;
 
@@ -316,15 +315,14 @@ fn read_examples(file: &TableReader<'_>, meaning: Option<&Meaning>, params: &Par
     let mut read = Vec::new();
     let mut unread = false;
     for (n, node) in (1..).zip(&nodes) {
-        let Some(mut example) = examples::example(node) else {
+        let Some(example) = examples::example(node) else {
             unread = true;
             continue;
         };
-        params.add_defaults(&mut example.params);
         let wrong = |why: &str| report.add(node.at, format!("example {n}: {why}"));
-        check_params((&example.job_id, &example.params), params, meaning, &wrong);
+        examples::check_params((&example.job_id, &example.params), params, meaning, &wrong);
         if let Some(meaning) = meaning
-            && let Err(why) = meaning.check_example(&example)
+            && let Err(why) = meaning.check_example(&examples::with_defaults(&example, params))
         {
             wrong(&why);
         }
@@ -337,32 +335,6 @@ fn read_examples(file: &TableReader<'_>, meaning: Option<&Meaning>, params: &Par
         check_coverage(&read, cannot_fail, |sentence| report.add(at, format!("example: {sentence}")));
     }
     read
-}
-
-/// Checks the id and the parameters of an example.
-fn check_params(
-    (job_id, given): (&str, &Map<String, Value>),
-    params: &Params,
-    meaning: Option<&Meaning>,
-    wrong: &impl Fn(&str),
-) {
-    let job_url = meaning.and_then(|meaning| meaning.job_url.as_ref());
-    let id = job_url.map_or(Ok(job_id.to_owned()), |form| form.parse(job_id).map(|found| found.id));
-    if let Err(why) = id.and_then(|id| params.job_id.check(&id)) {
-        wrong(&format!("job_id: {why}"));
-    }
-    let given: BTreeMap<&String, Option<&str>> =
-        given.iter().map(|(name, value)| (name, value.as_str())).collect();
-    for (name, value) in given {
-        match params.others.get(name) {
-            None => wrong(&format!("params: there is no [params.{name}]")),
-            Some(param) => {
-                if let Err(why) = param.check(value.unwrap_or_default()) {
-                    wrong(&format!("params.{name}: {why}"));
-                }
-            }
-        }
-    }
 }
 
 /// Checks that the examples show a job that runs, one that completed and one that failed, unless no job fails.

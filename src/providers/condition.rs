@@ -110,8 +110,8 @@ mod tests {
 
     use super::*;
     use crate::providers::field::{Head, Place};
-    use crate::providers::names::Names;
     use crate::providers::json::{Dialect, parse_json};
+    use crate::providers::names::Names;
     use crate::providers::path::Path;
 
     fn holds(place: &str, test: Test, every: bool) -> bool {

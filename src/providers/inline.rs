@@ -196,7 +196,9 @@ impl InlinePoll {
     /// Checks a path to a value. The error is a sentence.
     pub fn check_path(path: &str) -> Result<(), String> {
         match Path::parse(path, 2)?.names().find(|name| *name != "job_id") {
-            Some(name) => Err(format!("`{{{name}}}` is a parameter, and a job without a definition has none")),
+            Some(name) => {
+                Err(format!("`{{{name}}}` is a parameter, and a job without a definition has none"))
+            }
             None => Ok(()),
         }
     }
@@ -533,8 +535,9 @@ impl InlinePoll {
 
 /// Returns a field that is read at the first of these paths that has it, for these outcomes.
 fn field(paths: &[String], when: &[Outcome]) -> Result<Field, String> {
-    let one =
-        |path: &String| Ok(Alternative { when: when.to_vec(), ..Alternative::of(Place::Path(Path::parse(path, 2)?)) });
+    let one = |path: &String| {
+        Ok(Alternative { when: when.to_vec(), ..Alternative::of(Place::Path(Path::parse(path, 2)?)) })
+    };
     paths.iter().map(one).collect::<Result<_, String>>().map(Field)
 }
 

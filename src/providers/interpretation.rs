@@ -450,7 +450,8 @@ impl Meaning {
     fn refusal(&self, scope: Scope<'_>, rule: Option<&Rule>, verdict: Option<PollVerdict>) -> Interpretation {
         let status = scope.head.status;
         let of_rule = |text: fn(&Rule) -> &Option<String>| rule.and_then(|rule| text(rule).as_deref());
-        let (code, message) = self.error_message(scope, of_rule(|rule| &rule.code), of_rule(|rule| &rule.explain));
+        let (code, message) =
+            self.error_message(scope, of_rule(|rule| &rule.code), of_rule(|rule| &rule.explain));
         let is_account =
             || status == 401 || code.as_ref().is_some_and(|code| self.errors.account.contains(code));
         let verdict = match verdict {

@@ -110,8 +110,7 @@ impl TokenAnswer {
         let root = parsed.as_ref().unwrap_or(&Json::Null);
         let head = Head { status: 200, headers };
         let left = Cell::new(SEARCHED_TOTAL);
-        let scope =
-            Scope { root, head, names: Names::of_job(""), outcome: None, nulls: &[], left: &left };
+        let scope = Scope { root, head, names: Names::of_job(""), outcome: None, nulls: &[], left: &left };
         let missing = || match &parsed {
             Ok(_) => "the answer has no token where the definition says".to_owned(),
             Err(_) => "the answer is not JSON".to_owned(),

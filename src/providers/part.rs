@@ -75,7 +75,9 @@ mod tests {
             let left = Cell::new(1_000);
             assert_eq!(part(pattern).of(&value, &left).as_deref(), expected, "{pattern} {value:?}");
         }
-        assert!(Part::new(Regex::new("(a)(b)").expect("a pattern")).is_err_and(|why| why.contains("2 groups")));
+        assert!(
+            Part::new(Regex::new("(a)(b)").expect("a pattern")).is_err_and(|why| why.contains("2 groups"))
+        );
     }
 
     #[test]

@@ -91,9 +91,7 @@ impl Path {
     /// Returns whether the path selects the items of an empty list.
     pub(super) fn is_empty_list(&self, root: &Json<'_>, names: Names<'_>) -> bool {
         let [list @ .., Step::Items | Step::Children] = self.0.as_slice() else { return false };
-        nodes(list, root, names)
-            .into_iter()
-            .any(|node| matches!(node, Json::List(items) if items.is_empty()))
+        nodes(list, root, names).into_iter().any(|node| matches!(node, Json::List(items) if items.is_empty()))
     }
 
     /// Calls `change` for every node at the path.

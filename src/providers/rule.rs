@@ -99,7 +99,6 @@ impl Rule {
     /// end it. The body of a redirect describes no job, and is often HTML.
     pub(super) fn applies(&self, scope: Scope<'_>, is_readable: bool) -> bool {
         let is_redirect = (300..400).contains(&scope.head.status);
-        (is_readable || is_redirect || matches!(self.verdict, Verdict::Poll(_)))
-            && self.when.holds(scope)
+        (is_readable || is_redirect || matches!(self.verdict, Verdict::Poll(_))) && self.when.holds(scope)
     }
 }

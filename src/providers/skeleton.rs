@@ -102,7 +102,7 @@ impl Target {
                     .cloned(),
             };
             let found = found.ok_or(
-                "--url: no part of the path, the query or the body is the id of the job; write {job_id} in its place",
+                "--url: no part of the path, the query or the body is the id of the job; write {job_id} in its place, and give the id with --job-id",
             )?;
             (found.clone(), found)
         };
@@ -243,9 +243,8 @@ impl Writer {
                 self.line(format!("{} = [{}]{comment}", meaning.word(), list.join(", ")));
             }
         }
-        let is_contradicted = |word: &Word| {
-            guess.doubts.iter().any(|doubt| doubt.is_contrary && doubt.status == word.toml)
-        };
+        let is_contradicted =
+            |word: &Word| guess.doubts.iter().any(|doubt| doubt.is_contrary && doubt.status == word.toml);
         let unknown = guess.words.iter().filter(|word| word.meaning.is_none() && !is_contradicted(word));
         for word in unknown.map(|word| word.toml.clone()).collect::<Vec<_>>() {
             self.ask(&format!("What does the status {word} mean? It is in an answer, and no list has it."));
@@ -256,20 +255,25 @@ impl Writer {
     fn doubts(&mut self, guess: &Guess) {
         let path = guess.status.as_deref().unwrap_or("$.status");
         for doubt in guess.doubts.iter().filter(|doubt| doubt.is_contrary) {
-            let value = doubt.value.as_deref().map_or_else(|| "is present".to_owned(), |value| format!("is {value}"));
+            let value =
+                doubt.value.as_deref().map_or_else(|| "is present".to_owned(), |value| format!("is {value}"));
             self.line("");
             self.ask(&format!(
                 "The status {} says that the job completed, but {} {value}. Which rules decide? Complete these, or remove them.",
                 doubt.status, doubt.path
             ));
-            let test = doubt.value.as_deref().map_or_else(|| "exists = true".to_owned(), |value| format!("is = {value}"));
+            let test = doubt
+                .value
+                .as_deref()
+                .map_or_else(|| "exists = true".to_owned(), |value| format!("is = {value}"));
             let status = format!("{{ path = {}, is = {} }}", quoted(path), doubt.status);
             let other = |test: &str| format!("{{ path = {}, {test} }}", quoted(&doubt.path));
             self.line(format!("# [[rule]]\n# all = [{status}, {}]\n# status = \"failed\"", other(&test)));
             self.line(format!("# [[rule]]\n# all = [{status}]\n# status = \"completed\""));
         }
         let agreeing = guess.doubts.iter().filter(|doubt| !doubt.is_contrary);
-        let known = |doubt: &&guess::Doubt| !guess.doubts.iter().any(|one| one.is_contrary && one.path == doubt.path);
+        let known =
+            |doubt: &&guess::Doubt| !guess.doubts.iter().any(|one| one.is_contrary && one.path == doubt.path);
         if let Some(doubt) = agreeing.filter(known).next() {
             self.line("");
             self.ask(&format!(

@@ -13,6 +13,9 @@ use serde_json::Number;
 /// every watch. A client that needs all of a larger response uses the payload `raw`.
 pub(super) const MAX_TEXT: usize = 64 * 1024;
 
+/// Longest text that is compared with a number, in bytes.
+const NUMBER_MAX: usize = 64;
+
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json<'a> {
@@ -191,7 +194,8 @@ impl Scalar {
         self.is(value)
             || match (self, value) {
                 (Self::Number(one), Json::Text(_)) => one.as_f64() == number(value),
-                (Self::Text(one), Json::Number(_)) => {
+                // The time of a comparison must not depend on the length of the definition's text.
+                (Self::Text(one), Json::Number(_)) if one.len() <= NUMBER_MAX => {
                     number(&Json::Text(one.as_str().into())).is_some_and(|one| Some(one) == value.as_f64())
                 }
                 _ => false,

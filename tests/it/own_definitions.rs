@@ -213,7 +213,9 @@ async fn an_id_that_no_definition_can_have_is_named() {
     for id in ["Foo_", "9x", &"a".repeat(41)] {
         let refused = put_as(&t, KEY, &format!("/v1/providers/{id}/definition"), MINE).await.expect(422);
         let detail = refused["errors"][0]["detail"].as_str().unwrap();
-        let rule = format!("id: `{id}` in the path must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
+        let rule = format!(
+            "id: `{id}` in the path must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter"
+        );
         assert_eq!(detail, rule);
     }
     t.finish().await;

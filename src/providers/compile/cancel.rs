@@ -54,7 +54,12 @@ pub(super) fn cancel(
     let form = CancelForm { is_rebased, already_ended, meaning, request, rules, examples };
     for (n, (at, example)) in (1..).zip(places.into_iter().zip(&form.examples)) {
         let wrong = |why: &str| table.report.add(at, format!("cancel.example {n}: {why}"));
-        super::check_params((&example.job_id, &example.params), context.params, Some(context.meaning), &wrong);
+        examples::check_params(
+            (&example.job_id, &example.params),
+            context.params,
+            Some(context.meaning),
+            &wrong,
+        );
         if let Err(why) = form.check_example(example) {
             wrong(&why);
         }
@@ -162,8 +167,7 @@ fn check(table: &TableReader<'_>, form: &RequestForm, context: &Context<'_>) {
     let inherited = context.request.filter(|_| !is_own).map(request::names).unwrap_or_default();
     result::check_names(table, form, (None, &inherited), context);
     // A request without the id would cancel something else.
-    let names_job =
-        matches!(form.target, Target::BelowJob(_)) || request::names(form).contains("job_id");
+    let names_job = matches!(form.target, Target::BelowJob(_)) || request::names(form).contains("job_id");
     let has_groups = context.meaning.job_url.is_some();
     if !names_job && !has_groups {
         table.wrong("the request does not contain `{job_id}`, so it would not cancel this job");

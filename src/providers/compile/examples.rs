@@ -1,11 +1,16 @@
 //! The examples of a definition file.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::paths::header_name;
 use super::reader::{Node, TableReader};
+use super::request::Params;
 use crate::domain::{Output, Timestamp, parse_duration};
-use crate::providers::definition::{CancelExample, CancelVerdict, Example, ExampleAnswer, Expect, Seen};
+use crate::providers::definition::{
+    CancelExample, CancelVerdict, Example, ExampleAnswer, Expect, Meaning, Seen,
+};
 use crate::providers::extract::OutputsExpire;
 use crate::providers::field::Outcome;
 
@@ -77,6 +82,39 @@ pub(super) fn cancel_example(node: &Node<'_>) -> Option<CancelExample> {
 fn params(table: &TableReader<'_>) -> Map<String, Value> {
     let params = table.get_new("params").map(|node| entries(&node)).unwrap_or_default();
     params.into_iter().map(|(name, value)| (name, Value::String(value))).collect()
+}
+
+/// Checks the id and the parameters of an example.
+pub(super) fn check_params(
+    (job_id, given): (&str, &Map<String, Value>),
+    params: &Params,
+    meaning: Option<&Meaning>,
+    wrong: &impl Fn(&str),
+) {
+    let job_url = meaning.and_then(|meaning| meaning.job_url.as_ref());
+    let id = job_url.map_or(Ok(job_id.to_owned()), |form| form.parse(job_id).map(|found| found.id));
+    if let Err(why) = id.and_then(|id| params.job_id.check(&id)) {
+        wrong(&format!("job_id: {why}"));
+    }
+    let given: BTreeMap<&String, Option<&str>> =
+        given.iter().map(|(name, value)| (name, value.as_str())).collect();
+    for (name, value) in given {
+        match params.others.get(name) {
+            None => wrong(&format!("params: there is no [params.{name}]")),
+            Some(param) => {
+                if let Err(why) = param.check(value.unwrap_or_default()) {
+                    wrong(&format!("params.{name}: {why}"));
+                }
+            }
+        }
+    }
+}
+
+/// Returns an example with the defaults of the parameters that it does not give, as a registration has them.
+pub(super) fn with_defaults(example: &Example, params: &Params) -> Example {
+    let mut example = example.clone();
+    params.add_defaults(&mut example.params);
+    example
 }
 
 /// Reads the keys of an answer.

@@ -312,13 +312,21 @@ pub(super) fn errors(table: TableReader<'_>) -> Errors {
         when,
         code: table.get("code").map(|node| code_field(&node)).unwrap_or_default(),
         message: table.get("message").map(|node| code_field(&node)).unwrap_or_default(),
-        account: table.get("account").map(|node| node.texts()).unwrap_or_default(),
+        account: table.get("account").map(|node| codes(&node)).unwrap_or_default(),
     };
     if errors.code.is_empty() && !errors.account.is_empty() {
         table.wrong_key("account", "requires errors.code, the path of the code that is compared");
     }
     table.finish();
     errors
+}
+
+/// Reads a list of codes: texts and, in schema 2, numbers.
+fn codes(node: &Node<'_>) -> Vec<String> {
+    if node.report.schema.get() < 2 {
+        return node.texts();
+    }
+    node.list().iter().filter_map(|item| item.scalar().map(|code| code.shown())).collect()
 }
 
 /// Reads the place of a code or a message in an answer that is not about a job.
@@ -347,7 +355,7 @@ pub(super) fn not_found(table: &TableReader<'_>, error_code: &Field) -> NotFound
         }
         statuses
     });
-    let values = table.get("values").map(|node| node.texts()).unwrap_or_default();
+    let values = table.get("values").map(|node| codes(&node)).unwrap_or_default();
     let mut path = table.get("path").map(|node| code_field(&node)).unwrap_or_default();
     if path.is_empty() && !values.is_empty() {
         path = error_code.clone();

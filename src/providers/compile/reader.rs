@@ -53,7 +53,14 @@ pub(in crate::providers) struct Report<'a> {
 impl<'a> Report<'a> {
     pub(in crate::providers) fn new(text: &'a str) -> Self {
         let (ignores_body, cannot_fail) = (Cell::new(false), Cell::new(false));
-        Self { text, found: RefCell::default(), schema: Cell::new(1), ignores_body, cannot_fail, names: RefCell::default() }
+        Self {
+            text,
+            found: RefCell::default(),
+            schema: Cell::new(1),
+            ignores_body,
+            cannot_fail,
+            names: RefCell::default(),
+        }
     }
 
     /// Adds a mistake at a byte of the file.

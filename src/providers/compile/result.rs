@@ -8,13 +8,13 @@ use super::meaning::{decodes, rules};
 use super::paths::field;
 use super::reader::{Node, TableReader};
 use super::request::{self, Params};
+use crate::domain::JobStatus;
 use crate::providers::auth::Auth;
 use crate::providers::definition::{
     BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
 };
 use crate::providers::extract::Extract;
 use crate::providers::field::{Field, Outcome, Paths};
-use crate::domain::JobStatus;
 use crate::providers::host_pattern::HostPattern;
 use crate::providers::part::SEARCHED_TOTAL;
 use crate::providers::rule::{PollVerdict, Rule, Verdict};
@@ -54,8 +54,7 @@ pub(super) fn results(node: &Node<'_>, context: &Context<'_>) -> Vec<ResultForm>
         node.wrong(format!("there are more than {} results", MAX_RESULTS * ENDED.len()));
         return Vec::new();
     }
-    let forms: Vec<ResultForm> =
-        list.iter().filter_map(|node| result(&node.table()?, context)).collect();
+    let forms: Vec<ResultForm> = list.iter().filter_map(|node| result(&node.table()?, context)).collect();
     let too_many = ENDED.iter().find(|(_, outcome)| {
         let follows = |form: &&ResultForm| form.when.iter().any(|when| outcome.is(*when));
         forms.iter().filter(follows).count() > MAX_RESULTS

@@ -328,7 +328,9 @@ fn doubts(answer: &Value, status_path: &str) -> Vec<Doubt> {
             },
             Value::String(text) if !text.is_empty() && name == "error" => (None, true),
             Value::Object(members) if name == "error" && !members.is_empty() => (None, true),
-            Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => return None,
+            Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                return None;
+            }
         };
         Some(Doubt { status: status.clone(), path: member.path.clone(), value, is_contrary })
     };

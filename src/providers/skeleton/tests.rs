@@ -132,7 +132,7 @@ fn an_argument_that_cannot_be_meant_is_refused_with_the_remedy() {
     insta::assert_snapshot!(cases.join("\n"), @r#"
     --url: must begin with https://; for a server of your own, providers.NAME.base_url replaces scheme, host and port later
     --url: relative URL without a base; write it as https://api.example.com/v1/jobs/job_1
-    --url: no part of the path, the query or the body is the id of the job; write {job_id} in its place
+    --url: no part of the path, the query or the body is the id of the job; write {job_id} in its place, and give the id with --job-id
     answer 1 is not JSON (expected value at line 1 column 1); give the body of an answer as it was received
     the standard input has no answer; give the body of at least one
     "#);
@@ -281,7 +281,8 @@ fn a_status_that_another_member_contradicts_is_asked_about() {
     let rule = "# all = [{ path = \"$.status\", is = \"completed\" }, { path = \"$.result\", is = \"failed\" }]\n# status = \"failed\"";
     assert!(made.contains(rule), "{made}");
     // Google's operations.
-    let made = text(&[r#"{"name": "42", "done": false}"#, r#"{"name": "42", "done": true, "error": {"code": 3}}"#]);
+    let made =
+        text(&[r#"{"name": "42", "done": false}"#, r#"{"name": "42", "done": true, "error": {"code": 3}}"#]);
     assert!(made.contains("but $.error is present") && !made.contains("completed = [true]"), "{made}");
     let made = text(&[r#"{"id": 42, "status": "done", "success": false}"#]);
     assert!(made.contains("but $.success is false"), "{made}");

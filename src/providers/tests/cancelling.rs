@@ -288,15 +288,26 @@ fn an_example_of_a_cancellation_shows_its_meaning() {
     );
     assert_eq!(example("http = 202\nbody = ''\nexpect = { answer = \"accepted\" }"), "");
     let wrong = example("http = 403\nbody = ''\nexpect = { answer = \"accepted\" }");
-    assert!(wrong.contains("expected `accepted`, but the answer was understood as: expect = { answer = \"refused\""), "{wrong}");
+    assert!(
+        wrong.contains(
+            "expected `accepted`, but the answer was understood as: expect = { answer = \"refused\""
+        ),
+        "{wrong}"
+    );
     let wrong = example("http = 403\nbody = ''\nexpect = { answer = \"gone\" }");
-    assert!(wrong.contains("`gone` is not possible here; write one of `accepted`, `already_ended`"), "{wrong}");
+    assert!(
+        wrong.contains("`gone` is not possible here; write one of `accepted`, `already_ended`"),
+        "{wrong}"
+    );
     let wrong = example("http = 403\nbody = ''\nexpect = { answer = \"accepted\", says = \"x\" }");
     assert!(wrong.contains("is not possible with `accepted`"), "{wrong}");
     let wrong = example("body = ''\nparams = { x = \"y\" }");
     assert!(wrong.contains("cancel.example 1: params: there is no [params.x]"), "{wrong}");
-    let (_, mistakes) = compile(&text(&format!("{AUTH}[cancel]\n[cancel.rule]\nhttp = 200\nanswer = \"accepted\"\n")));
-    assert!(mistakes.iter().any(|mistake| mistake.text.contains("write [[cancel.rule]] and not [cancel.rule]")));
+    let (_, mistakes) =
+        compile(&text(&format!("{AUTH}[cancel]\n[cancel.rule]\nhttp = 200\nanswer = \"accepted\"\n")));
+    assert!(
+        mistakes.iter().any(|mistake| mistake.text.contains("write [[cancel.rule]] and not [cancel.rule]"))
+    );
 }
 
 #[test]

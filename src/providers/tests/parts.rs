@@ -110,7 +110,9 @@ status = "completed"
     assert_eq!(seen(r#"{"total": 4}"#), ("processing", None), "no count at all");
     assert_eq!(seen(r#"{"done": 3, "failed": 1, "total": 4}"#), ("partial", Some(100)));
     assert_eq!(seen(r#"{"done": 4, "failed": 0, "total": 4}"#), ("completed", Some(100)));
-    let all = compiled("[extract]\njob_id = \"none\"\nprogress = { sum = [\"$.parts[*].percent\"], unit = \"percent\" }\n");
+    let all = compiled(
+        "[extract]\njob_id = \"none\"\nprogress = { sum = [\"$.parts[*].percent\"], unit = \"percent\" }\n",
+    );
     assert_eq!(job(&all, r#"{"s": "run", "parts": [{"percent": 20}, {"percent": 5.5}]}"#).progress, Some(25));
 }
 
@@ -153,10 +155,14 @@ fn a_mistake_in_a_part_a_sum_or_a_comparison_is_reported() {
         (field("{ sum = \"$.a\" }"), "extract.output.sum: must be a list"),
         (field("{ path = \"$.a\", sum = [\"$.b\"] }"), "has more than one of `path`, `header` and `sum`"),
         (
-            "[[rule]]\nall = [{ path = \"$.a\", same_as = [\"$.b\", \"$.c\"] }]\nanswer = \"error\"\n".to_owned(),
+            "[[rule]]\nall = [{ path = \"$.a\", same_as = [\"$.b\", \"$.c\"] }]\nanswer = \"error\"\n"
+                .to_owned(),
             "rule.all.same_as: must be one path",
         ),
-        ("[rule]\nhttp = 400\nanswer = \"error\"\n".to_owned(), "rule: must be a list of tables; write [[rule]] and not [rule]"),
+        (
+            "[rule]\nhttp = 400\nanswer = \"error\"\n".to_owned(),
+            "rule: must be a list of tables; write [[rule]] and not [rule]",
+        ),
         ("[result]\nurl = \"https://a.example/r\"\n".to_owned(), "write [[result]] and not [result]"),
         ("[example]\njob_id = \"j1\"\n".to_owned(), "write [[example]] and not [example]"),
         ("[poll]\nfirst = 5\n".to_owned(), "poll.first: must be a duration in quotes, such as \"5s\""),
@@ -188,10 +194,15 @@ fn what_is_too_large_is_cut_or_left_out_and_the_error_says_so() {
         format!(r#"{{"s": "ok", "data": {{"a": "{long}"}}}}"#),
     ] {
         let seen = job(&definition, &body);
-        assert_eq!((seen.output.as_deref(), error_of(&seen)), (None, (Some("output_truncated"), Some(whole))));
+        assert_eq!(
+            (seen.output.as_deref(), error_of(&seen)),
+            (None, (Some("output_truncated"), Some(whole)))
+        );
     }
     let seen = job(&definition, &format!(r#"{{"s": "ok", "files": ["a", "{long}"]}}"#));
-    assert!(error_of(&seen).1.unwrap().contains("and some are not passed on") && seen.outputs.unwrap().len() == 1);
+    assert!(
+        error_of(&seen).1.unwrap().contains("and some are not passed on") && seen.outputs.unwrap().len() == 1
+    );
     // The job's own error stays, and a job that runs has none.
     let seen = job(&definition, &format!(r#"{{"s": "bad", "why": "w", "text": "{long}"}}"#));
     assert_eq!(error_of(&seen), (None, Some(format!("w; {beginning}").as_str())));
@@ -254,4 +265,31 @@ fn an_example_can_expect_partial_and_waiting() {
     let definition = compiled(map);
     let shown = read(&definition, "{}", 200, &[], r#"{"s": "ask"}"#).as_expect();
     assert_eq!(shown, r#"expect = { answer = "seen", status = "waiting", raw_status = "ask" }"#);
+}
+
+#[test]
+fn codes_of_errors_may_be_numbers() {
+    let definition = compiled(
+        "[errors]\ncode = \"$.code\"\naccount = [7, \"x\"]\n[not_found]\nhttp = [400]\nvalues = [\"gone\", 1004]\n",
+    );
+    let outcome = |body: &str| read(&definition, "{}", 400, &[], body).outcome().as_str();
+    assert_eq!(outcome(r#"{"code": 1004}"#), "not_found");
+    assert_eq!(outcome(r#"{"code": "gone"}"#), "not_found");
+    assert_eq!(outcome(r#"{"code": 7}"#), "unauthorized");
+    assert_eq!(outcome(r#"{"code": 8}"#), "error");
+}
+
+#[test]
+fn the_documented_rules_results_and_cancellations_work() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROVIDERS.md")).unwrap();
+    let blocks = page.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let own = ["[[rule]]", "[[result]]", "[cancel]"];
+    let blocks: Vec<&str> = blocks.filter(|block| own.iter().any(|start| block.starts_with(start))).collect();
+    assert_eq!(blocks.len(), 5);
+    for block in blocks {
+        compiled(&format!(
+            "[auth]\ntype = \"bearer\"\nsend_to = [\"api.acme.example\"]\n\
+             [request]\nurl = \"https://api.acme.example/v1/jobs/{{job_id}}\"\n{block}"
+        ));
+    }
 }

@@ -235,7 +235,8 @@ fn the_request_for_a_result_can_be_shown() {
         [
             (
                 "completed".to_owned(),
-                "GET https://api.two.example/f/{file}\naccept: application/json\nauthorization: Bearer ***".to_owned()
+                "GET https://api.two.example/f/{file}\naccept: application/json\nauthorization: Bearer ***"
+                    .to_owned()
             ),
             ("completed".to_owned(), "GET (the URL in the answer to the poll)\naccept: */*".to_owned())
         ]

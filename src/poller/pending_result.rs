@@ -128,7 +128,9 @@ pub fn has_ended(seen: &Observation) -> &'static str {
     match seen.status {
         JobStatus::Failed => "the job failed",
         JobStatus::Cancelled => "the job was cancelled",
-        _ => "the job completed",
+        JobStatus::Unknown | JobStatus::Pending | JobStatus::Processing | JobStatus::Completed => {
+            "the job completed"
+        }
     }
 }
 

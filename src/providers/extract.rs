@@ -197,7 +197,7 @@ impl Outputs {
             let mut is_empty = true;
             one.find(scope, |item| {
                 is_empty = false;
-                let Some(output) = self.output(item, scope) else { return None };
+                let output = self.output(item, scope)?;
                 if outputs.len() < MAX_OUTPUTS && fits(&mut used, &output) {
                     outputs.push(output);
                 } else {

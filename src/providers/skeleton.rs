@@ -271,10 +271,10 @@ impl Writer {
             self.line(format!("# [[rule]]\n# all = [{status}, {}]\n# status = \"failed\"", other(&test)));
             self.line(format!("# [[rule]]\n# all = [{status}]\n# status = \"completed\""));
         }
-        let agreeing = guess.doubts.iter().filter(|doubt| !doubt.is_contrary);
+        let mut agreeing = guess.doubts.iter().filter(|doubt| !doubt.is_contrary);
         let known =
             |doubt: &&guess::Doubt| !guess.doubts.iter().any(|one| one.is_contrary && one.path == doubt.path);
-        if let Some(doubt) = agreeing.filter(known).next() {
+        if let Some(doubt) = agreeing.find(known) {
             self.line("");
             self.ask(&format!(
                 "Can {} say that a job with the status {} failed? Then add a [[rule]] for that.",

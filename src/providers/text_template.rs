@@ -156,7 +156,6 @@ fn closing(text: &str) -> Option<usize> {
         match (c, quote) {
             ('\'' | '"', None) => quote = Some(c),
             (_, Some(open)) if c == open => quote = None,
-            (_, Some(_)) => {}
             ('{', None) => depth += 1,
             ('}', None) if depth == 0 => return Some(at),
             ('}', None) => depth -= 1,

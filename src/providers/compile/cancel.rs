@@ -2,7 +2,7 @@
 
 use super::reader::{Mistaken, Node, TableReader};
 use super::request;
-use super::result::{self, Context};
+use super::result::{self, Context, NamesOfTable};
 use super::{examples, meaning};
 use crate::providers::definition::{
     BodyKind, CancelForm, CancelRule, CancelVerdict, Meaning, Method, NotFound, RequestForm, Target,
@@ -51,7 +51,7 @@ pub(super) fn cancel(
     let is_rebased = matches!(request.target, Target::BelowJob(_)) || result::is_rebased(&request, context);
     let (places, examples): (Vec<usize>, Vec<_>) = examples.into_iter().unzip();
     let meaning = meaning_of(context.meaning);
-    let form = CancelForm { is_rebased, already_ended, meaning, request, rules, examples };
+    let form = CancelForm { request, is_rebased, already_ended, meaning, rules, examples };
     for (n, (at, example)) in (1..).zip(places.into_iter().zip(&form.examples)) {
         let wrong = |why: &str| table.report.add(at, format!("cancel.example {n}: {why}"));
         examples::check_params(
@@ -165,7 +165,7 @@ fn check(table: &TableReader<'_>, form: &RequestForm, context: &Context<'_>) {
         request::check_body_credential(auth, form.body.as_ref(), table);
     }
     let inherited = context.request.filter(|_| !is_own).map(request::names).unwrap_or_default();
-    result::check_names(table, form, (None, &inherited), context);
+    result::check_names(table, form, &NamesOfTable { values: None, inherited }, context);
     // A request without the id would cancel something else.
     let names_job = matches!(form.target, Target::BelowJob(_)) || request::names(form).contains("job_id");
     let has_groups = context.meaning.job_url.is_some();

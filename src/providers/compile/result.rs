@@ -114,7 +114,12 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     }
     table.finish();
     let request = request?;
-    check_names(table, &request, (Some(&values), &BTreeSet::new()), context);
+    check_names(
+        table,
+        &request,
+        &NamesOfTable { values: Some(&values), inherited: BTreeSet::new() },
+        context,
+    );
     let meaning = Meaning {
         dialect: context.meaning.dialect,
         max_body: max_body.unwrap_or(1024 * 1024),
@@ -273,17 +278,24 @@ pub(super) fn check_credential(
     request::check_body_credential(auth, form.body.as_ref(), table);
 }
 
-/// Checks that every name in a template has a value. `values` are those that the table itself gives, if it can, and
-/// `inherited` the names that the request for the poll has as well, where they are checked.
+/// Names of a table besides the parameters.
+pub(super) struct NamesOfTable<'a> {
+    /// The values that the table itself gives, if it can.
+    pub(super) values: Option<&'a [(String, Field)]>,
+    /// The names that the request for the poll has as well, where they are checked.
+    pub(super) inherited: BTreeSet<&'a str>,
+}
+
+/// Checks that every name in a template has a value.
 pub(super) fn check_names(
     table: &TableReader<'_>,
     form: &RequestForm,
-    (values, inherited): (Option<&[(String, Field)]>, &BTreeSet<&str>),
+    NamesOfTable { values, inherited }: &NamesOfTable<'_>,
     context: &Context<'_>,
 ) {
     let used = request::names(form);
     let groups = names_of(context.meaning.job_url.as_ref());
-    let (given, values) = (values, values.unwrap_or_default());
+    let (given, values) = (*values, values.unwrap_or_default());
     for name in &used {
         let is_value = values.iter().any(|(known, _)| known == name);
         let is_param =

@@ -322,9 +322,8 @@ fn doubts(answer: &Value, status_path: &str) -> Vec<Doubt> {
             Value::String(word) if !word.is_empty() && word.len() <= 40 => match meaning(word) {
                 Some(Meaning::Completed) => (Some(quoted(word)), false),
                 Some(Meaning::Failed | Meaning::Cancelled | Meaning::Expired) => (Some(quoted(word)), true),
-                Some(Meaning::Pending | Meaning::Processing) => return None,
                 None if name == "error" => (Some(quoted(word)), true),
-                None => return None,
+                Some(Meaning::Pending | Meaning::Processing) | None => return None,
             },
             Value::String(text) if !text.is_empty() && name == "error" => (None, true),
             Value::Object(members) if name == "error" && !members.is_empty() => (None, true),

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::field::{Alternative, Scope};
+use super::field::{Alternative, Place, Scope};
 use super::value::{Json, Scalar, number};
 
 /// Number of bytes of a text in which a pattern is searched.
@@ -42,6 +42,12 @@ pub(super) enum Test {
 }
 
 impl Condition {
+    /// Returns whether the condition is about the body.
+    pub(super) fn reads_body(&self) -> bool {
+        let is_path = |one: &Alternative| matches!(one.place, Place::Path(_) | Place::Sum(_));
+        is_path(&self.place) || matches!(&self.test, Test::SameAs(other) if is_path(other))
+    }
+
     /// Returns whether the condition holds for an answer.
     pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
         if matches!(self.test, Test::Missing) {
@@ -109,7 +115,7 @@ mod tests {
     use std::cell::{Cell, OnceCell};
 
     use super::*;
-    use crate::providers::field::{Head, Place};
+    use crate::providers::field::Head;
     use crate::providers::json::{Dialect, parse_json};
     use crate::providers::names::Names;
     use crate::providers::path::Path;

@@ -307,8 +307,12 @@ impl Meaning {
         self.with_names(job, |names| {
             let (body, cell) = (to_utf8(answer.body), OnceCell::new());
             let parsed = self.parse_body(&body, &cell, None).map(|parsed| parsed.value);
-            self.in_scope(Before { names, outcome: None }, answer, parsed, |scope, _| {
-                let rule = rules.iter().find(|rule| rule.when.holds(scope))?;
+            self.in_scope(Before { names, outcome: None }, answer, parsed, |scope, body| {
+                // What is missing in a body that cannot be read may be there.
+                let applies = |rule: &&CancelRule| {
+                    (body.is_readable() || !rule.when.reads_body()) && rule.when.holds(scope)
+                };
+                let rule = rules.iter().find(applies)?;
                 Some((rule, self.error_message(scope, None, rule.explain.as_deref()).1))
             })
         })

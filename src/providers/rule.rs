@@ -35,6 +35,11 @@ impl When {
             && (self.any.is_empty() || self.any.iter().any(|condition| condition.holds(scope)))
     }
 
+    /// Returns whether a condition is about the body.
+    pub(super) fn reads_body(&self) -> bool {
+        self.all.iter().chain(&self.any).any(Condition::reads_body)
+    }
+
     /// Limits the number of bytes in which each condition searches its pattern.
     pub(super) fn limit_searches(&mut self, most: usize) {
         for condition in self.all.iter_mut().chain(&mut self.any) {

@@ -248,6 +248,10 @@ answer = "accepted"
 [[cancel.rule]]
 http = 423
 answer = "error"
+[[cancel.rule]]
+http = [422]
+all = [{ path = "$.code", missing = true }]
+answer = "accepted"
 "#;
 
 #[test]
@@ -267,6 +271,8 @@ fn a_rule_decides_first_what_an_answer_to_a_cancellation_means() {
     assert_eq!(read(400, "{}").word(), "refused");
     assert_eq!(read(404, "<html>"), CancelAnswer::Accepted);
     assert_eq!(read(423, "").word(), "error");
+    assert_eq!(read(422, "{}").word(), "accepted");
+    assert_eq!(read(422, "<html>").word(), "refused", "what is missing may be there");
     assert_eq!(read(409, "").word(), "already_ended", "no rule: as without rules");
     assert_eq!(read(503, "").word(), "error");
 }

@@ -46,6 +46,7 @@ use crate::domain::{
     credential_variable, draw_private_key,
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
+use crate::own_work::OwnWork;
 use crate::poller::Poller;
 pub use crate::poller::{Provider, Purpose};
 use crate::providers::{Definition, InlinePoll, InvalidDefinition, Providers, load_providers};

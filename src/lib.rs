@@ -16,6 +16,7 @@ pub mod api;
 pub mod store;
 pub mod tenants;
 
+mod own_work;
 pub mod poller;
 pub mod providers;
 

@@ -234,11 +234,17 @@ mod tests {
         assert_eq!(cache.get(&0), Some(0));
         // There is no space left: the first of the larger app gives way that was not used again.
         cache.put(AppNo(2), 101, 20, 101);
-        assert_eq!([0, 1, 2, 3, 100, 101].map(|key| cache.get(&key).is_some()), [true, false, false, true, true, true]);
+        assert_eq!(
+            [0, 1, 2, 3, 100, 101].map(|key| cache.get(&key).is_some()),
+            [true, false, false, true, true, true]
+        );
         assert_eq!(cache.put(AppNo(2), 101, 20, 7), 101, "the one that is kept");
         // One that is larger than the cache is kept alone.
         cache.put(AppNo(3), 200, 1_000, 200);
-        assert_eq!([0, 3, 100, 101, 200].map(|key| cache.get(&key).is_some()), [false, false, false, false, true]);
+        assert_eq!(
+            [0, 3, 100, 101, 200].map(|key| cache.get(&key).is_some()),
+            [false, false, false, false, true]
+        );
         cache.put(AppNo(1), 0, 10, 0);
         assert_eq!((cache.get(&200), cache.get(&0)), (None, Some(0)));
         assert_eq!(cache.kept().of_app, HashMap::from([(AppNo(1), 10)]));

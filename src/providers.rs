@@ -23,8 +23,10 @@ mod json;
 mod json_text;
 mod jwt;
 mod jwt_form;
+mod names;
 mod own_credential;
 mod own_definition;
+mod part;
 mod path;
 mod repair;
 mod request;
@@ -35,6 +37,7 @@ mod skeleton;
 mod template;
 mod text_template;
 mod value;
+mod work;
 
 use std::collections::BTreeMap;
 use std::fs;

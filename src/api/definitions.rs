@@ -74,7 +74,8 @@ pub async fn show(call: Call) -> Answer {
 ///
 /// A definition for registrations of this app, as `docs/PROVIDERS.md` describes it. Its examples run first. Its
 /// requests are guarded like callbacks, follow no redirect and never have a credential of the operator. Another text
-/// than that of the current version makes the next version; running watches keep theirs.
+/// than that of the current version makes the next version; running watches keep theirs. The last of several concurrent
+/// requests wins: `If-Match` is not compared.
 #[utoipa::path(
     put, path = "/v1/providers/{id}/definition", operation_id = "putDefinition", tag = "Providers",
     security(("key" = ["write"])), params(("id" = String, Path)),
@@ -89,7 +90,16 @@ pub async fn show(call: Call) -> Answer {
     )
 )]
 pub async fn put(call: Call) -> Answer {
-    let id = call.only_id(provider_id)?;
+    call.no_query()?;
+    let id = call.raw_id().to_owned();
+    if !is_provider_id(&id) {
+        let detail = format!(
+            "id: `{id}` in the path must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter"
+        );
+        let mut errors = FieldErrors::default();
+        errors.add("", FieldErrorCode::InvalidFormat, detail);
+        errors.check()?;
+    }
     let text = call.toml(OWN_DEFINITION_MAX).await?;
     let (api, now) = (&call.api, call.api.clock.now());
     let text = Arc::new(text);

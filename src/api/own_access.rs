@@ -18,7 +18,6 @@ use crate::domain::{
 use crate::providers::{Definition, OwnDefinition};
 
 /// What a registration names of its app's own.
-#[derive(Default)]
 pub(super) struct Named {
     /// The app.
     app: AppNo,
@@ -50,8 +49,8 @@ struct NameFields {
 /// Looks up what a registration names of the app's own.
 pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Problem> {
     let given: Option<NameFields> = serde_json::from_str(text).ok();
-    let Some(given) = given.filter(|given| given.poll.is_null()) else { return Ok(Named::default()) };
-    let mut named = Named { app, ..Named::default() };
+    let mut named = Named { app, credential: None, definition: None };
+    let Some(given) = given.filter(|given| given.poll.is_null()) else { return Ok(named) };
     if let Some(name) = given.credential.as_str().and_then(|name| check_name(name).ok()) {
         named.credential = api.store.credential(app, name).await?;
     }

@@ -15,7 +15,9 @@ use crate::config::{Config, Flags};
 use crate::domain::nearest;
 use crate::egress::Received;
 use crate::named_file;
-use crate::providers::{Answer, Definition, Interpretation, JobReport, PollFailure, definition_files};
+use crate::providers::{
+    Answer, CancelAnswer, Definition, Interpretation, JobReport, PollFailure, definition_files,
+};
 use list::List;
 use new::New;
 use own::{Pull, Push, Remove};
@@ -59,11 +61,13 @@ pub struct Check {
 
 /// Show how an answer of a provider is interpreted
 ///
-/// Reads the body of the answer from the standard input. No request is made.
+/// Reads the body of the answer from the standard input. With --cancel, it is the answer to the request that cancels the
+/// job. No request is made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback provider try acme.toml --job-id j1 < answer.json
+  echo '{\"code\": \"done\"}' | ringback provider try acme.toml --cancel --http 409
   echo '{}' | ringback provider try muvi --http 404 --header retry-after:5
   ringback provider try fal --result 422:error.json < status.json")]
 pub struct Try {
@@ -85,6 +89,9 @@ pub struct Try {
     /// Parameter of the job; can be repeated [default: those of the first example]
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
+    /// Interpret the answer to the request that cancels the job
+    #[arg(long, conflicts_with = "result")]
+    cancel: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -250,16 +257,30 @@ fn unknown(providers: &[app::Provider], name: &str) -> Failure {
 impl Try {
     fn run(self) -> Result<(), Failure> {
         let definition = definition(&self.name, self.settings)?;
+        let is_given = self.job_id.is_some();
         let job_id = self.job_id.or_else(|| definition.first_example().map(str::to_owned));
-        let job_id = job_id.ok_or_else(|| Failure::Usage("--job-id is required".to_owned()))?;
+        let job_id = job_id.ok_or_else(|| {
+            let why =
+                "--job-id is required, because the definition has no example from which it could be taken";
+            Failure::Usage(why.to_owned())
+        })?;
         let params = if self.param.is_empty() {
-            Value::Object(definition.first_params()).to_string()
+            let first = definition.first_params();
+            definition.params(&first).unwrap_or_else(|_| Value::Object(first).to_string())
         } else {
             params(&definition, &job_id, &self.param)?
         };
         let job = (job_id.as_str(), params.as_str());
         let body = read_stdin()?;
         let answer = Answer { status: self.http, headers: &self.header, body: &body };
+        if !is_given {
+            print_note(format_args!(
+                "The job is that of the first example, {job_id}; --job-id names another.\n"
+            ));
+        }
+        if self.cancel {
+            return show_cancel(&definition.interpret_cancel(job, answer), &definition, self.http, self.json);
+        }
         let mut meaning = definition.interpret_of(job, answer);
         let mut http_status = self.http;
         for (status, file) in &self.result {
@@ -277,7 +298,7 @@ impl Try {
         if let Some(report) = awaiting(&meaning) {
             let count = report.results.len();
             print_note(format_args!(
-                "The job has completed, and {count} of its results would be requested; --result gives an answer to each.\n"
+                "The job has ended, and {count} of its results would be requested; --result gives an answer to each.\n"
             ));
         }
         let mut report = report(&meaning);
@@ -291,6 +312,37 @@ impl Try {
         }
         Ok(())
     }
+}
+
+/// Prints the meaning of an answer to the request that cancels a job.
+fn show_cancel(
+    answer: &CancelAnswer,
+    definition: &Definition,
+    http_status: u16,
+    as_json: bool,
+) -> Result<(), Failure> {
+    if !definition.can_cancel() {
+        return Err(Failure::Failed("the definition has no [cancel], so it cannot cancel a job".to_owned()));
+    }
+    let terminal = Terminal::of_stdout();
+    if as_json {
+        let (word, message) = (answer.word(), answer.message());
+        let report = json!({ "answer": word, "message": message, "httpStatus": http_status });
+        return Ok(terminal.json(&report.to_string())?);
+    }
+    let meaning = match answer {
+        CancelAnswer::Accepted => "the provider accepts to cancel the job",
+        CancelAnswer::AlreadyEnded(_) => "the job had ended before",
+        CancelAnswer::Refused(_) => "the provider refuses to cancel the job",
+        CancelAnswer::RateLimited(_) => "too many requests; the request would be repeated",
+        CancelAnswer::Error(_) => "an error; the request would be repeated",
+    };
+    let mut card = FieldList::new(terminal);
+    card.line("answer", format!("HTTP {http_status}"));
+    card.line("meaning", meaning);
+    card.line("message", answer.message().unwrap_or_default());
+    print_line(card.render())?;
+    Ok(print_line(format_args!("\nAs a [[cancel.example]]:\n{}", answer.as_expect()))?)
 }
 
 impl ShowRequest {
@@ -317,8 +369,8 @@ impl ShowRequest {
         print_line(shown.map_err(Failure::Failed)?)?;
         let results =
             definition.shown_results(&self.job_id, &params, base_url, now).map_err(Failure::Failed)?;
-        for (number, shown) in (1..).zip(results) {
-            print_line(format_args!("\nAfter its completion, [[result]] {number}:\n{shown}"))?;
+        for (number, (when, shown)) in (1..).zip(results) {
+            print_line(format_args!("\nAfter the outcome {when}, [[result]] {number}:\n{shown}"))?;
         }
         if let Some(url) = definition.shown_token_url() {
             print_note(format_args!("\nThe key is exchanged for the token at {url}."));
@@ -387,9 +439,7 @@ impl Poll {
             let (request, _) = authorized.map_err(|failure| Failure::Failed(failure.message))?;
             let of_result = request.secrets.clone();
             received = egress.fetch(app::Provider::fetch(request)).await.map_err(|why| {
-                Failure::Failed(format!(
-                    "the job has completed, but its result could not be requested: {why}"
-                ))
+                Failure::Failed(format!("the job has ended, but its result could not be requested: {why}"))
             })?;
             provider.hide_credential(&mut received, &of_result);
             answer = definition.interpret_result_of(job, before, self::answer(&received));
@@ -432,6 +482,7 @@ fn report(meaning: &Interpretation) -> Value {
     let mut report = match meaning {
         Interpretation::Ok(seen) => {
             let mut job = json!(seen.observation);
+            job["statusWord"] = json!(seen.outcome_word());
             job["unknownStatus"] = json!(seen.unknown_status);
             job["requestId"] = json!(seen.request_id);
             job["outputsExpire"] = json!(seen.outputs_expire.map(|expire| expire.to_string()));
@@ -463,7 +514,8 @@ fn card(report: &Value, url: Option<&str>, terminal: Terminal) -> FieldList {
     };
     card.line("meaning", meaning);
     card.line("message", text(report, "/message"));
-    card.line("status", text(report, "/status"));
+    let (status, word) = (text(report, "/status"), text(report, "/statusWord"));
+    card.line("status", if status == word { status } else { format!("{status} ({word})") });
     let unknown = report["unknownStatus"] == json!(true);
     let raw = text(report, "/rawStatus");
     card.line("raw status", if unknown { format!("{raw} (not in the definition)") } else { raw });

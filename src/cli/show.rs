@@ -205,7 +205,7 @@ fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
     const ERROR: &str = "/error";
 
     let fields: &[&str] = match text(one, "/kind").as_str() {
-        "observed" => &["/status", "/rawStatus", "/progress"],
+        "observed" => &["/status", "/rawStatus", "/progress", "/errorCode"],
         "event" => &["/eventType", "/eventId"],
         "delivery" => &["/status", "/deliveryId", "/reason"],
         "attempt" => &["/statusCode", "/deliveryId", ERROR],

@@ -190,6 +190,9 @@ pub enum TimelineEntry {
         /// 0 to 100.
         #[schema(required)]
         progress: Option<i64>,
+        /// Code of the job's error at its end, such as `output_truncated`.
+        #[schema(required)]
+        error_code: Option<String>,
     },
     /// An event was made.
     #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use super::app_memory::AppSpace;
 use super::budget::{FailedPoll, backoff};
 use super::not_found::NotFoundStreak;
-use super::pending_result::{NO_SPACE, NO_SPACE_PAUSE, PendingResult, WAIT_MAX, without_result};
+use super::pending_result::{NO_SPACE, NO_SPACE_PAUSE, PendingResult, WAIT_MAX, has_ended, without_result};
 use super::provider::PollResponse;
 use super::public_error::public_error;
 use super::scheduler::{JobSchedule, ProviderError, ProviderQueue, Scheduler};
@@ -215,7 +215,7 @@ impl Decision {
         false
     }
 
-    /// Makes a completed job wait for its results. Without memory for that, it is polled again later, or ends without them
+    /// Makes an ended job wait for its results. Without memory for that, it is polled again later, or ends without them
     /// if its watches have expired.
     fn on_results(
         &mut self,
@@ -230,10 +230,12 @@ impl Decision {
                 self.refresh = Some(RefreshEnding { job: self.job, seen: None, has_status: true });
             } else if schedule.cutoff().is_none() {
                 self.not_before = self.not_before.max(Some(self.now.plus(NO_SPACE_PAUSE)));
-                schedule.rare().last_error = Some(format!("the job completed; its result: {NO_SPACE}"));
+                schedule.rare().last_error =
+                    Some(format!("{}; its result: {NO_SPACE}", has_ended(&report.observation)));
             } else {
-                let observation = without_result(report.observation.clone(), NO_SPACE);
-                self.on_report(schedule, &JobReport { observation, ..report.clone() }, raw);
+                let mut report = report.clone();
+                report.observation = without_result(report.clone(), NO_SPACE);
+                self.on_report(schedule, &report, raw);
             }
             return;
         };

@@ -6,10 +6,12 @@ use std::time::Duration;
 use hyper::body::Bytes;
 
 use super::decide::{Decision, RETRY_AFTER_MAX, log_health};
-use super::pending_result::{NO_SPACE, NO_SPACE_PAUSE, PendingResult, RETRY_DELAYS, without_result};
+use super::pending_result::{
+    NO_SPACE, NO_SPACE_PAUSE, PendingResult, RETRIES_OF_DETAILS, RETRY_DELAYS, has_ended, without_result,
+};
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
-use crate::domain::{JobName, JobNo, Observation, ProviderHealth, Timestamp};
+use crate::domain::{JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp};
 use crate::providers::{Interpretation, PollFailure};
 use crate::store::{EndJob, RefreshEnding};
 
@@ -79,7 +81,9 @@ pub(super) fn decide_result(
         if failure == PollFailure::RateLimited && request.has_credential {
             queue.budget.rate_limited(retry_after, request.started, now);
         }
-        let delay = RETRY_DELAYS.get(pending.failures).copied();
+        let is_completed = pending.report.observation.status == JobStatus::Completed;
+        let retries = if is_completed { RETRY_DELAYS.len() } else { RETRIES_OF_DETAILS };
+        let delay = RETRY_DELAYS[..retries].get(pending.failures).copied();
         pending.failures += 1;
         let is_lasting =
             failure == PollFailure::Refused || http_status.is_some_and(|status| LASTING.contains(&status));
@@ -114,7 +118,8 @@ impl Decision {
         mut pending: Box<PendingResult>,
         message: String,
     ) -> Self {
-        schedule.rare().last_error = Some(format!("the job completed; its result: {message}"));
+        schedule.rare().last_error =
+            Some(format!("{}; its result: {message}", has_ended(&pending.report.observation)));
         pending.last_error = Some(message);
         if pending.next_at >= pending.give_up_at {
             self.end_without_result(*pending, &schedule.name);
@@ -145,9 +150,9 @@ impl Decision {
             provider,
             job,
             error = why,
-            "the job completed, and its result could not be requested"
+            "the job has ended, and its result could not be requested"
         );
-        self.end(without_result(report.observation, &why), raw);
+        self.end(without_result(*report, &why), raw);
     }
 
     fn refresh_with(&mut self, seen: Option<Observation>) {

@@ -19,7 +19,6 @@ use super::app_memory::AppMemory;
 use super::provider::{Owner, Provider};
 use crate::domain::{AppNo, CredentialRef, CredentialSecret, Id, Limits, PollPolicy};
 use crate::own_work::{AppCache, NoDefinition, OwnWork};
-use crate::providers::Definition;
 use crate::store::{Store, StoreError};
 
 /// Memory of the providers that are kept, in KiB.
@@ -101,7 +100,7 @@ impl OwnProviders {
             }
         };
         let kib = definition.own_kib();
-        let made = Provider { owner, ..Provider::new(definition, key, base_url, policy, limits) };
+        let made = Provider::new(definition, key, base_url, policy, limits).with_owner(owner);
         Ok(self.kept.put(app, account, kib, Arc::new(made)))
     }
 }

@@ -1,7 +1,7 @@
-//! Completed jobs whose results are still to be requested.
+//! Ended jobs whose results are still to be requested.
 //!
-//! Some providers say elsewhere what a completed job has produced (`[[result]]` in a definition). A poll that says
-//! `completed` then does not end the job at once: the job waits for its results, and each is requested by a task like
+//! Some providers say elsewhere what a completed job has produced, or why a job has failed (`[[result]]` in a definition).
+//! A poll that says that the job has ended then does not end it at once: the job waits for its results, and each is requested by a task like
 //! that of a poll.
 //!
 //! **Where.** The report of the poll is kept in memory, in the schedule of the job ([`PendingResult`]). While it is there,
@@ -14,7 +14,8 @@
 //!
 //! **Deadlines.** A result that cannot be read is requested again after [`RETRY_DELAYS`], later if its answer has a
 //! `Retry-After`. After these retries, or ten minutes after the poll ([`WAIT_MAX`]), whatever comes first, the job ends
-//! as the poll has reported it, with the error code `result_unavailable`. This holds as well if the budget permits no
+//! as the poll has reported it. A completed one has the error code `result_unavailable`, and another keeps its code. The
+//! details of a job that did not complete are requested again only [`RETRIES_OF_DETAILS`] times. This holds as well if the budget permits no
 //! request for so long: the end of the wait is an entry of the heap of expiries. What cannot get better is not repeated:
 //! a URL that must not be requested, a 403 and a 410.
 //!
@@ -42,7 +43,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 
 use super::app_memory::AppSpace;
-use crate::domain::{JobError, Observation, Timestamp};
+use crate::domain::{JobError, JobStatus, Observation, Timestamp};
 use crate::providers::{JobReport, NextResult};
 
 /// Delays before the retries of a result. Most results follow within seconds; a provider's outage takes minutes.
@@ -62,6 +63,9 @@ pub const NO_SPACE_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why the results of a job are not requested yet.
 pub const NO_SPACE: &str = "too many other results are being requested";
+
+/// Number of these retries for a job that did not complete: its details are worth less than the early news.
+pub const RETRIES_OF_DETAILS: usize = 3;
 
 /// Error code of a completed job whose result could not be read.
 pub const RESULT_UNAVAILABLE: &str = "result_unavailable";
@@ -119,12 +123,32 @@ pub fn memory_kib(report: &JobReport, raw: Option<&Bytes>) -> u32 {
     u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
 }
 
-/// Returns a completed job whose result could not be read. What the provider itself reports of a partial success is
-/// appended to the message.
-pub fn without_result(mut seen: Observation, why: &str) -> Observation {
+/// Returns how a job has ended, for messages.
+pub fn has_ended(seen: &Observation) -> &'static str {
+    match seen.status {
+        JobStatus::Failed => "the job failed",
+        JobStatus::Cancelled => "the job was cancelled",
+        JobStatus::Unknown | JobStatus::Pending | JobStatus::Processing | JobStatus::Completed => {
+            "the job completed"
+        }
+    }
+}
+
+/// Returns a job whose result could not be read. What the provider itself reports of a partial success is appended to
+/// the message; the code of a job that did not complete stays as it is.
+pub fn without_result(mut report: JobReport, why: &str) -> Observation {
+    report.note_lost();
+    let mut seen = report.observation;
     let own = seen.error.take().unwrap_or_default();
+    let ended = has_ended(&seen);
+    if seen.status != JobStatus::Completed {
+        let code = own.code.or_else(|| Some(RESULT_UNAVAILABLE.to_owned()));
+        let why = format!("its details could not be requested: {why}");
+        let message = own.message.map_or_else(|| format!("{ended}; {why}"), |own| format!("{own}; {why}"));
+        return Observation { error: Some(JobError { code, message: Some(message) }), ..seen };
+    }
     let own: Vec<String> = own.code.into_iter().chain(own.message).collect();
-    let mut message = format!("the job completed, but its result could not be requested: {why}");
+    let mut message = format!("{ended}, but its result could not be requested: {why}");
     if !own.is_empty() {
         message = format!("{message}; the provider also reported: {}", own.join(": "));
     }

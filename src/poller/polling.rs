@@ -21,6 +21,7 @@ use crate::domain::{
     ProgressRound, ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
+use crate::own_work::OwnWork;
 use crate::providers::{Definition, InlinePoll, Interpretation, NextResult};
 use crate::store::{
     ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, RefreshEnding, Store, StoreError,
@@ -349,7 +350,7 @@ impl Poller {
                 let (definition, credential) = made.map_err(NoProvider::Unusable)?;
                 let (policy, limits) = self.scheduler().on_demand.settings();
                 let owner = Some(self.own.owner(app));
-                let made = Provider { owner, ..Provider::new(definition, credential, None, policy, limits) };
+                let made = Provider::new(definition, credential, None, policy, limits).with_owner(owner);
                 Ok((self.metrics_of(INLINE), Arc::new(made)))
             }
             PollSource::OfOperator { provider: id, credential } => {
@@ -523,8 +524,8 @@ impl PollTask {
                 return;
             }
             // The job is scheduled again.
-            Err(NoProvider::NotNow(why)) => {
-                tracing::debug!(job = name.job_id, why, "a job is not polled yet");
+            Err(NoProvider::NotNow(error)) => {
+                tracing::debug!(job = name.job_id, error, "a job is not polled yet");
                 return;
             }
             Err(NoProvider::Unusable(error)) => {
@@ -606,7 +607,7 @@ impl PollTask {
             started: self.started.min(now),
         };
         let (id, job, error) = (name.provider.as_str(), name.job_id.as_str(), response.meaning.message());
-        tracing::debug!(provider = id, job, error, "the result of a completed job was requested");
+        tracing::debug!(provider = id, job, error, "the result of an ended job was requested");
         let span = trace.map(|trace| {
             trace
                 .span("result", SpanKind::Client, self.started, took)

@@ -50,7 +50,7 @@ pub struct Provider {
     /// The texts by which an answer could repeat the API key.
     hidden: Arc<OnceLock<SecretTexts>>,
     /// The app whose definition it is. `None`: the operator's.
-    pub(super) owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// The app that wrote a definition, or a registration without one, and how its answers are read.
@@ -143,6 +143,12 @@ impl Provider {
         }
     }
 
+    /// Returns the provider of an app that decides about its answers.
+    #[must_use]
+    pub(super) fn with_owner(self, owner: Option<Owner>) -> Self {
+        Self { owner, ..self }
+    }
+
     /// Returns the API key.
     pub fn key(&self) -> Option<&str> {
         self.credential.as_ref().map(Masked::reveal)
@@ -197,18 +203,21 @@ impl Provider {
             let answer = CancelAnswer::Error(self.masked(message, &[]));
             CancelResponse { answer, http_status: None, retry_after }
         };
+        let refused = |message| {
+            let answer = CancelAnswer::Refused(self.masked(message, &[]));
+            CancelResponse { answer, http_status: None, retry_after: None }
+        };
         let (request, token) = match self.authorized(egress, clock, job, Purpose::Cancel).await {
             Ok(authorized) => authorized,
-            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => {
-                let answer = CancelAnswer::Refused(self.masked(message, &[]));
-                return CancelResponse { answer, http_status: None, retry_after: None };
-            }
+            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => return refused(message),
             // The status is that of the token URL.
             Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
         };
         let secrets = request.secrets.clone();
         let received = match egress.fetch(Self::fetch(request)).await {
             Ok(received) => received,
+            // The same address would be refused again.
+            Err(error @ SendError::Refused(_)) => return refused(error.to_string()),
             Err(error) => return failed(error.to_string(), None),
         };
         let (definition, job) = (Arc::clone(&self.definition), name.clone());

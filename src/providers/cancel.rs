@@ -3,7 +3,8 @@
 //! The request is made as one for a result is: from a form with the same templates, and with the credential, which goes
 //! only to the hosts of `send_to`. Redirects are not followed.
 //!
-//! The HTTP status decides what the answer means, and `[errors]` as for polls:
+//! The first `[[cancel.rule]]` whose conditions hold decides what the answer means, or else the HTTP status, and `[errors]`
+//! as for polls:
 //!
 //! - 2xx: the provider accepts the request. The job may still run for a while, and may even complete.
 //! - a status of `already_ended`: there is nothing to cancel any more.
@@ -12,10 +13,11 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use url::Url;
 
 use super::auth::{Credential, Supply};
-use super::definition::{CancelForm, Definition};
+use super::definition::{CancelExample, CancelForm, CancelVerdict, Definition, ExampleAnswer};
 use super::interpretation::{Answer, Interpretation, PollFailure};
 use super::request::{CredentialUse, Request, Sources, shown};
 use super::value::clip;
@@ -93,23 +95,90 @@ impl Definition {
 
     /// Returns the meaning of the answer to [`Self::cancel_request`]. Never panics, whatever the bytes.
     pub fn interpret_cancel(&self, job: (&str, &str), answer: Answer<'_>) -> CancelAnswer {
-        let Some(form) = &self.cancel else { return CancelAnswer::Accepted };
+        let read = |form: &CancelForm| self.read_limited(CancelAnswer::Error, || form.interpret(job, answer));
+        self.cancel.as_ref().map_or(CancelAnswer::Accepted, read)
+    }
+}
+
+impl CancelAnswer {
+    fn new(verdict: CancelVerdict, message: &str) -> Self {
+        let message = clip(message, MAX_MESSAGE);
+        match verdict {
+            CancelVerdict::Accepted => Self::Accepted,
+            CancelVerdict::AlreadyEnded => Self::AlreadyEnded(message),
+            CancelVerdict::Refused => Self::Refused(message),
+            CancelVerdict::RateLimited => Self::RateLimited(message),
+            CancelVerdict::Error => Self::Error(message),
+        }
+    }
+
+    fn parts(&self) -> (CancelVerdict, Option<&str>) {
+        match self {
+            Self::Accepted => (CancelVerdict::Accepted, None),
+            Self::AlreadyEnded(message) => (CancelVerdict::AlreadyEnded, Some(message)),
+            Self::Refused(message) => (CancelVerdict::Refused, Some(message)),
+            Self::RateLimited(message) => (CancelVerdict::RateLimited, Some(message)),
+            Self::Error(message) => (CancelVerdict::Error, Some(message)),
+        }
+    }
+
+    /// Returns the word of the meaning, as in an example.
+    pub fn word(&self) -> &'static str {
+        self.parts().0.word()
+    }
+
+    /// Returns the message; `None` if the request is accepted.
+    pub fn message(&self) -> Option<&str> {
+        self.parts().1
+    }
+
+    /// Returns the meaning as a line of an example.
+    pub fn as_expect(&self) -> String {
+        let says = self.message().map(|message| format!(", says = {}", json!(message)));
+        format!("expect = {{ answer = \"{}\"{} }}", self.word(), says.unwrap_or_default())
+    }
+}
+
+impl CancelForm {
+    /// Interprets an example. The error is a sentence: how the meaning differs from what the file states, or what the
+    /// meaning is if the file does not state it.
+    pub(super) fn check_example(&self, example: &CancelExample) -> Result<(), String> {
+        let ExampleAnswer { http, headers, body } = &example.answer;
+        let params = serde_json::Value::Object(example.params.clone()).to_string();
+        let answer = Answer { status: *http, headers, body: body.as_bytes() };
+        let meaning = self.interpret((&example.job_id, &params), answer);
+        let found = meaning.as_expect();
+        let Some((verdict, says)) = &example.expect else {
+            return Err(format!("`expect` is missing; the answer was understood as: {found}"));
+        };
+        let (is, message) = meaning.parts();
+        let is_said = says.as_ref().is_none_or(|says| message.is_some_and(|text| text.contains(says)));
+        if is == *verdict && is_said {
+            return Ok(());
+        }
+        let part = says.as_ref().map(|says| format!(" with `{says}` in the message")).unwrap_or_default();
+        Err(format!("expected `{}`{part}, but the answer was understood as: {found}", verdict.word()))
+    }
+
+    fn interpret(&self, job: (&str, &str), answer: Answer<'_>) -> CancelAnswer {
+        if let Some((rule, message)) = self.meaning.cancel_rule(&self.rules, job, answer) {
+            return CancelAnswer::new(rule.verdict, &message);
+        }
         let is_good = (200..300).contains(&answer.status);
         // The body of a good answer says nothing, unless errors can be in it.
-        if is_good && form.meaning.errors.when.is_none() {
+        if is_good && self.meaning.errors.when.is_none() {
             return CancelAnswer::Accepted;
         }
-        let (failure, message) = match form.meaning.interpret(job, answer) {
+        let (failure, message) = match self.meaning.interpret(job, answer) {
             Interpretation::Ok(_) | Interpretation::NotYet => return CancelAnswer::Accepted,
-            Interpretation::Failed { failure, message } => (failure, clip(&message, MAX_MESSAGE)),
+            Interpretation::Failed { failure, message } => (failure, message),
         };
-        if form.already_ended.contains(&answer.status) {
-            return CancelAnswer::AlreadyEnded(message);
-        }
-        match (failure, answer.status) {
-            (PollFailure::RateLimited, _) => CancelAnswer::RateLimited(message),
-            (PollFailure::Unauthorized { .. }, _) | (_, 408 | 425 | 500..) => CancelAnswer::Error(message),
-            _ => CancelAnswer::Refused(message),
-        }
+        let verdict = match (failure, answer.status) {
+            (_, status) if self.already_ended.contains(&status) => CancelVerdict::AlreadyEnded,
+            (PollFailure::RateLimited, _) => CancelVerdict::RateLimited,
+            (PollFailure::Unauthorized { .. }, _) | (_, 408 | 425 | 500..) => CancelVerdict::Error,
+            _ => CancelVerdict::Refused,
+        };
+        CancelAnswer::new(verdict, &message)
     }
 }

@@ -15,7 +15,7 @@ mod reader;
 mod request;
 mod result;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use toml::de::DeTable;
 use url::Url;
@@ -23,6 +23,7 @@ use url::Url;
 use super::definition::{CancelForm, Definition, Example, Expect, Meaning, RequestForm};
 use super::extract::Extract;
 use super::json::Dialect;
+use super::part::SEARCHED_TOTAL;
 use super::rule::Rule;
 use crate::domain::{EndingKind, INLINE, JobStatus};
 pub use reader::Mistake;
@@ -95,6 +96,9 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         let mut others: BTreeSet<&str> = requests.flat_map(request::names).collect();
         check_templates(file, &templates, &params, job_url.as_ref());
         others.extend(&templates);
+        let in_paths = report.names.borrow();
+        check_paths(file, &in_paths, &params, job_url.as_ref());
+        others.extend(in_paths.iter().map(|(name, ..)| name.as_str()));
         // With a mistake in a table, it is not known what it uses.
         let is_known = meaning.is_some() || !(file.has("result") || file.has("cancel"));
         if is_known && cancel.is_ok() {
@@ -128,7 +132,7 @@ fn definition(file: &TableReader<'_>) -> Option<Definition> {
         examples,
         secrets: Vec::new(),
         hidden: Vec::new(),
-        is_of_app: false,
+        own_kib: None,
     })
 }
 
@@ -149,6 +153,21 @@ fn check_templates(
                     "`{{{name}}}` is neither a path, such as {{$.{name}}}, nor declared; add [params.{name}]"
                 ),
             );
+        }
+    }
+}
+
+/// Checks that every name in a path has a value.
+fn check_paths(
+    file: &TableReader<'_>,
+    names: &[(String, String, usize)],
+    params: &Params,
+    job_url: Option<&super::definition::JobUrl>,
+) {
+    let groups: BTreeSet<&str> = job_url.into_iter().flat_map(super::definition::JobUrl::names).collect();
+    for (name, key, at) in names {
+        if name != "job_id" && !params.others.contains_key(name) && !groups.contains(name.as_str()) {
+            file.report.add(*at, format!("{key}: `{{{name}}}` is not declared; add [params.{name}]"));
         }
     }
 }
@@ -249,6 +268,7 @@ fn read_meaning(
         not_found,
         otherwise: None,
         results: Vec::new(),
+        searched: SEARCHED_TOTAL,
     })
 }
 
@@ -291,7 +311,7 @@ fn read_cancel(
 /// Reads the examples and runs them.
 fn read_examples(file: &TableReader<'_>, meaning: Option<&Meaning>, params: &Params) -> Vec<Example> {
     let report = file.report;
-    let nodes = file.get("example").map(|node| node.list()).unwrap_or_default();
+    let nodes = file.get("example").map(|node| node.tables()).unwrap_or_default();
     let mut read = Vec::new();
     let mut unread = false;
     for (n, node) in (1..).zip(&nodes) {
@@ -300,9 +320,9 @@ fn read_examples(file: &TableReader<'_>, meaning: Option<&Meaning>, params: &Par
             continue;
         };
         let wrong = |why: &str| report.add(node.at, format!("example {n}: {why}"));
-        check_params(&example, params, meaning, &wrong);
+        examples::check_params((&example.job_id, &example.params), params, meaning, &wrong);
         if let Some(meaning) = meaning
-            && let Err(why) = meaning.check_example(&example)
+            && let Err(why) = meaning.check_example(&examples::with_defaults(&example, params))
         {
             wrong(&why);
         }
@@ -317,34 +337,12 @@ fn read_examples(file: &TableReader<'_>, meaning: Option<&Meaning>, params: &Par
     read
 }
 
-/// Checks the id and the parameters of an example.
-fn check_params(example: &Example, params: &Params, meaning: Option<&Meaning>, wrong: &impl Fn(&str)) {
-    let job_url = meaning.and_then(|meaning| meaning.job_url.as_ref());
-    let id =
-        job_url.map_or(Ok(example.job_id.clone()), |form| form.parse(&example.job_id).map(|found| found.id));
-    if let Err(why) = id.and_then(|id| params.job_id.check(&id)) {
-        wrong(&format!("job_id: {why}"));
-    }
-    let given: BTreeMap<&String, Option<&str>> =
-        example.params.iter().map(|(name, value)| (name, value.as_str())).collect();
-    for (name, value) in given {
-        match params.others.get(name) {
-            None => wrong(&format!("params: there is no [params.{name}]")),
-            Some(param) => {
-                if let Err(why) = param.check(value.unwrap_or_default()) {
-                    wrong(&format!("params.{name}: {why}"));
-                }
-            }
-        }
-    }
-}
-
 /// Checks that the examples show a job that runs, one that completed and one that failed, unless no job fails.
 fn check_coverage(examples: &[Example], cannot_fail: bool, wrong: impl Fn(&str)) {
     let (completed, failed) = (Some(EndingKind::Completed), Some(EndingKind::Failed));
     let shows = |endings: &[Option<EndingKind>]| {
         let status = |example: &Example| match &example.expect {
-            Some(Expect::Seen(seen)) => Some(seen.status),
+            Some(Expect::Seen(seen)) => Some(seen.outcome.status()),
             // A good answer without news is one about a job that runs.
             Some(Expect::NotYet) => Some(JobStatus::Processing),
             Some(

@@ -2,16 +2,20 @@
 
 use regex::Regex;
 
-use super::field::{Place, Scope};
+use super::field::{Alternative, Place, Scope};
 use super::value::{Json, Scalar, number};
+use super::work;
 
 /// Number of bytes of a text in which a pattern is searched.
 const SEARCHED: usize = 64 * 1024;
 
+/// Number of bytes of a text up to which it is compared with another value of the answer.
+const COMPARED: usize = 1024;
+
 /// A test of the values at a place.
 #[derive(Clone, Debug)]
 pub(super) struct Condition {
-    pub(super) place: Place,
+    pub(super) place: Alternative,
     pub(super) test: Test,
     /// Whether all values must pass, and not one of them.
     pub(super) every: bool,
@@ -24,6 +28,8 @@ pub(super) struct Condition {
 pub(super) enum Test {
     /// Equal to one of these.
     Equals(Vec<Scalar>),
+    /// Equal to another value of the answer.
+    SameAs(Box<Alternative>),
     /// Present and not null.
     Exists,
     /// Absent or null.
@@ -37,15 +43,34 @@ pub(super) enum Test {
 }
 
 impl Condition {
+    /// Returns whether the condition is about the body.
+    pub(super) fn reads_body(&self) -> bool {
+        let is_path = |one: &Alternative| matches!(one.place, Place::Path(_) | Place::Sum(_));
+        is_path(&self.place) || matches!(&self.test, Test::SameAs(other) if is_path(other))
+    }
+
     /// Returns whether the condition holds for an answer.
     pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
         if matches!(self.test, Test::Missing) {
             return self.place.find(scope, |value| (!value.is_null()).then_some(())).is_none();
         }
-        let (mut some, mut left) = (false, self.most_searched);
+        if let Test::SameAs(other) = &self.test {
+            let other = other.find(scope, scalar);
+            return other.is_some_and(|other| self.passes(scope, |value| other.equals(value)));
+        }
+        let mut left = self.most_searched;
+        let constants = if let Test::Equals(all) = &self.test { all.len() } else { 1 };
+        self.passes(scope, |value| {
+            work::spend(constants * work::COMPARISON) && self.test.passes(value, &mut left)
+        })
+    }
+
+    /// Returns whether one value, or every one, passes.
+    fn passes(&self, scope: Scope<'_>, mut passes: impl FnMut(&Json<'_>) -> bool) -> bool {
+        let mut some = false;
         let decides = |value: &Json<'_>| {
             some = true;
-            (self.test.passes(value, &mut left) != self.every).then_some(())
+            (passes(value) != self.every).then_some(())
         };
         let is_decided = self.place.find(scope, decides).is_some();
         if self.every { some && !is_decided } else { is_decided }
@@ -58,6 +83,8 @@ impl Test {
         match self {
             Self::Equals(all) => all.iter().any(|one| one.equals(value)),
             Self::Exists => !value.is_null(),
+            // The other value is found before.
+            Self::SameAs(_) => false,
             Self::Missing => value.is_null(),
             Self::Matches(pattern) => {
                 let text = match value {
@@ -77,13 +104,24 @@ impl Test {
     }
 }
 
+/// Returns a number, a boolean or a text that is not longer than [`COMPARED`].
+fn scalar(value: &Json<'_>) -> Option<Scalar> {
+    match value {
+        Json::Text(text) => (text.len() <= COMPARED).then(|| Scalar::Text(text.to_string())),
+        Json::Number(number) => Some(Scalar::Number(number.clone())),
+        Json::Bool(value) => Some(Scalar::Bool(*value)),
+        Json::Null | Json::List(_) | Json::Object(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::OnceCell;
+    use std::cell::{Cell, OnceCell};
 
     use super::*;
-    use crate::providers::field::{Head, Params};
+    use crate::providers::field::Head;
     use crate::providers::json::{Dialect, parse_json};
+    use crate::providers::names::Names;
     use crate::providers::path::Path;
 
     fn holds(place: &str, test: Test, every: bool) -> bool {
@@ -96,8 +134,10 @@ mod tests {
             Some(_) => Place::Path(Path::parse(place, 2).expect("a path")),
             None => Place::Header(place.to_owned()),
         };
-        let scope = Scope { root: &root, head, job_id: "1", params: Params::NONE, outcome: None, nulls: &[] };
-        Condition { place, test, every, most_searched: usize::MAX }.holds(scope)
+        let left = Cell::new(1_000);
+        let names = Names::of_job("1");
+        let scope = Scope { root: &root, head, names, outcome: None, nulls: &[], left: &left };
+        Condition { place: Alternative::of(place), test, every, most_searched: usize::MAX }.holds(scope)
     }
 
     fn is(text: &str) -> Test {
@@ -107,6 +147,9 @@ mod tests {
     #[test]
     fn a_condition_tests_any_value_or_every_one() {
         let matches = |pattern: &str| Test::Matches(Regex::new(pattern).expect("a pattern"));
+        let same = |path: &str| {
+            Test::SameAs(Box::new(Alternative::of(Place::Path(Path::parse(path, 2).expect("a path")))))
+        };
         let table = [
             ("$.n", is("5"), false, true),
             ("$.n", Test::Equals(vec![Scalar::Number(5.into())]), false, true),
@@ -116,6 +159,12 @@ mod tests {
             ("$.s", Test::Below(8.0), false, false),
             ("$.s", matches("^Fail"), false, true),
             ("$.s", matches("^fail"), false, false),
+            ("$.n", same("$.n"), false, true),
+            ("$.n", same("$.t"), false, false),
+            ("$.list[*]", same("$.mixed[0]"), true, true),
+            ("$.mixed[*]", same("$.list[0]"), true, false),
+            ("$.n", same("$.absent"), false, false),
+            ("$.absent", same("$.absent"), false, false),
             ("$.null", Test::Exists, false, false),
             ("$.null", Test::Missing, false, true),
             ("$.none", Test::Missing, false, true),

@@ -7,6 +7,7 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::json::{Dialect, parse_json};
+use super::names::Names;
 use super::path::Path;
 use super::value::Json;
 
@@ -36,8 +37,8 @@ pub(super) enum Encoding {
 impl Decode {
     /// Replaces the texts at the path by what they contain. A text that cannot be decoded becomes null; values of other
     /// types stay as they are.
-    pub(super) fn apply(&self, root: &mut Json<'_>, job_id: &str) {
-        self.path.change(root, job_id, &|node| {
+    pub(super) fn apply(&self, root: &mut Json<'_>, names: Names<'_>) {
+        self.path.change(root, names, &|node| {
             if let Json::Text(text) = node {
                 let decoded = self.encoding.decode(text);
                 *node = decoded.unwrap_or(Json::Null);
@@ -100,9 +101,9 @@ mod tests {
             let mut root =
                 Json::Object(vec![("x".into(), Json::Text(text.into())), ("n".into(), Json::Bool(true))]);
             let decode = |path| Decode { path: Path::parse(path, 2).expect("a path"), encoding };
-            decode("$.x").apply(&mut root, "1");
-            decode("$.n").apply(&mut root, "1");
-            decode("$.missing").apply(&mut root, "1");
+            decode("$.x").apply(&mut root, Names::of_job("1"));
+            decode("$.n").apply(&mut root, Names::of_job("1"));
+            decode("$.missing").apply(&mut root, Names::of_job("1"));
             assert_eq!(json!(root), json!({"x": expected, "n": true}), "{encoding:?} {text}");
         }
     }

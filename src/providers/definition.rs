@@ -17,7 +17,7 @@ use super::field::{Field, Outcome, Paths};
 use super::host_pattern::HostPattern;
 use super::json::Dialect;
 use super::path::Path;
-use super::rule::Rule;
+use super::rule::{Rule, When};
 use super::secret_texts::SecretTexts;
 use super::template::{Param, Template, UrlTemplate};
 use super::text_template::TextTemplate;
@@ -58,8 +58,9 @@ pub struct Definition {
     pub(super) secrets: Vec<String>,
     /// Those of them that are replaced in a whole answer: credentials, by their names, and long texts.
     pub(super) hidden: Vec<String>,
-    /// Whether it is an app's, so that its addresses are treated as those that clients give.
-    pub(super) is_of_app: bool,
+    /// Memory of its compiled patterns in KiB, if it is an app's. Its addresses are then treated as those that clients
+    /// give.
+    pub(super) own_kib: Option<u32>,
 }
 
 /// The parts of a request, before the values of the parameters are known.
@@ -151,13 +152,17 @@ pub(super) struct Meaning {
     pub(super) not_found: NotFound,
     /// Meaning of a good answer that no rule decides, if there is no status.
     pub(super) otherwise: Option<Outcome>,
-    /// Requests that follow a completed job, in their order.
+    /// Requests that follow a job that has ended, in their order.
     pub(super) results: Vec<ResultForm>,
+    /// Number of bytes of one answer in which parts of texts are searched.
+    pub(super) searched: usize,
 }
 
 /// A follow-up request.
 #[derive(Clone, Debug)]
 pub(super) struct ResultForm {
+    /// The outcomes of a poll that it follows.
+    pub(super) when: Vec<Outcome>,
     /// Its target is [`Target::Answer`] if the answer to the poll has the URL.
     pub(super) request: RequestForm,
     pub(super) uses_credential: bool,
@@ -183,6 +188,55 @@ pub(super) struct CancelForm {
     pub(super) already_ended: Vec<u16>,
     /// How to read the answer.
     pub(super) meaning: Meaning,
+    /// What decides first what an answer means.
+    pub(super) rules: Vec<CancelRule>,
+    pub(super) examples: Vec<CancelExample>,
+}
+
+/// What an answer to the request that cancels a job means if the conditions hold.
+#[derive(Clone, Debug)]
+pub(super) struct CancelRule {
+    pub(super) when: When,
+    pub(super) verdict: CancelVerdict,
+    /// Message, if the answer has none.
+    pub(super) explain: Option<String>,
+}
+
+/// The kinds of answers to a request that cancels a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CancelVerdict {
+    Accepted,
+    AlreadyEnded,
+    Refused,
+    RateLimited,
+    /// The request may be accepted later.
+    Error,
+}
+
+impl CancelVerdict {
+    /// All kinds with their words.
+    pub(super) const ALL: [(&str, Self); 5] = [
+        ("accepted", Self::Accepted),
+        ("already_ended", Self::AlreadyEnded),
+        ("refused", Self::Refused),
+        ("rate_limited", Self::RateLimited),
+        ("error", Self::Error),
+    ];
+
+    /// Returns the word of the kind.
+    pub(super) fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, verdict)| *verdict == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// An answer to the request that cancels a job, and its meaning.
+#[derive(Clone, Debug)]
+pub(super) struct CancelExample {
+    pub(super) job_id: String,
+    pub(super) params: serde_json::Map<String, serde_json::Value>,
+    pub(super) answer: ExampleAnswer,
+    /// The kind, and a part of the message. `None` if the author asks for it.
+    pub(super) expect: Option<(CancelVerdict, Option<String>)>,
 }
 
 impl Meaning {
@@ -267,7 +321,7 @@ impl Fold {
 pub(super) struct Errors {
     pub(super) when: Option<ErrorMark>,
     pub(super) code: Field,
-    pub(super) message: Paths,
+    pub(super) message: Field,
     pub(super) account: Vec<String>,
 }
 
@@ -322,7 +376,8 @@ pub(super) enum Expect {
 /// A response about the job. Every field is compared: a field that is not listed must be null.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    pub(super) status: JobStatus,
+    /// The status of the job, or a word that says more, such as `partial`.
+    pub(super) outcome: Outcome,
     pub(super) raw_status: Option<String>,
     pub(super) unknown_status: bool,
     pub(super) progress: Option<u8>,

@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::json;
 
 use super::definition::{Example, Expect, Meaning, Seen};
+use super::extract::Lost;
 use super::interpretation::{Answer, Interpretation, JobReport, PollFailure};
 use crate::domain::{JobError, Observation, Output, Timestamp};
 
@@ -114,7 +115,7 @@ fn seen_fields(report: &JobReport) -> Vec<(&'static str, String)> {
     let text = |text: &String| json!(text).to_string();
     let time = |time: Timestamp| json!(time.to_string()).to_string();
     let error = job.error.as_ref();
-    let mut fields = vec![("status", json!(job.status).to_string())];
+    let mut fields = vec![("status", json!(status_word(report)).to_string())];
     let mut add = |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
     add("raw_status", job.raw_status.as_ref().map(text));
     add("unknown_status", unknown_status.then(|| "true".to_owned()));
@@ -145,16 +146,27 @@ fn output_tables(outputs: &[Output]) -> String {
     format!("[{}]", outputs.iter().map(table).collect::<Vec<_>>().join(", "))
 }
 
+/// Returns the status of a job, or the word of an outcome that says more, such as `partial`.
+fn status_word(report: &JobReport) -> &'static str {
+    let JobReport { observation, outcome, .. } = report;
+    if outcome.is_special() { outcome.word() } else { observation.status.as_str() }
+}
+
 /// Compares the fields of a job. The error lists those that differ, by their names in the file.
 fn compare(expected: &Seen, meaning: &Interpretation) -> Result<(), String> {
     let Interpretation::Ok(report) = meaning else {
-        let Seen { status, raw_status, .. } = expected;
+        let (status, raw_status) = (expected.outcome.word(), &expected.raw_status);
         let raw = raw_status.as_deref().unwrap_or("none");
         let job = format!("a job with the status {status} and the raw status `{raw}`");
         return Err(format!("expected {job}, but got {meaning}"));
     };
+    let mut report = report.clone();
+    // A plain status stands for each outcome of the job that has it.
+    if report.outcome.is(expected.outcome) {
+        report.outcome = expected.outcome;
+    }
     let pairs =
-        fields(&expected.report()).into_iter().zip(fields(report)).filter(|(one, other)| one != other);
+        fields(&expected.report()).into_iter().zip(fields(&report)).filter(|(one, other)| one != other);
     let sentences =
         pairs.map(|((name, expected), (_, actual))| format!("{name}: expected {expected}, but got {actual}"));
     let wrong: Vec<String> = sentences.collect();
@@ -169,7 +181,7 @@ fn fields(report: &JobReport) -> [(&'static str, String); 12] {
     let error = job.error.as_ref();
     let outputs = job.outputs.as_ref().map(|outputs| json!(outputs).to_string());
     [
-        ("status", job.status.to_string()),
+        ("status", status_word(report).to_owned()),
         ("raw_status", text(job.raw_status.as_deref())),
         ("unknown_status", unknown_status.to_string()),
         ("progress", job.progress.map_or_else(|| "none".to_owned(), |progress| progress.to_string())),
@@ -205,7 +217,7 @@ impl Seen {
         let seen = self.clone();
         let error = JobError { code: seen.error_code, message: seen.error_message };
         let observation = Observation {
-            status: seen.status,
+            status: seen.outcome.status(),
             raw_status: seen.raw_status,
             progress: seen.progress,
             output: seen.output,
@@ -221,6 +233,8 @@ impl Seen {
             request_id: seen.request_id,
             outputs_expire: seen.outputs_expire,
             results: Vec::new(),
+            outcome: seen.outcome,
+            lost: Lost::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::field::{Field, Place, Scope};
 use super::text_template::TextTemplate;
-use super::value::{Json, MAX_TEXT, Scalar, number, text};
+use super::value::{Json, MAX_TEXT, Scalar, cut, number, text};
 use crate::domain::{Output, Timestamp, format_duration};
 
 /// Largest number of outputs of one job that is kept; the raw response contains all. A body of the largest size
@@ -44,15 +44,68 @@ impl Extract {
         fields.into_iter().chain(of_outputs).flat_map(Field::templates)
     }
 
-    /// Returns the output of a job, and all of its outputs.
-    pub(super) fn outputs(&self, scope: Scope<'_>) -> (Option<String>, Option<Vec<Output>>) {
-        let outputs = self.outputs.as_ref().and_then(|outputs| outputs.read(scope));
+    /// Returns the output of a job, all of its outputs, and what of them is lost because it is too large.
+    pub(super) fn outputs(&self, scope: Scope<'_>) -> (Option<String>, Option<Vec<Output>>, Lost) {
+        let mut lost = Lost::default();
+        let outputs = self.outputs.as_ref().and_then(|outputs| outputs.read(scope, &mut lost.outputs));
         let first_url = || outputs.iter().flatten().find_map(|output| output.url.clone());
-        let fits = |text: &String| text.len() <= MAX_TEXT;
-        let output = self.output.find(scope, text).filter(fits);
-        let output =
-            output.or_else(|| self.output_json.find(scope, json_text).filter(fits)).or_else(first_url);
-        (output, outputs)
+        let mut fit = |text: String, is_prose: fn(&str) -> bool| {
+            if text.len() <= MAX_TEXT {
+                return Some(text);
+            }
+            let is_prose = is_prose(&text);
+            // Half an address, and half of an object, is of no use.
+            lost.output = Some(if is_prose { LostOutput::End } else { LostOutput::All });
+            is_prose.then(|| cut(text, MAX_TEXT))
+        };
+        let mut output = self.output.find(scope, text).and_then(|found| fit(found, |text| !is_url(text)));
+        if output.is_none() {
+            output = self.output_json.find(scope, json_text).and_then(|found| fit(found, |_| false));
+        }
+        let output = output.or_else(first_url);
+        (output, outputs, lost)
+    }
+}
+
+/// What of the outputs is not passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// What of the output is.
+    pub(super) output: Option<LostOutput>,
+    /// Whether some of several outputs are.
+    pub(super) outputs: bool,
+}
+
+/// The part of a text that is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LostOutput {
+    End,
+    All,
+}
+
+impl Lost {
+    /// Returns what is lost after a result was read that has the first, and finds an output and outputs or does not.
+    pub(super) fn merged(found: Self, (has_output, has_outputs): (bool, bool), before: Self) -> Self {
+        Self {
+            output: if has_output || found.output.is_some() { found.output } else { before.output },
+            outputs: if has_outputs { found.outputs } else { found.outputs || before.outputs },
+        }
+    }
+
+    /// Returns a sentence; `None` if nothing is lost.
+    pub(super) fn sentence(self) -> Option<String> {
+        let limit = MAX_TEXT / 1024;
+        let output = self.output.map(|part| match part {
+            LostOutput::End => {
+                format!("the output is longer than {limit} KiB, and only its beginning is passed on")
+            }
+            LostOutput::All => format!("an output of more than {limit} KiB is not passed on"),
+        });
+        let outputs = self.outputs.then(|| {
+            format!("the job has more than {MAX_OUTPUTS} outputs, or outputs with more than {limit} KiB of text, and some are not passed on")
+        });
+        let sentences: Vec<String> = output.into_iter().chain(outputs).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
     }
 }
 
@@ -136,18 +189,27 @@ pub(super) struct Outputs {
 impl Outputs {
     /// Returns the outputs at the first place that has any. An unreadable item is left out. If all items are
     /// unreadable, the result is `None`, because an empty list would mean that the job has no outputs.
-    fn read(&self, scope: Scope<'_>) -> Option<Vec<Output>> {
-        self.each.0.iter().filter(|one| one.applies(scope.outcome)).find_map(|one| {
-            let (mut outputs, mut used) = (Vec::new(), 0);
+    /// Notes in `lost` whether some do not fit.
+    fn read(&self, scope: Scope<'_>, lost: &mut bool) -> Option<Vec<Output>> {
+        let mut has_empty = false;
+        let found = self.each.0.iter().filter(|one| one.applies(scope.outcome)).find_map(|one| {
+            let (mut outputs, mut used, mut left_out) = (Vec::new(), 0, false);
             let mut is_empty = true;
-            one.place.find(scope, |item| {
+            one.find(scope, |item| {
                 is_empty = false;
-                outputs.extend(self.output(item, scope).filter(|output| fits(&mut used, output)));
-                (outputs.len() >= MAX_OUTPUTS).then_some(())
+                let output = self.output(item, scope)?;
+                if outputs.len() < MAX_OUTPUTS && fits(&mut used, &output) {
+                    outputs.push(output);
+                } else {
+                    left_out = true;
+                }
+                (outputs.len() >= MAX_OUTPUTS && left_out).then_some(())
             });
-            let empty_list = || is_empty && selects_empty_list(&one.place, scope);
-            (!outputs.is_empty() || empty_list()).then_some(outputs)
-        })
+            has_empty |= is_empty && selects_empty_list(&one.place, scope);
+            *lost |= left_out;
+            (!outputs.is_empty()).then_some(outputs)
+        });
+        found.or_else(|| has_empty.then(Vec::new))
     }
 
     fn output(&self, item: &Json<'_>, scope: Scope<'_>) -> Option<Output> {
@@ -164,7 +226,7 @@ impl Outputs {
 }
 
 fn selects_empty_list(place: &Place, scope: Scope<'_>) -> bool {
-    matches!(place, Place::Path(path) if path.is_empty_list(scope.root, scope.job_id))
+    matches!(place, Place::Path(path) if path.is_empty_list(scope.root, scope.names))
 }
 
 fn is_url(text: &str) -> bool {
@@ -303,17 +365,20 @@ fn naive_utc(text: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::field::{Alternative, Head, Params};
+    use std::cell::Cell;
+
+    use crate::providers::field::{Alternative, Head};
+    use crate::providers::names::Names;
     use crate::providers::path::Path;
 
     fn field(path: &str) -> Field {
         let place = Place::Path(Path::parse(path, 2).expect("a path"));
-        Field(vec![Alternative { place, when: Vec::new() }])
+        Field(vec![Alternative::of(place)])
     }
 
-    fn scope<'a>(root: &'a Json<'a>) -> Scope<'a> {
+    fn scope<'a>(root: &'a Json<'a>, left: &'a Cell<usize>) -> Scope<'a> {
         let head = Head { status: 200, headers: &[] };
-        Scope { root, head, job_id: "1", params: Params::NONE, outcome: None, nulls: &[] }
+        Scope { root, head, names: Names::of_job("1"), outcome: None, nulls: &[], left }
     }
 
     #[test]
@@ -333,10 +398,10 @@ mod tests {
             (TimeFormat::EpochUs, of(1_771_426_800_000_000)),
         ] {
             let time = |reads_texts| Time { field: field("$"), format, reads_texts };
-            assert_eq!(time(true).read(scope(&value)), expected, "{format:?} {value:?}");
+            assert_eq!(time(true).read(scope(&value, &Cell::new(0))), expected, "{format:?} {value:?}");
         }
         let strict = Time { field: field("$"), format: TimeFormat::EpochS, reads_texts: false };
-        assert_eq!(strict.read(scope(&text("1771426800"))), None);
+        assert_eq!(strict.read(scope(&text("1771426800"), &Cell::new(0))), None);
         for wrong in ["yesterday", "2026-02-18", "", "15:00"] {
             assert_eq!(naive_utc(wrong), None, "{wrong}");
         }
@@ -346,7 +411,7 @@ mod tests {
     fn progress_can_be_a_text() {
         let read = |form: fn(Field) -> ProgressForm, text: &'static str| {
             let value = Json::Text(text.into());
-            Progress { form: form(field("$")), reads_texts: true }.read(scope(&value))
+            Progress { form: form(field("$")), reads_texts: true }.read(scope(&value, &Cell::new(0)))
         };
         for (text, percent, fraction) in [
             ("42", Some(42), None),

@@ -1,12 +1,16 @@
-//! The places from which a value is read: paths, headers and templates, in the order in which they are tried.
+//! The places from which a value is read: paths, headers, sums and templates, in the order in which they are tried.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
 
+use serde_json::Number;
 use url::Url;
 
+use super::names::Names;
+use super::part::Part;
 use super::path::Path;
 use super::text_template::TextTemplate;
-use super::value::{Json, Scalar, status_text};
+use super::value::{Json, Scalar, number, status_text};
+use super::work;
 use crate::domain::JobStatus;
 
 /// The part of an answer besides its body.
@@ -28,51 +32,26 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The parameters of a job.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Params<'a> {
-    /// Those of the registration, as canonical JSON. They are parsed only for a template that contains one.
-    pub(super) json: &'a str,
-    /// Those that are parts of a URL that is the id of the job.
-    pub(super) groups: Option<&'a BTreeMap<String, String>>,
-}
-
-impl Params<'_> {
-    /// No parameters.
-    pub(super) const NONE: Self = Self { json: "{}", groups: None };
-}
-
 /// What is read, and for which job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope<'a> {
     /// Root of the paths.
     pub(super) root: &'a Json<'a>,
     pub(super) head: Head<'a>,
-    pub(super) job_id: &'a str,
-    pub(super) params: Params<'a>,
+    pub(super) names: Names<'a>,
     /// Meaning of the answer, if it is known.
     pub(super) outcome: Option<Outcome>,
     /// Values that mean null.
     pub(super) nulls: &'a [Scalar],
+    /// Number of bytes of the answer that may still be searched for parts of texts.
+    pub(super) left: &'a Cell<usize>,
 }
 
 impl Scope<'_> {
     /// Returns the first value at a path that is a text, a number or a boolean.
     fn value(&self, path: &Path) -> Option<String> {
         let usable = |value: &&Json<'_>| !self.nulls.iter().any(|null| null.is(value));
-        path.nodes(self.root, self.job_id).into_iter().filter(usable).find_map(status_text)
-    }
-
-    /// Returns the id of the job, or a parameter.
-    fn named(&self, name: &str) -> Option<String> {
-        if name == "job_id" {
-            return Some(self.job_id.to_owned());
-        }
-        if let Some(group) = self.params.groups.and_then(|groups| groups.get(name)) {
-            return Some(group.clone());
-        }
-        let mut params: BTreeMap<String, String> = serde_json::from_str(self.params.json).ok()?;
-        params.remove(name)
+        path.nodes(self.root, self.names).into_iter().filter(usable).find_map(status_text)
     }
 }
 
@@ -127,11 +106,12 @@ impl Outcome {
     }
 
     /// Returns whether this is a case of `other`: a partial completion is a completion.
-    fn is(self, other: Self) -> bool {
+    pub(super) fn is(self, other: Self) -> bool {
         self == other || (self.status() == other.status() && !other.is_special())
     }
 
-    fn is_special(self) -> bool {
+    /// Returns whether the status of the job does not show the outcome.
+    pub(super) fn is_special(self) -> bool {
         matches!(self, Self::Waiting | Self::Partial | Self::Expired)
     }
 
@@ -149,6 +129,8 @@ pub(super) enum Place {
     Header(String),
     /// The HTTP status.
     Http,
+    /// The sum of all numbers at these paths.
+    Sum(Vec<Path>),
     /// A text with values.
     Template(TextTemplate),
     /// The header `location`, resolved against this URL. Only http addresses are passed on.
@@ -163,30 +145,65 @@ impl Place {
         mut read: impl FnMut(&Json<'_>) -> Option<T>,
     ) -> Option<T> {
         match self {
-            Self::Path(path) => path.nodes(scope.root, scope.job_id).into_iter().find_map(read),
+            Self::Path(path) => path.nodes(scope.root, scope.names).into_iter().find_map(read),
             Self::Header(name) => read(&Json::Text(scope.head.header(name)?.into())),
             Self::Http => read(&Json::Number(scope.head.status.into())),
             Self::Location(base) => {
                 let url = base.join(scope.head.header("location")?).ok()?;
                 matches!(url.scheme(), "https" | "http").then(|| read(&Json::Text(url.as_str().into())))?
             }
+            Self::Sum(paths) => read(&Json::Number(Number::from_f64(sum(paths, scope)?)?)),
             Self::Template(template) => {
-                let text = template.render(|path| scope.value(path), |name| scope.named(name))?;
+                let text = template
+                    .render(|path| scope.value(path), |name| scope.names.get(name).map(str::to_owned))?;
                 read(&Json::Text(text.into()))
             }
         }
     }
 }
 
+/// Returns the sum of the numbers at all of these paths. Absent ones and null count as 0, if there is a number at all;
+/// another value is no number, and the sum is none.
+fn sum(paths: &[Path], scope: Scope<'_>) -> Option<f64> {
+    let mut sum = None;
+    for value in paths.iter().flat_map(|path| path.nodes(scope.root, scope.names)) {
+        if !value.is_null() {
+            sum = Some(sum.unwrap_or(0.0) + number(value)?);
+        }
+    }
+    sum
+}
+
 /// A place, and the outcomes for which it is read.
 #[derive(Clone, Debug)]
 pub(super) struct Alternative {
     pub(super) place: Place,
+    /// The part of a text at the place that is the value.
+    pub(super) part: Option<Part>,
     /// Empty: every outcome.
     pub(super) when: Vec<Outcome>,
 }
 
 impl Alternative {
+    /// Returns an alternative that is read as a whole, for every outcome.
+    pub(super) fn of(place: Place) -> Self {
+        Self { place, part: None, when: Vec::new() }
+    }
+
+    /// Calls `read` for every value, until it returns a result.
+    pub(super) fn find<T>(
+        &self,
+        scope: Scope<'_>,
+        mut read: impl FnMut(&Json<'_>) -> Option<T>,
+    ) -> Option<T> {
+        match &self.part {
+            None => self.place.find(scope, read),
+            Some(part) => {
+                self.place.find(scope, |value| read(&Json::Text(part.of(value, scope.left)?.into())))
+            }
+        }
+    }
+
     /// Returns whether this alternative is read for the outcome.
     pub(super) fn applies(&self, outcome: Option<Outcome>) -> bool {
         self.when.is_empty()
@@ -213,9 +230,12 @@ impl Field {
 
     /// Returns the first value that `read` accepts. Values that mean null are skipped.
     pub(super) fn find<T>(&self, scope: Scope<'_>, read: impl Fn(&Json<'_>) -> Option<T>) -> Option<T> {
-        let usable = |value: &Json<'_>| !scope.nulls.iter().any(|null| null.is(value));
+        let usable = |value: &Json<'_>| {
+            work::spend(scope.nulls.len() * work::COMPARISON)
+                && !scope.nulls.iter().any(|null| null.is(value))
+        };
         let read = |value: &Json<'_>| usable(value).then(|| read(value)).flatten();
-        self.0.iter().filter(|one| one.applies(scope.outcome)).find_map(|one| one.place.find(scope, read))
+        self.0.iter().filter(|one| one.applies(scope.outcome)).find_map(|one| one.find(scope, read))
     }
 }
 
@@ -228,9 +248,9 @@ impl Paths {
     pub(super) fn find<'a, T>(
         &self,
         root: &'a Json<'a>,
-        job_id: &str,
+        names: Names<'_>,
         read: impl Fn(&'a Json<'a>) -> Option<T>,
     ) -> Option<T> {
-        self.0.iter().flat_map(|path| path.nodes(root, job_id)).find_map(read)
+        self.0.iter().flat_map(|path| path.nodes(root, names)).find_map(read)
     }
 }

@@ -195,7 +195,12 @@ impl InlinePoll {
 
     /// Checks a path to a value. The error is a sentence.
     pub fn check_path(path: &str) -> Result<(), String> {
-        Path::parse(path, 2).map(drop)
+        match Path::parse(path, 2)?.names().find(|name| *name != "job_id") {
+            Some(name) => {
+                Err(format!("`{{{name}}}` is a parameter, and a job without a definition has none"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Checks a word of a status, and returns its text. The error is a sentence.
@@ -259,7 +264,7 @@ impl InlinePoll {
             examples: Vec::new(),
             secrets: self.secrets(),
             hidden: self.hidden(),
-            is_of_app: false,
+            own_kib: None,
         })
     }
 
@@ -530,8 +535,9 @@ impl InlinePoll {
 
 /// Returns a field that is read at the first of these paths that has it, for these outcomes.
 fn field(paths: &[String], when: &[Outcome]) -> Result<Field, String> {
-    let one =
-        |path: &String| Ok(Alternative { place: Place::Path(Path::parse(path, 2)?), when: when.to_vec() });
+    let one = |path: &String| {
+        Ok(Alternative { when: when.to_vec(), ..Alternative::of(Place::Path(Path::parse(path, 2)?)) })
+    };
     paths.iter().map(one).collect::<Result<_, String>>().map(Field)
 }
 

@@ -20,22 +20,26 @@
 //! in the first part of a text. The cost of a response therefore grows with its size and with the size of the
 //! definition, and not faster.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 
-use super::definition::{BodyKind, Definition, Meaning, NotFound, ResultForm, Target};
-use super::extract::{Extract, OutputsExpire};
-use super::field::{Field, Head, Outcome, Params, Scope};
+use super::definition::{BodyKind, CancelRule, Definition, Meaning, NotFound, ResultForm, Target};
+use super::extract::{Extract, Lost, OutputsExpire};
+use super::field::{Field, Head, Outcome, Scope};
 use super::json::{Dialect, Parsed, parse_json};
+use super::names::Names;
 use super::rule::{PollVerdict, Rule, Verdict};
 use super::value::{Json, MAX_TEXT, clip, cut, label, status_text, text};
-use crate::domain::{JobError, JobStatus, Observation, PollOutcome, Timestamp, to_utf8};
+use crate::domain::{JobError, Observation, PollOutcome, Timestamp, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
 const MAX_WORD: usize = 200;
 
 /// Number of characters that are kept of a provider's error message.
 const MAX_SENTENCE: usize = 500;
+
+/// Error code of a job of which an output is too large to be passed on as a whole.
+const OUTPUT_TRUNCATED: &str = "output_truncated";
 
 /// Number of repeated fields with different values of which each is examined.
 const MAX_REPEATED: usize = 8;
@@ -142,17 +146,58 @@ pub struct JobReport {
     pub request_id: Option<String>,
     /// How long the outputs can be read.
     pub outputs_expire: Option<OutputsExpire>,
-    /// The results that are to be requested before the job counts as completed, in their order.
+    /// The results that are to be requested before the job counts as ended, in their order.
     pub results: Vec<NextResult>,
+    /// What the answer means, in more detail than the status of the observation.
+    pub(super) outcome: Outcome,
+    /// What of the outputs is not passed on.
+    pub(super) lost: Lost,
 }
 
 impl JobReport {
+    /// Returns the report of a job about which nothing else is known.
+    #[cfg(test)]
+    pub(crate) fn of(observation: Observation) -> Self {
+        Self {
+            observation,
+            unknown_status: false,
+            request_id: None,
+            outputs_expire: None,
+            results: Vec::new(),
+            outcome: Outcome::Processing,
+            lost: Lost::default(),
+        }
+    }
+
     /// Completes a report at the time of its answer: discards implausible times, and determines when the outputs expire.
     pub fn settle(&mut self, now: Timestamp) {
         let seen = &mut self.observation;
         seen.discard_implausible_times(now);
         let expire = self.outputs_expire;
         seen.outputs_expire_at = expire.and_then(|expire| expire.at(seen.completed_at.unwrap_or(now), now));
+    }
+
+    /// Returns the outcome by its word in `[status.map]`.
+    pub fn outcome_word(&self) -> &'static str {
+        self.outcome.word()
+    }
+
+    /// Notes in the error of an ended job which outputs are not passed on, once no result can bring others.
+    pub fn note_lost(&mut self) {
+        let Some(sentence) = self.lost.sentence() else { return };
+        let seen = &mut self.observation;
+        if seen.status.ending().is_none() {
+            return;
+        }
+        self.lost = Lost::default();
+        seen.error = Some(match seen.error.take() {
+            None => JobError { code: Some(OUTPUT_TRUNCATED.to_owned()), message: Some(sentence) },
+            Some(JobError { code, message }) => {
+                let most = MAX_TEXT.saturating_sub(sentence.len() + 2);
+                let message = message.map_or_else(String::new, |own| format!("{}; ", cut(own, most)));
+                JobError { code, message: Some(format!("{message}{sentence}")) }
+            }
+        });
     }
 
     /// Removes the expiry of outputs while the job runs, and if it has none and no result can bring any.
@@ -194,7 +239,7 @@ impl Definition {
 
     /// Does the same for a job with parameters, a result of [`Self::params`].
     pub fn interpret_of(&self, job: (&str, &str), answer: Answer<'_>) -> Interpretation {
-        self.meaning.interpret(job, answer)
+        self.read_limited(Interpretation::error, || self.meaning.interpret(job, answer))
     }
 }
 
@@ -206,30 +251,86 @@ struct Body<'a> {
     is_empty: bool,
 }
 
+/// What is known before an answer is read.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    names: Names<'a>,
+    /// Outcome of the poll, if the answer is that of a result.
+    outcome: Option<Outcome>,
+}
+
 impl Meaning {
     /// See [`Definition::interpret`].
-    pub(super) fn interpret(&self, (job_id, params): (&str, &str), answer: Answer<'_>) -> Interpretation {
+    pub(super) fn interpret(&self, job: (&str, &str), answer: Answer<'_>) -> Interpretation {
+        let mut meaning = self.read(job, None, answer);
+        if let Interpretation::Ok(report) = &mut meaning
+            && report.results.is_empty()
+        {
+            report.note_lost();
+        }
+        meaning
+    }
+
+    /// Returns the meaning of an answer. `outcome` is that of the poll, if the answer is that of a result of a job that
+    /// did not complete.
+    pub(super) fn read(
+        &self,
+        job: (&str, &str),
+        outcome: Option<Outcome>,
+        answer: Answer<'_>,
+    ) -> Interpretation {
+        self.with_names(job, |names| {
+            let before = Before { names, outcome };
+            let body = to_utf8(answer.body);
+            let cell = OnceCell::new();
+            let (meaning, repeated) = match self.parse_body(&body, &cell, None) {
+                Ok(Parsed { value, repeated }) => (self.meaning(before, answer, Ok(value)), repeated),
+                Err(message) => (self.meaning(before, answer, Err(message)), Vec::new()),
+            };
+            match self.ambiguous(before, answer, &body, &repeated, &meaning) {
+                Some(message) => Interpretation::error(format!("HTTP {}, but {message}", answer.status)),
+                None => meaning,
+            }
+        })
+    }
+
+    /// Returns the first of these rules that decides the answer to a request that cancels a job, with a sentence for people.
+    pub(super) fn cancel_rule<'r>(
+        &self,
+        rules: &'r [CancelRule],
+        job: (&str, &str),
+        answer: Answer<'_>,
+    ) -> Option<(&'r CancelRule, String)> {
+        if rules.is_empty() {
+            return None;
+        }
+        self.with_names(job, |names| {
+            let (body, cell) = (to_utf8(answer.body), OnceCell::new());
+            let parsed = self.parse_body(&body, &cell, None).map(|parsed| parsed.value);
+            self.in_scope(Before { names, outcome: None }, answer, parsed, |scope, body| {
+                // What is missing in a body that cannot be read may be there.
+                let applies = |rule: &&CancelRule| {
+                    (body.is_readable() || !rule.when.reads_body()) && rule.when.holds(scope)
+                };
+                let rule = rules.iter().find(applies)?;
+                Some((rule, self.error_message(scope, None, rule.explain.as_deref()).1))
+            })
+        })
+    }
+
+    fn with_names<R>(&self, (job_id, params): (&str, &str), read: impl FnOnce(Names<'_>) -> R) -> R {
         // The id in an answer is the part of the URL.
         let found = self.job_url.as_ref().and_then(|form| form.parse(job_id).ok());
         let job_id = found.as_ref().map_or(job_id, |found| &found.id);
-        let job = (job_id, Params { json: params, groups: found.as_ref().map(|found| &found.params) });
-        let body = to_utf8(answer.body);
-        let cell = OnceCell::new();
-        let (meaning, repeated) = match self.parse_body(&body, &cell, None) {
-            Ok(Parsed { value, repeated }) => (self.meaning(job, answer, Ok(value)), repeated),
-            Err(message) => (self.meaning(job, answer, Err(message)), Vec::new()),
-        };
-        match self.ambiguous(job, answer, &body, &repeated, &meaning) {
-            Some(message) => Interpretation::error(format!("HTTP {}, but {message}", answer.status)),
-            None => meaning,
-        }
+        let params: BTreeMap<String, String> = serde_json::from_str(params).unwrap_or_default();
+        read(Names { job_id, params: &params, groups: found.as_ref().map(|found| &found.params) })
     }
 
     /// Returns why a response has several meanings: a field that decides occurs twice, and its values differ. Which value
     /// counts would depend on the parser.
     fn ambiguous(
         &self,
-        job: (&str, Params<'_>),
+        before: Before<'_>,
         answer: Answer<'_>,
         body: &[u8],
         repeated: &[String],
@@ -243,7 +344,7 @@ impl Meaning {
         let decides = |(n, _): &(usize, &String)| {
             let cell = OnceCell::new();
             let other = self.parse_body(body, &cell, Some(*n)).map(|parsed| parsed.value);
-            self.meaning(job, answer, other) != *meaning
+            self.meaning(before, answer, other) != *meaning
         };
         let (_, name) = repeated.iter().enumerate().find(decides)?;
         let name = clip(name, MAX_WORD);
@@ -274,12 +375,14 @@ impl Meaning {
             .map_err(|error| format!("the response is not JSON: {error}"))
     }
 
-    fn meaning(
+    /// Decodes a parsed body, and reads it.
+    fn in_scope<R>(
         &self,
-        (job_id, params): (&str, Params<'_>),
+        Before { names, outcome }: Before<'_>,
         answer: Answer<'_>,
         parsed: Result<Json<'_>, String>,
-    ) -> Interpretation {
+        read: impl FnOnce(Scope<'_>, Body<'_>) -> R,
+    ) -> R {
         let Answer { status, headers, body } = answer;
         let is_good = (200..300).contains(&status);
         let is_empty = self.body == BodyKind::JsonOrEmpty && parsed.is_err() && is_blank(body);
@@ -290,21 +393,33 @@ impl Meaning {
         let unreadable = parsed.as_ref().err().cloned();
         let mut value = parsed.unwrap_or(Json::Null);
         for decode in &self.decode {
-            decode.apply(&mut value, job_id);
+            decode.apply(&mut value, names);
         }
-        let head = Head { status, headers };
-        let scope = Scope { root: &value, head, job_id, params, outcome: None, nulls: &[] };
-        let body = Body { value: &value, unreadable: unreadable.as_deref(), is_empty };
-        if let Some(rule) = self.rules.iter().find(|rule| rule.applies(scope, body.is_readable())) {
-            return self.ruled(rule, scope);
-        }
-        if !is_good || self.reports_error(scope) {
-            return self.refusal(scope, None, None);
-        }
-        if let Some(message) = body.unreadable {
-            return Interpretation::error(format!("HTTP {status}, but {message}"));
-        }
-        self.of_status(Scope { root: body.value, ..scope }).unwrap_or_else(Interpretation::error)
+        let left = Cell::new(self.searched);
+        let scope =
+            Scope { root: &value, head: Head { status, headers }, names, outcome, nulls: &[], left: &left };
+        read(scope, Body { value: &value, unreadable: unreadable.as_deref(), is_empty })
+    }
+
+    fn meaning(
+        &self,
+        before: Before<'_>,
+        answer: Answer<'_>,
+        parsed: Result<Json<'_>, String>,
+    ) -> Interpretation {
+        self.in_scope(before, answer, parsed, |scope, body| {
+            let status = answer.status;
+            if let Some(rule) = self.rules.iter().find(|rule| rule.applies(scope, body.is_readable())) {
+                return self.ruled(rule, scope);
+            }
+            if !(200..300).contains(&status) || self.reports_error(scope) {
+                return self.refusal(scope, None, None);
+            }
+            if let Some(message) = body.unreadable {
+                return Interpretation::error(format!("HTTP {status}, but {message}"));
+            }
+            self.of_status(Scope { root: body.value, ..scope }).unwrap_or_else(Interpretation::error)
+        })
     }
 
     fn reports_error(&self, scope: Scope<'_>) -> bool {
@@ -313,7 +428,7 @@ impl Meaning {
                 Dialect::Strict => mark.is.is(value),
                 Dialect::Tolerant => mark.is.equals(value),
             };
-            mark.path.nodes(scope.root, scope.job_id).iter().any(equals)
+            mark.path.nodes(scope.root, scope.names).iter().any(equals)
         })
     }
 
@@ -338,16 +453,9 @@ impl Meaning {
     /// Interprets a response that is about the request. A rule may have decided what it means.
     fn refusal(&self, scope: Scope<'_>, rule: Option<&Rule>, verdict: Option<PollVerdict>) -> Interpretation {
         let status = scope.head.status;
-        let code = self.errors.code.find(scope, label);
-        let code = code.or_else(|| rule?.code.clone());
-        let code_text = code.as_ref().map(|code| format!(" {}", clip(code, MAX_WORD)));
-        let sentence = self.errors.message.find(scope.root, scope.job_id, text);
-        let sentence = sentence.or_else(|| rule?.explain.clone());
-        let sentence = sentence.map(|text| format!(": {}", clip(&text, MAX_SENTENCE)));
-        let redirect = (300..400).contains(&status).then(|| self.redirect_hint().to_owned());
-        let request_id = self.request_id(scope).map(|id| format!(" (request {id})"));
-        let parts = [code_text, sentence, redirect, request_id].into_iter().flatten();
-        let message = std::iter::once(format!("HTTP {status}")).chain(parts).collect::<String>();
+        let of_rule = |text: fn(&Rule) -> &Option<String>| rule.and_then(|rule| text(rule).as_deref());
+        let (code, message) =
+            self.error_message(scope, of_rule(|rule| &rule.code), of_rule(|rule| &rule.explain));
         let is_account =
             || status == 401 || code.as_ref().is_some_and(|code| self.errors.account.contains(code));
         let verdict = match verdict {
@@ -370,6 +478,27 @@ impl Meaning {
         Interpretation::Failed { failure, message }
     }
 
+    /// Returns the code of an answer that is about the request, and a sentence for people. A rule may give both, if the
+    /// answer has none.
+    fn error_message(
+        &self,
+        scope: Scope<'_>,
+        code: Option<&str>,
+        explain: Option<&str>,
+    ) -> (Option<String>, String) {
+        let status = scope.head.status;
+        let code = self.errors.code.find(scope, label).or_else(|| code.map(str::to_owned));
+        // Many APIs repeat the status as the code.
+        let shown = code.as_ref().filter(|code| **code != status.to_string());
+        let shown = shown.map(|code| format!(" {}", clip(code, MAX_WORD)));
+        let sentence = self.errors.message.find(scope, text).or_else(|| explain.map(str::to_owned));
+        let sentence = sentence.map(|text| format!(": {}", clip(&text, MAX_SENTENCE)));
+        let redirect = (300..400).contains(&status).then(|| self.redirect_hint().to_owned());
+        let request_id = self.request_id(scope).map(|id| format!(" (request {id})"));
+        let parts = [shown, sentence, redirect, request_id].into_iter().flatten();
+        (code, std::iter::once(format!("HTTP {status}")).chain(parts).collect())
+    }
+
     fn redirect_hint(&self) -> &'static str {
         if self.follows_redirects {
             ": only redirects to the same scheme, host and port are followed, at most 3"
@@ -381,14 +510,15 @@ impl Meaning {
     /// Returns the part of the answer that describes the job.
     fn job_part<'a>(&self, scope: Scope<'a>) -> Scope<'a> {
         let object = |node: &'a Json<'a>| node.is_object().then_some(node);
-        let root = self.unwrap.find(scope.root, scope.job_id, object).unwrap_or(scope.root);
+        let root = self.unwrap.find(scope.root, scope.names, object).unwrap_or(scope.root);
         Scope { root, ..scope }
     }
 
     /// Interprets a response by its status. The error is a sentence that describes why it is not about the job.
     fn of_status(&self, scope: Scope<'_>) -> Result<Interpretation, String> {
         let job = self.job_part(scope);
-        if let Some(outcome) = self.otherwise {
+        if let Some(otherwise) = self.otherwise {
+            let outcome = scope.outcome.unwrap_or(otherwise);
             let read = JobReader { meaning: self, extract: &self.extract, outcome, error: (None, None) };
             return read.report(scope, job, None, false);
         }
@@ -408,9 +538,12 @@ impl Meaning {
         read.report(scope, job, Some(raw), known.is_none())
     }
 
-    /// Returns the results that follow an answer about a completed job.
-    fn next_results(&self, job: Scope<'_>) -> Vec<NextResult> {
+    /// Returns the results that follow an answer about a job that has ended.
+    fn next_results(&self, job: Scope<'_>, outcome: Outcome) -> Vec<NextResult> {
         let next = |(index, form): (usize, &ResultForm)| {
+            if !form.when.iter().any(|when| outcome.is(*when)) {
+                return None;
+            }
             let url = form.url.find(job, text);
             if url.is_none() && matches!(form.request.target, Target::Answer) {
                 return None;
@@ -431,7 +564,7 @@ impl Meaning {
 fn check_job(extract: &Extract, job: Scope<'_>) -> Result<(), String> {
     let Some(field) = &extract.job_id else { return Ok(()) };
     match field.find(job, label) {
-        Some(id) if id == job.job_id => Ok(()),
+        Some(id) if id == job.names.job_id => Ok(()),
         // Without the other id: a proxy that mixes up responses must not show one user the job of another.
         Some(_) => Err("the response is about another job".to_owned()),
         None => Err("the response does not name the job".to_owned()),
@@ -466,7 +599,7 @@ impl JobReader<'_> {
         check_job(self.extract, job)?;
         let Extract { progress, created_at, completed_at, outputs_expire, nulls, .. } = self.extract;
         let job = Scope { outcome: Some(self.outcome), nulls, ..job };
-        let (output, outputs) = self.extract.outputs(job);
+        let (output, outputs, lost) = self.extract.outputs(job);
         let request_id = self.meaning.request_id(answer);
         let observation = Observation {
             status: self.outcome.status(),
@@ -480,9 +613,10 @@ impl JobReader<'_> {
             error: self.error(job),
         };
         let outputs_expire = outputs_expire.as_ref().and_then(|expire| expire.read(job));
-        let is_completed = observation.status == JobStatus::Completed;
-        let results = if is_completed { self.meaning.next_results(job) } else { Vec::new() };
-        let mut report = JobReport { observation, unknown_status, request_id, outputs_expire, results };
+        let outcome = self.outcome;
+        let results = self.meaning.next_results(job, outcome);
+        let mut report =
+            JobReport { observation, unknown_status, request_id, outputs_expire, results, outcome, lost };
         report.drop_expiry_of_nothing();
         Ok(Interpretation::Ok(Box::new(report)))
     }

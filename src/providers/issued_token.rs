@@ -8,7 +8,7 @@
 //! request of which nothing is standard, and says where the answer has the token. Secrets are fields of the credential
 //! in each case.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,10 +20,12 @@ use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::body::JsonTemplate;
 use super::extract::Time;
-use super::field::{Field, Head, Params, Scope};
+use super::field::{Field, Head, Scope};
 use super::host_pattern::HostPattern;
 use super::json::{Dialect, parse_json};
 use super::jwt::{Algorithm, SigningKey, TimeClaim, Validity, sign_token};
+use super::names::Names;
+use super::part::SEARCHED_TOTAL;
 use super::template::{Template, UrlTemplate, percent_encode};
 use super::value::{Json, number, text};
 use crate::domain::Timestamp;
@@ -107,7 +109,8 @@ impl TokenAnswer {
         // The token can be in a header.
         let root = parsed.as_ref().unwrap_or(&Json::Null);
         let head = Head { status: 200, headers };
-        let scope = Scope { root, head, job_id: "", params: Params::NONE, outcome: None, nulls: &[] };
+        let left = Cell::new(SEARCHED_TOTAL);
+        let scope = Scope { root, head, names: Names::of_job(""), outcome: None, nulls: &[], left: &left };
         let missing = || match &parsed {
             Ok(_) => "the answer has no token where the definition says".to_owned(),
             Err(_) => "the answer is not JSON".to_owned(),

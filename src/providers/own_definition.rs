@@ -6,16 +6,19 @@
 //! - An answer has at most [`ANSWER_MAX`], and a request takes at most [`TIMEOUT_MAX`].
 //! - The parts that cost time for each answer are limited in number, besides the size of the text ([`TEXT_MAX`]):
 //!   patterns, rules and examples. A pattern is small, before and after it is compiled, and is searched in some KiB
-//!   of an answer. A text, and each answer, is read on a thread that serves no request and no other poll.
+//!   of an answer. What all rules and paths visit in an answer is counted ([`work`]). A text, and each answer, is read on
+//!   a thread that serves no request and no other poll.
+//! - Its patterns together have a size, too ([`COMPILED`]), because definitions are kept in memory.
 
 use std::time::Duration;
 
-use regex::RegexBuilder;
+use regex::{RegexBuilder, RegexSetBuilder};
 use toml::de::{DeTable, DeValue};
 
 use super::compile::Mistake;
 use super::definition::{Definition, Meaning};
 use super::request::Request;
+use super::work;
 
 /// Largest text of a definition of an app, in bytes: several times the longest that is built in.
 pub const TEXT_MAX: usize = 64 * 1024;
@@ -37,23 +40,46 @@ const SEARCH_MAX: usize = 64 * 1024;
 const PATTERN_TEXT: usize = 500;
 const PATTERNS_TOTAL: usize = 4_000;
 
+/// Sizes of all patterns of a definition when they are compiled, in KiB: the smallest one in which they fit counts.
+const COMPILED: [u32; 5] = [16, 64, 256, 512, 1_024];
+
+/// Number of copies of compiled patterns that exist, with what a search keeps in memory.
+const COPIES: u32 = 4;
+
+/// Memory of a definition without its patterns, in KiB.
+const BARE_KIB: u32 = 64;
+
 /// Largest number of bytes of an answer in which one condition searches its pattern: some hundred statuses.
 const SEARCHED: usize = 4 * 1024;
 
-/// Largest number of patterns, rules and examples.
-const PARTS: [(&[&str], usize, &str); 3] =
-    [(&["pattern", "matches"], 40, "patterns"), (&["rule"], 40, "rules"), (&["example"], 100, "examples")];
+/// Largest compiled pattern that finds a part of a text, in bytes. To find a group takes a multiple of a plain search.
+const PART_MAX: usize = 16 * 1024;
+
+/// Number of bytes of one answer in which all `match` together search.
+const PARTS_SEARCHED: usize = 8 * 1024;
+
+/// Largest number of patterns, rules, examples, and of what visits a whole answer once more.
+const PARTS: [(&[&str], usize, &str); 4] = [
+    (&["pattern", "matches", "match"], 40, "patterns"),
+    (&["rule"], 40, "rules"),
+    (&["example"], 100, "examples"),
+    (&["sum", "same_as"], 40, "paths in `sum` and `same_as`"),
+];
 
 impl Definition {
     /// Parses a definition of an app, and runs its examples. It can take some milliseconds. The error lists every
     /// mistake.
     pub fn parse_own(text: &str) -> Result<Self, Vec<Mistake>> {
-        let mut mistakes = too_many(text);
+        let (mut mistakes, compiled) = too_many(text);
         if mistakes.is_empty() {
             match Self::parse(text) {
                 Ok(mut definition) => {
                     limit_searches(&mut definition.meaning);
-                    return Ok(Self { is_of_app: true, ..definition });
+                    if let Some(cancel) = &mut definition.cancel {
+                        limit_searches(&mut cancel.meaning);
+                        cancel.rules.iter_mut().for_each(|rule| rule.when.limit_searches(SEARCHED));
+                    }
+                    return Ok(Self { own_kib: Some(compiled), ..definition });
                 }
                 Err(found) => mistakes = found,
             }
@@ -63,12 +89,31 @@ impl Definition {
 
     /// Returns whether it is a definition of an app.
     pub fn is_of_app(&self) -> bool {
-        self.is_of_app
+        self.own_kib.is_some()
+    }
+
+    /// Returns the memory that it takes while an app uses it, in KiB.
+    pub fn own_kib(&self) -> u32 {
+        BARE_KIB + COPIES * self.own_kib.unwrap_or_default()
+    }
+
+    /// Reads an answer: for a definition of an app, with limited work. `failed` makes a meaning of an error.
+    pub(super) fn read_limited<T>(&self, failed: impl FnOnce(String) -> T, read: impl FnOnce() -> T) -> T {
+        if !self.is_of_app() {
+            return read();
+        }
+        work::limited(read).unwrap_or_else(|| {
+            failed(
+                "the answer takes too much work for a definition of an app: use fewer rules, paths and `in` words about \
+                 large lists"
+                    .to_owned(),
+            )
+        })
     }
 
     /// Applies the limits of definitions of apps to a request.
     pub(super) fn limit_own(&self, request: &mut Request) {
-        if self.is_of_app {
+        if self.is_of_app() {
             request.is_from_client = true;
             request.max_redirects = 0;
             request.max_body = request.max_body.min(ANSWER_MAX);
@@ -79,16 +124,14 @@ impl Definition {
 
 /// Limits what the patterns of all rules search.
 fn limit_searches(meaning: &mut Meaning) {
-    for rule in &mut meaning.rules {
-        for condition in rule.all.iter_mut().chain(&mut rule.any) {
-            condition.most_searched = SEARCHED;
-        }
-    }
+    meaning.searched = PARTS_SEARCHED;
+    meaning.rules.iter_mut().for_each(|rule| rule.when.limit_searches(SEARCHED));
     meaning.results.iter_mut().for_each(|result| limit_searches(&mut result.meaning));
 }
 
-/// Returns a mistake for each limit that the definition exceeds. Nothing large is compiled before.
-fn too_many(text: &str) -> Vec<Mistake> {
+/// Returns a mistake for each limit that the definition exceeds, and the size of its patterns. Nothing large is compiled
+/// before.
+fn too_many(text: &str) -> (Vec<Mistake>, u32) {
     let (parsed, _) = DeTable::parse_recoverable(text);
     let mut parts = Parts::default();
     parts.count(parsed.get_ref());
@@ -106,7 +149,7 @@ fn too_many(text: &str) -> Vec<Mistake> {
         )));
     }
     if !mistakes.is_empty() {
-        return mistakes;
+        return (mistakes, 0);
     }
     let at = |at: usize, text: &str, why: &str| {
         let before = &text[..at.min(text.len())];
@@ -118,7 +161,25 @@ fn too_many(text: &str) -> Vec<Mistake> {
         .patterns
         .iter()
         .filter_map(|(place, pattern, most)| Some((*place, too_costly(pattern, *most)?)));
-    costly.map(|(place, why)| at(place, text, why)).collect()
+    let mut mistakes: Vec<Mistake> = costly.map(|(place, why)| at(place, text, why)).collect();
+    let compiled = compiled_kib(&parts.patterns);
+    if mistakes.is_empty() && compiled.is_none() {
+        let most = COMPILED[COMPILED.len() - 1];
+        mistakes.push(mistake(format!(
+            "the patterns take more than {most} KiB when they are compiled; repeat less in them"
+        )));
+    }
+    (mistakes, compiled.unwrap_or_default())
+}
+
+/// Returns the size of all patterns in KiB, one of [`COMPILED`]. What else can be wrong with them is found later.
+fn compiled_kib(patterns: &[(usize, String, usize)]) -> Option<u32> {
+    let fits = |kib: &u32| {
+        let all = patterns.iter().map(|(_, pattern, _)| pattern);
+        let built = RegexSetBuilder::new(all).size_limit(*kib as usize * 1024).build();
+        !matches!(built, Err(regex::Error::CompiledTooBig(_)))
+    };
+    COMPILED.into_iter().find(fits)
 }
 
 /// Returns why a pattern of an app is refused, if it is. It has at most `most` bytes when it is compiled. What else can be wrong with it is found later.
@@ -170,7 +231,11 @@ impl Parts {
                 && PARTS[0].0.contains(&name)
                 && self.patterns.len() <= PARTS[0].1
             {
-                let most = if name == "matches" { SEARCH_MAX } else { PATTERN_MAX };
+                let most = match name {
+                    "match" => PART_MAX,
+                    "matches" => SEARCH_MAX,
+                    _ => PATTERN_MAX,
+                };
                 self.patterns.push((place, text.to_string(), most));
             }
             self.count_value(value.get_ref());
@@ -218,6 +283,49 @@ mod tests {
         assert_eq!((own.is_from_client, own.max_redirects, own.max_body), (true, 0, ANSWER_MAX));
         assert!(own.timeout <= TIMEOUT_MAX);
         assert_eq!((other.is_from_client, other.max_redirects, other.max_body), (false, 3, 4 * ANSWER_MAX));
+    }
+
+    /// A definition of which each rule compares each item of a list with many numbers.
+    fn with_costly_rules() -> String {
+        let numbers = (1..=100).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+        let any = vec![format!("{{ path = \"$.list[*]\", in = [{numbers}] }}"); 7].join(",");
+        let rule = format!("[[rule]]\nany = [{any}]\nanswer = \"error\"\n");
+        let at = RICH.find("[[rule]]").expect("a rule");
+        format!("{}{}{}", &RICH[..at], rule.repeat(12), &RICH[at..])
+    }
+
+    #[test]
+    fn an_answer_that_takes_too_much_work_is_an_error() {
+        let text = with_costly_rules();
+        let definition = Definition::parse_own(&text).expect("a definition");
+        let interpret = |items: usize| {
+            let body = format!("{{\"list\": [{}0]}}", "0,".repeat(items));
+            let answer = super::super::Answer { status: 200, headers: &[], body: body.as_bytes() };
+            definition.interpret("a1", answer)
+        };
+        let large = interpret(500_000);
+        assert!(large.message().is_some_and(|message| message.contains("too much work")), "{large:?}");
+        let small = interpret(10);
+        assert!(!small.message().is_some_and(|message| message.contains("too much work")), "{small:?}");
+    }
+
+    #[test]
+    fn the_patterns_of_a_definition_have_a_size() {
+        let pattern = (0, "[A-Za-z0-9_-]{1,1000}".to_owned(), PATTERN_MAX);
+        let kib = |count| compiled_kib(&vec![pattern.clone(); count]);
+        assert_eq!(kib(0), Some(COMPILED[0]));
+        assert!(
+            kib(1).zip(kib(3)).is_some_and(|(one, three)| COMPILED[0] < one && one <= three),
+            "{:?}",
+            kib(3)
+        );
+        assert_eq!(kib(40), None);
+        let definition = Definition::parse_own(RICH).expect("a definition");
+        assert!(definition.own_kib() >= BARE_KIB + COPIES * COMPILED[0]);
+        let params: String =
+            (0..30).map(|n| format!("[params.p{n}]\npattern = \"[A-Za-z0-9_-]{{1,1000}}\"\n")).collect();
+        let refused = Definition::parse_own(&format!("{params}{RICH}")).expect_err("too large");
+        assert!(refused[0].to_string().contains("when they are compiled"), "{refused:?}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Results: follow-up requests for what a completed job has produced.
 //!
 //! Some providers say in one place that a job has completed, and elsewhere what it has produced, or that it has failed
-//! after all. A definition lists up to three results. After an answer to a poll that means `completed`, they are
-//! requested in the order of the file, and each replaces the fields that it finds:
+//! after all, or why it has failed. A definition lists results. After an answer to a poll that says that the job has
+//! ended, those for its outcome are requested in the order of the file, and each replaces the fields that it finds:
 //!
 //! - The address is a template of the definition, or a URL in the answer to the poll. The provider chooses such a URL, so
 //!   it must be https with a listed host, and its addresses must be public, as those of a URL of a client.
@@ -15,10 +15,12 @@ use url::{Host, Url};
 
 use super::auth::{Credential, Supply};
 use super::definition::{Definition, Meaning, ResultForm};
+use super::extract::Lost;
+use super::field::Outcome;
 use super::host_pattern::HostPattern;
 use super::interpretation::{Answer, Interpretation, JobReport, NextResult};
 use super::request::{CredentialUse, MAX_URL, Request, Sources, shown};
-use crate::domain::{JobError, Observation, Timestamp};
+use crate::domain::{JobError, JobStatus, Observation, Timestamp};
 
 impl Meaning {
     /// Returns what a job is after the answer to the first of its results, or why that result could not be read.
@@ -34,10 +36,21 @@ impl Meaning {
         let Some(form) = self.results.get(next.index) else {
             return Interpretation::error("the definition has no such result".to_owned());
         };
-        let found = match form.meaning.interpret(job, answer) {
+        let is_completed = before.observation.status == JobStatus::Completed;
+        let known = Some(before.outcome).filter(|_| !is_completed);
+        let mut found = match form.meaning.read(job, known, answer) {
             Interpretation::Ok(found) => *found,
             other @ (Interpretation::NotYet | Interpretation::Failed { .. }) => return other,
         };
+        // The details of a failure do not undo it.
+        if !is_completed {
+            found.observation.status = before.observation.status;
+        }
+        let has = (found.observation.output.is_some(), found.observation.outputs.is_some());
+        let lost = Lost::merged(found.lost, has, before.lost);
+        // A result without a rule says nothing else than the poll.
+        let decides = is_completed && found.outcome != Outcome::Completed;
+        let outcome = if decides { found.outcome } else { before.outcome };
         let observation = merged(&before.observation, found.observation);
         let results =
             if observation.status == before.observation.status { rest.to_vec() } else { Vec::new() };
@@ -47,8 +60,13 @@ impl Meaning {
             request_id: before.request_id.clone().or(found.request_id),
             outputs_expire: found.outputs_expire.or(before.outputs_expire),
             results,
+            outcome,
+            lost,
         };
         report.drop_expiry_of_nothing();
+        if report.results.is_empty() {
+            report.note_lost();
+        }
         Interpretation::Ok(Box::new(report))
     }
 }
@@ -58,7 +76,13 @@ fn merged(before: &Observation, found: Observation) -> Observation {
     let before = before.clone();
     // A code of the result is not combined with a message of the poll, and a failure is not explained by a partial success.
     let kept = before.error.filter(|_| found.status == before.status);
-    let error: Option<JobError> = found.error.or(kept);
+    let error = match (found.error, kept) {
+        // Both are about the same failure.
+        (Some(found), Some(kept)) if before.status != JobStatus::Completed => {
+            Some(JobError { code: found.code.or(kept.code), message: found.message.or(kept.message) })
+        }
+        (found, kept) => found.or(kept),
+    };
     Observation {
         status: found.status,
         raw_status: found.raw_status.or(before.raw_status),
@@ -86,7 +110,7 @@ impl Definition {
         before: &JobReport,
         answer: Answer<'_>,
     ) -> Interpretation {
-        self.meaning.interpret_result(job, before, answer)
+        self.read_limited(Interpretation::error, || self.meaning.interpret_result(job, before, answer))
     }
 
     /// Returns whether a result is requested with the credential, so that its answer says something about the provider.
@@ -131,15 +155,15 @@ impl Definition {
         self.build(&form.request, &sources)
     }
 
-    /// Returns the requests for the results as texts, with the credential masked. Values that only an answer has are
-    /// shown as their names.
+    /// Returns the requests for the results as texts, with the outcomes that each follows and with the credential masked.
+    /// Values that only an answer has are shown as their names.
     pub fn shown_results(
         &self,
         job_id: &str,
         params: &str,
         base_url: Option<&Url>,
         now: Timestamp,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Vec<(String, String)>, String> {
         let of_form = |(index, form): (usize, &ResultForm)| {
             let host = form.hosts.first().map(HostPattern::example);
             let values = form.values.iter().map(|(name, _)| (name.clone(), format!("{{{name}}}")));
@@ -150,10 +174,12 @@ impl Definition {
             let names = next.values.values();
             let encoded = |name: &String| super::template::percent_encode(name);
             let shown = names.fold(shown, |shown, name| shown.replace(&encoded(name), name));
-            Ok(match &next.url {
+            let shown = match &next.url {
                 Some(url) => shown.replacen(url, "(the URL in the answer to the poll)", 1),
                 None => shown,
-            })
+            };
+            let when: Vec<&str> = form.when.iter().map(|outcome| outcome.word()).collect();
+            Ok((when.join(" or "), shown))
         };
         self.meaning.results.iter().enumerate().map(of_form).collect()
     }

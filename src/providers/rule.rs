@@ -7,11 +7,7 @@ use super::field::{Outcome, Scope};
 /// What an answer means if the conditions hold.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    pub(super) http: Vec<HttpRange>,
-    /// All of them hold.
-    pub(super) all: Vec<Condition>,
-    /// If there are any, at least one of them holds.
-    pub(super) any: Vec<Condition>,
+    pub(super) when: When,
     pub(super) verdict: Verdict,
     /// The status that is shown, instead of that of the answer.
     pub(super) raw_status: Option<String>,
@@ -19,6 +15,37 @@ pub(super) struct Rule {
     pub(super) code: Option<String>,
     /// Error message, if the answer has none.
     pub(super) explain: Option<String>,
+}
+
+/// The conditions of a rule.
+#[derive(Clone, Debug)]
+pub(super) struct When {
+    pub(super) http: Vec<HttpRange>,
+    /// All of them hold.
+    pub(super) all: Vec<Condition>,
+    /// If there are any, at least one of them holds.
+    pub(super) any: Vec<Condition>,
+}
+
+impl When {
+    /// Returns whether the conditions hold for an answer.
+    pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
+        (self.http.is_empty() || self.http.iter().any(|range| range.contains(scope.head.status)))
+            && self.all.iter().all(|condition| condition.holds(scope))
+            && (self.any.is_empty() || self.any.iter().any(|condition| condition.holds(scope)))
+    }
+
+    /// Returns whether a condition is about the body.
+    pub(super) fn reads_body(&self) -> bool {
+        self.all.iter().chain(&self.any).any(Condition::reads_body)
+    }
+
+    /// Limits the number of bytes in which each condition searches its pattern.
+    pub(super) fn limit_searches(&mut self, most: usize) {
+        for condition in self.all.iter_mut().chain(&mut self.any) {
+            condition.most_searched = most;
+        }
+    }
 }
 
 /// What a rule decides.
@@ -77,9 +104,6 @@ impl Rule {
     /// end it. The body of a redirect describes no job, and is often HTML.
     pub(super) fn applies(&self, scope: Scope<'_>, is_readable: bool) -> bool {
         let is_redirect = (300..400).contains(&scope.head.status);
-        (is_readable || is_redirect || matches!(self.verdict, Verdict::Poll(_)))
-            && (self.http.is_empty() || self.http.iter().any(|range| range.contains(scope.head.status)))
-            && self.all.iter().all(|condition| condition.holds(scope))
-            && (self.any.is_empty() || self.any.iter().any(|condition| condition.holds(scope)))
+        (is_readable || is_redirect || matches!(self.verdict, Verdict::Poll(_))) && self.when.holds(scope)
     }
 }

@@ -50,6 +50,7 @@ pub fn skeleton(input: &SkeletonInput<'_>) -> Result<Skeleton, String> {
     writer.auth(&target);
     writer.request(&target);
     writer.status(&guess);
+    writer.doubts(&guess);
     writer.extract(&guess);
     writer.errors();
     writer.limits();
@@ -101,7 +102,7 @@ impl Target {
                     .cloned(),
             };
             let found = found.ok_or(
-                "--url: no part of the path, the query or the body is the id of the job; write {job_id} in its place",
+                "--url: no part of the path, the query or the body is the id of the job; write {job_id} in its place, and give the id with --job-id",
             )?;
             (found.clone(), found)
         };
@@ -242,9 +243,43 @@ impl Writer {
                 self.line(format!("{} = [{}]{comment}", meaning.word(), list.join(", ")));
             }
         }
-        let unknown = guess.words.iter().filter(|word| word.meaning.is_none());
+        let is_contradicted =
+            |word: &Word| guess.doubts.iter().any(|doubt| doubt.is_contrary && doubt.status == word.toml);
+        let unknown = guess.words.iter().filter(|word| word.meaning.is_none() && !is_contradicted(word));
         for word in unknown.map(|word| word.toml.clone()).collect::<Vec<_>>() {
             self.ask(&format!("What does the status {word} mean? It is in an answer, and no list has it."));
+        }
+    }
+
+    /// Asks about members that say, beside the status, how a job has ended.
+    fn doubts(&mut self, guess: &Guess) {
+        let path = guess.status.as_deref().unwrap_or("$.status");
+        for doubt in guess.doubts.iter().filter(|doubt| doubt.is_contrary) {
+            let value =
+                doubt.value.as_deref().map_or_else(|| "is present".to_owned(), |value| format!("is {value}"));
+            self.line("");
+            self.ask(&format!(
+                "The status {} says that the job completed, but {} {value}. Which rules decide? Complete these, or remove them.",
+                doubt.status, doubt.path
+            ));
+            let test = doubt
+                .value
+                .as_deref()
+                .map_or_else(|| "exists = true".to_owned(), |value| format!("is = {value}"));
+            let status = format!("{{ path = {}, is = {} }}", quoted(path), doubt.status);
+            let other = |test: &str| format!("{{ path = {}, {test} }}", quoted(&doubt.path));
+            self.line(format!("# [[rule]]\n# all = [{status}, {}]\n# status = \"failed\"", other(&test)));
+            self.line(format!("# [[rule]]\n# all = [{status}]\n# status = \"completed\""));
+        }
+        let mut agreeing = guess.doubts.iter().filter(|doubt| !doubt.is_contrary);
+        let known =
+            |doubt: &&guess::Doubt| !guess.doubts.iter().any(|one| one.is_contrary && one.path == doubt.path);
+        if let Some(doubt) = agreeing.find(known) {
+            self.line("");
+            self.ask(&format!(
+                "Can {} say that a job with the status {} failed? Then add a [[rule]] for that.",
+                doubt.path, doubt.status
+            ));
         }
     }
 

@@ -4,6 +4,7 @@ mod any_api;
 mod authorizing;
 mod cancelling;
 mod hostile;
+mod parts;
 mod results;
 mod schema_2;
 
@@ -371,11 +372,16 @@ fn the_kept_part_of_a_response_is_bounded_and_storable() {
     });
     let found = report(muvi(200, &large.to_string()));
     let outputs = found.observation.outputs.unwrap();
-    assert_eq!((outputs.len(), found.observation.output), (2, outputs[0].url.clone()));
+    let output = found.observation.output.unwrap();
+    assert_eq!((outputs.len(), output.len(), output.ends_with("x…")), (2, 64 * 1024, true));
     assert_eq!(outputs[1].url.as_deref(), Some("https://cdn.example/3"), "a later one that fits");
     let error = found.observation.error.unwrap();
     assert_eq!(error.code.unwrap().chars().count(), 201);
-    assert_eq!(error.message.unwrap().len(), 64 * 1024 + '…'.len_utf8());
+    let message = error.message.unwrap();
+    assert_eq!(message.len(), 64 * 1024);
+    let lost = "x…; the output is longer than 64 KiB, and only its beginning is passed on; the job has more than 1000 \
+                outputs, or outputs with more than 64 KiB of text, and some are not passed on";
+    assert!(message.ends_with(lost), "{}", &message[64 * 1024 - 300..]);
     let sentence = json!({"success": false, "error": {"code": "X", "message": "y\n".repeat(9_000)}});
     let Interpretation::Failed { failure: PollFailure::Error, message } = muvi(500, &sentence.to_string())
     else {
@@ -612,7 +618,7 @@ fn every_mistake_is_one_line_with_its_place_in_the_order_of_the_file() {
         ),
         format!("{}: status.path: must be a text", place("$.status\", 7", 21)),
         format!(
-            "{}: extract.job_id: `id` is not a path; write it as $.a.b, $.a[0] or $.a[*].b",
+            "{}: extract.job_id: `id` is not a path; write it as $.a.b, $.a[0], $.a[*].b or $.a[?@.type == 'x'].b",
             place("\"id\"", 10)
         ),
         format!("{}: example.expect.progress: must be a whole number", place("progress = \"29\"", 81)),

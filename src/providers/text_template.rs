@@ -96,9 +96,14 @@ impl TextTemplate {
 
     /// Returns the names of the parameters, and perhaps `job_id`.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.parts
-            .iter()
-            .filter_map(|part| if let Part::Name(name) = part { Some(name.as_str()) } else { None })
+        self.parts.iter().flat_map(|part| {
+            let (path, name) = match part {
+                Part::Text(_) => (None, None),
+                Part::Value(path) => (Some(path), None),
+                Part::Name(name) => (None, Some(name.as_str())),
+            };
+            path.into_iter().flat_map(Path::names).chain(name)
+        })
     }
 
     /// Returns whether the text depends on the answer.
@@ -123,12 +128,16 @@ impl TextTemplate {
                 Part::Value(path) => value(path)?,
                 Part::Name(name) => named(name)?,
             };
-            if value.len() > MAX_TEXT {
-                return None;
-            }
             if !self.is_url {
                 text.push_str(&value);
+                // Only the beginning of a longer text is passed on.
+                if text.len() > MAX_TEXT {
+                    break;
+                }
                 continue;
+            }
+            if value.len() > MAX_TEXT {
+                return None;
             }
             let value = if text.ends_with('/') { value.strip_prefix('/').unwrap_or(&value) } else { &value };
             if value.split('/').any(|segment| matches!(segment, "." | "..")) {
@@ -142,13 +151,14 @@ impl TextTemplate {
 
 /// Returns the position of the brace that closes a value. A path can contain braces and quoted keys.
 fn closing(text: &str) -> Option<usize> {
-    let (mut depth, mut is_quoted) = (0, false);
+    let (mut depth, mut quote) = (0, None);
     for (at, c) in text.char_indices() {
-        match c {
-            '\'' => is_quoted = !is_quoted,
-            '{' if !is_quoted => depth += 1,
-            '}' if !is_quoted && depth == 0 => return Some(at),
-            '}' if !is_quoted => depth -= 1,
+        match (c, quote) {
+            ('\'' | '"', None) => quote = Some(c),
+            (_, Some(open)) if c == open => quote = None,
+            ('{', None) => depth += 1,
+            ('}', None) if depth == 0 => return Some(at),
+            ('}', None) => depth -= 1,
             _ => {}
         }
     }
@@ -175,13 +185,14 @@ mod tests {
 
     use super::*;
     use crate::providers::json::{Dialect, parse_json};
+    use crate::providers::names::Names;
     use crate::providers::value::status_text;
 
     fn rendered(template: &str) -> Option<String> {
         let body = br#"{"id": "f 1", "n": 5, "key": "a/b c", "up": "../x", "abs": "/v1/x", "list": {"j/1": {"u": "y"}}, "none": null}"#;
         let cell = OnceCell::new();
         let root = parse_json(body, &cell, Dialect::Tolerant, None).expect("JSON").value;
-        let value = |path: &Path| path.nodes(&root, "j/1").into_iter().find_map(status_text);
+        let value = |path: &Path| path.nodes(&root, Names::of_job("j/1")).into_iter().find_map(status_text);
         let named = |name: &str| match name {
             "job_id" => Some("j/1".to_owned()),
             "host" => Some("eu.api.example".to_owned()),

@@ -13,6 +13,9 @@ use serde_json::Number;
 /// every watch. A client that needs all of a larger response uses the payload `raw`.
 pub(super) const MAX_TEXT: usize = 64 * 1024;
 
+/// Longest text that is compared with a number, in bytes.
+const NUMBER_MAX: usize = 64;
+
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json<'a> {
@@ -143,14 +146,15 @@ pub(super) fn number(value: &Json<'_>) -> Option<f64> {
     value.as_f64().or_else(|| read(value.as_str()?))
 }
 
-/// Returns the beginning of a text, at most `most` bytes.
-pub(super) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+/// Returns the beginning of a text, at most `most` bytes with the mark that it was cut.
+pub(super) fn cut(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
     }
-    text
+    let most = most.saturating_sub('…'.len_utf8());
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    // A copy, because the whole text would still take its memory.
+    format!("{}…", &text[..end])
 }
 
 /// Returns the first `most` characters of a text, without control characters, which could break a log line.
@@ -190,7 +194,8 @@ impl Scalar {
         self.is(value)
             || match (self, value) {
                 (Self::Number(one), Json::Text(_)) => one.as_f64() == number(value),
-                (Self::Text(one), Json::Number(_)) => {
+                // The time of a comparison must not depend on the length of the definition's text.
+                (Self::Text(one), Json::Number(_)) if one.len() <= NUMBER_MAX => {
                     number(&Json::Text(one.as_str().into())).is_some_and(|one| Some(one) == value.as_f64())
                 }
                 _ => false,

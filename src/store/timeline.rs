@@ -102,7 +102,7 @@ fn observed(tx: &Tx<'_>, watch: &TimelineWatch, from: Timestamp, limit: u32) -> 
         |row| {
             let (at, status) = (row.time(0)?, row.word(1, JobStatus::parse)?);
             let (raw_status, progress) = (row.opt_text(2)?, row.opt_int(3)?);
-            Ok((at, TimelineEntry::Observed { at, status, raw_status, progress }))
+            Ok((at, TimelineEntry::Observed { at, status, raw_status, progress, error_code: None }))
         },
     )?;
     if matches!(watch.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled) {
@@ -111,9 +111,9 @@ fn observed(tx: &Tx<'_>, watch: &TimelineWatch, from: Timestamp, limit: u32) -> 
             params![watch.job, watch.generation],
             |row| {
                 let at = row.time(0)?;
-                let Observation { status, raw_status, progress, .. } = row.json(1)?;
-                let progress = progress.map(i64::from);
-                Ok((at, TimelineEntry::Observed { at, status, raw_status, progress }))
+                let Observation { status, raw_status, progress, error, .. } = row.json(1)?;
+                let (progress, error_code) = (progress.map(i64::from), error.and_then(|error| error.code));
+                Ok((at, TimelineEntry::Observed { at, status, raw_status, progress, error_code }))
             },
         )?);
     }

@@ -106,3 +106,24 @@ async fn provider_new_makes_a_definition_from_answers() {
         run_with("{}", &["provider", "new", "Acme_1", "--url", "https://a.example/j1"]).await.expect(2);
     assert!(wrong.err.starts_with("NAME: must be 1 to 40 characters"), "{wrong:#?}");
 }
+
+#[tokio::test]
+async fn provider_try_reads_the_answer_to_a_cancellation() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rich.toml");
+    let rich = include_str!("../../src/providers/tests/rich.toml");
+    std::fs::write(&file, rich.replace("[status.map]\n", "[status.map]\nwaiting = [\"asking\"]\n")).unwrap();
+    let file = file.display().to_string();
+    let line = ["provider", "try", &file, "--cancel"];
+    let ran = run_with(r#"{"error": {"code": "already_done"}}"#, &line).await.expect(0);
+    assert!(ran.out.contains("the job had ended before"), "{ran:#?}");
+    let expect = r#"expect = { answer = "already_ended", says = "HTTP 200 already_done" }"#;
+    assert!(ran.out.ends_with(&format!("As a [[cancel.example]]:\n{expect}\n")), "{ran:#?}");
+    let json = run_with("", &[&line[..], &["--http", "403", "--json"]].concat()).await.expect(0).json();
+    assert_eq!(json, json!({ "answer": "refused", "message": "HTTP 403", "httpStatus": 403 }));
+    let none = run_with("{}", &["provider", "try", "muvi", "--cancel"]).await;
+    assert!(none.expect(1).err.contains("the definition has no [cancel]"));
+    // A status that the word of the job alone does not show.
+    let ran = run_with(r#"{"data": {"id": "a1", "status": "asking"}}"#, &line[..3]).await.expect(0);
+    assert!(ran.out.contains("processing (waiting)") && ran.out.contains("status = \"waiting\""), "{ran:#?}");
+}

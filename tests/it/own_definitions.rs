@@ -190,6 +190,58 @@ async fn definitions_of_apps_are_separate() {
     t.give_up().await;
 }
 
+#[tokio::test]
+async fn a_cancellation_to_a_private_address_ends_at_once() {
+    let (server, t) = api(r#"{"state": "running"}"#).await;
+    let cancel = "[cancel]\nurl = \"https://stop.mine.example/{job_id}\"\n[limits]";
+    put(&t, &of(&server).replace("[limits]", cancel)).await.expect(201);
+    t.resolve("stop.mine.example", &["10.0.0.1"]);
+    let watch = t.register(&job("job_1")).await;
+    t.pass(seconds(10)).await;
+    t.post(&format!("/v1/watches/{watch}/stop"), &json!({ "cancelJob": true })).await.expect(200);
+    t.pass(seconds(10)).await;
+    let shown = t.shown(&watch).await["cancelJob"].clone();
+    assert_eq!((&shown["status"], &shown["attempts"]), (&json!("refused"), &json!(1)), "{shown}");
+    assert!(shown["message"].as_str().unwrap().starts_with("refused: "), "{shown}");
+    t.give_up().await;
+}
+
+// Once: what is read is not stored.
+#[tokio::test]
+async fn an_answer_that_takes_too_much_work_delays_no_expiry() {
+    let body: &'static str = format!("[{}0]", "0,".repeat(400_000)).leak();
+    let (server, t) = api(body).await;
+    let numbers = (1..=100).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let any = vec![format!("{{ path = \"$[*]\", in = [{numbers}] }}"); 7].join(",");
+    let rules = format!("[[rule]]\nany = [{any}]\nanswer = \"error\"\n").repeat(20);
+    put(&t, &of(&server).replace("[limits]", &format!("{rules}[limits]"))).await.expect(201);
+    let mut short = job("job_1");
+    short["expiresIn"] = json!("40s");
+    let watch = t.register(&short).await;
+    t.pass(seconds(20)).await;
+    let error = t.shown(&watch).await["job"]["lastError"].to_string();
+    assert!(error.contains("too much work"), "{error}");
+    // The last poll is repeated, as after every error.
+    t.pass(minutes(5)).await;
+    assert_eq!(t.shown(&watch).await["status"], "expired");
+    t.finish().await;
+}
+
+// Once: nothing is stored.
+#[tokio::test]
+async fn an_id_that_no_definition_can_have_is_named() {
+    let t = Harness::start().await;
+    for id in ["Foo_", "9x", &"a".repeat(41)] {
+        let refused = put_as(&t, KEY, &format!("/v1/providers/{id}/definition"), MINE).await.expect(422);
+        let detail = refused["errors"][0]["detail"].as_str().unwrap();
+        let rule = format!(
+            "id: `{id}` in the path must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter"
+        );
+        assert_eq!(detail, rule);
+    }
+    t.finish().await;
+}
+
 // Once: nothing is stored.
 #[tokio::test]
 async fn a_wrong_definition_is_refused_with_every_mistake() {
@@ -313,6 +365,7 @@ crate::postgres::on_postgres_too! {
     a_definition_of_an_app_polls_its_jobs,
     a_running_watch_keeps_its_version_of_a_definition,
     definitions_of_apps_are_separate,
+    a_cancellation_to_a_private_address_ends_at_once,
     a_definition_of_an_app_uses_its_own_credential_only,
     the_number_of_definitions_of_an_app_is_limited,
 }

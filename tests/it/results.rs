@@ -81,6 +81,69 @@ async fn harness(place: &str, settings: &[(&str, &str)]) -> (Harness, TempDir) {
     (Harness::with(&settings).await, folder)
 }
 
+/// Returns the definition with a result that has the details of a failure.
+fn definition_with_details() -> String {
+    let when = format!("when = [\"failed\"]\n{AT_TEMPLATE}");
+    let text = DEFINITION.replace("RESULT", &when);
+    let (body, _) = text.split_once("[[example]]").unwrap();
+    let example = |status: &str, more: &str| {
+        format!(
+            "[[example]]\njob_id = \"job_1\"\nbody = '{{\"jobId\": \"job_1\", \"status\": \"{status}\"}}'\n\
+             expect = {{ answer = \"seen\", status = \"{status}\", raw_status = \"{status}\"{more} }}\n"
+        )
+    };
+    let failed = "results = [{ http = 422, body = '{\"reason\": \"moderated\"}' }]\nexpect";
+    let failed = example("failed", ", error_code = \"moderated\"").replace("expect", failed);
+    [body.to_owned(), example("processing", ""), example("completed", ""), failed].concat()
+}
+
+#[tokio::test]
+async fn the_details_of_a_failure_are_in_its_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("muvi.toml"), definition_with_details()).unwrap();
+    let path = folder.path().display().to_string();
+    let t = Harness::with(&[("RINGBACK_PROVIDERS__PATH", &path)]).await;
+    t.provider.job("job_1", &json!({ "status": "failed" }));
+    t.provider.always("result_job_1", Reply::json(422, &json!({ "reason": "moderated" })));
+    t.watch("job_1").await;
+    t.pass(seconds(6)).await;
+    let (kind, data) = event(&t).await;
+    assert_eq!((kind.as_str(), &data["error"]["code"]), ("job.failed", &json!("moderated")), "{data}");
+    // Without the details, the job has failed all the same, and soon.
+    t.provider.job("job_2", &json!({ "status": "failed" }));
+    t.provider.always("result_job_2", error(503, "OVERLOADED", "Try again"));
+    let watch = t.watch("job_2").await;
+    t.pass(seconds(20)).await;
+    let last_error = t.shown(&watch).await["job"]["lastError"].as_str().unwrap().to_owned();
+    assert!(last_error.starts_with("the job failed; its result: HTTP 503"), "{last_error}");
+    t.pass(seconds(40)).await;
+    let (kind, data) = event(&t).await;
+    assert_eq!(
+        (kind.as_str(), &data["error"]["code"]),
+        ("job.failed", &json!("result_unavailable")),
+        "{data}"
+    );
+    let message = data["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the job failed; its details could not be requested: HTTP 503"), "{message}");
+    assert_eq!(t.provider.polls("result_job_2").len(), 4);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_output_that_is_cut_says_so_in_event_and_timeline() {
+    let (t, _folder) = harness(AT_PATH, &[]).await;
+    t.provider.job("job_1", &json!({ "status": "completed", "output": "x".repeat(70_000) }));
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(6)).await;
+    let (kind, data) = event(&t).await;
+    assert_eq!((kind.as_str(), &data["error"]["code"]), ("job.completed", &json!("output_truncated")));
+    assert_eq!(data["output"].as_str().unwrap().len(), 64 * 1024);
+    assert_eq!(t.shown(&watch).await["job"]["error"], data["error"]);
+    let timeline = t.get(&format!("/v1/watches/{watch}/timeline")).await.expect(200).to_string();
+    assert!(timeline.contains(r#""errorCode":"output_truncated""#), "{timeline}");
+    t.finish().await;
+}
+
 /// Returns a result with one file.
 fn files() -> Value {
     json!({ "files": [{ "url": "https://cdn.muvi.example/1" }] })
@@ -298,6 +361,8 @@ async fn a_requested_poll_of_an_ended_job_reads_the_result_again() {
 }
 
 crate::postgres::on_postgres_too! {
+    the_details_of_a_failure_are_in_its_ending,
+    an_output_that_is_cut_says_so_in_event_and_timeline,
     the_result_of_a_completed_job_is_in_its_ending,
     a_result_that_fails_never_fails_its_job,
     a_result_is_read_as_soon_as_it_is_there,

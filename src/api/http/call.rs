@@ -144,6 +144,11 @@ impl Call {
         self.id(parse)
     }
 
+    /// Returns the `{id}` of the path as it is.
+    pub fn raw_id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
+    }
+
     /// The query, to be read parameter by parameter.
     pub fn query(&self) -> Query {
         Query::new(&self.parts)

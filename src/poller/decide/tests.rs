@@ -289,13 +289,7 @@ fn the_first_failed_poll_since_a_success_is_logged() {
     let mut scheduler = scheduler(10);
     let not_found = || failed(PollFailure::NotFound, Some(404));
     let ok = || {
-        let report = JobReport {
-            observation: Observation::default(),
-            unknown_status: false,
-            request_id: None,
-            outputs_expire: None,
-            results: Vec::new(),
-        };
+        let report = JobReport::of(Observation::default());
         let meaning = Interpretation::Ok(Box::new(report));
         PollResponse {
             meaning,

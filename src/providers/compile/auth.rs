@@ -386,7 +386,7 @@ fn jwt(table: &TableReader<'_>) -> Option<JwtForm> {
         list.iter().filter_map(|item| item.word(&TimeClaim::ALL)).collect::<Vec<_>>()
     });
     let lifetime = table.get("lifetime").and_then(|node| {
-        let lifetime = node.ok(parse_duration(node.text()?))?;
+        let lifetime = node.parsed("a duration in quotes, such as \"10m\"", parse_duration)?;
         if !(Duration::from_secs(60)..=LIFETIME_MAX).contains(&lifetime) {
             node.wrong("must be from 1m to 24h");
         }

@@ -1,20 +1,18 @@
 //! The examples of a definition file.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::paths::header_name;
 use super::reader::{Node, TableReader};
-use crate::domain::{JobStatus, Output, Timestamp, parse_duration};
-use crate::providers::definition::{Example, ExampleAnswer, Expect, Seen};
+use super::request::Params;
+use crate::domain::{Output, Timestamp, parse_duration};
+use crate::providers::definition::{
+    CancelExample, CancelVerdict, Example, ExampleAnswer, Expect, Meaning, Seen,
+};
 use crate::providers::extract::OutputsExpire;
-
-const STATUSES: [(&str, JobStatus); 5] = [
-    ("pending", JobStatus::Pending),
-    ("processing", JobStatus::Processing),
-    ("completed", JobStatus::Completed),
-    ("failed", JobStatus::Failed),
-    ("cancelled", JobStatus::Cancelled),
-];
+use crate::providers::field::Outcome;
 
 const ANSWERS: [(&str, Kind); 6] = [
     ("seen", Kind::Seen),
@@ -41,8 +39,7 @@ pub(super) fn example(node: &Node<'_>) -> Option<Example> {
     let table = node.table()?;
     let job_id = table.require("job_id").and_then(|node| node.text().map(str::to_owned));
     let answer = answer(&table);
-    let params = table.get_new("params").map(|node| entries(&node)).unwrap_or_default();
-    let params: Map<_, _> = params.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let params = params(&table);
     let results = table.get_new("results").map(|node| node.list()).unwrap_or_default();
     let results = results.iter().filter_map(|node| {
         let table = node.table()?;
@@ -57,6 +54,67 @@ pub(super) fn example(node: &Node<'_>) -> Option<Example> {
     let ExampleAnswer { http, headers, body } = answer?;
     let example = Example { job_id: job_id?, params, http, headers, body, results, expect };
     (node.report.count() == before).then_some(example)
+}
+
+/// Reads an example of `[cancel]`; `None` if it has a mistake.
+pub(super) fn cancel_example(node: &Node<'_>) -> Option<CancelExample> {
+    let before = node.report.count();
+    let table = node.table()?;
+    let job_id = table.require("job_id").and_then(|node| node.text().map(str::to_owned));
+    let answer = answer(&table);
+    let params = params(&table);
+    let expect = table.get("expect").and_then(|node| {
+        let table = node.table()?;
+        let verdict = table.require("answer").and_then(|node| node.word(&CancelVerdict::ALL));
+        let says_node = table.get("says");
+        let says = says_node.as_ref().and_then(Node::text).map(str::to_owned);
+        if let (Some(node), Some(CancelVerdict::Accepted)) = (&says_node, verdict) {
+            node.wrong("is not possible with `accepted`, which has no message");
+        }
+        table.finish();
+        Some((verdict?, says))
+    });
+    table.finish();
+    let example = CancelExample { job_id: job_id?, params, answer: answer?, expect };
+    (node.report.count() == before).then_some(example)
+}
+
+fn params(table: &TableReader<'_>) -> Map<String, Value> {
+    let params = table.get_new("params").map(|node| entries(&node)).unwrap_or_default();
+    params.into_iter().map(|(name, value)| (name, Value::String(value))).collect()
+}
+
+/// Checks the id and the parameters of an example.
+pub(super) fn check_params(
+    (job_id, given): (&str, &Map<String, Value>),
+    params: &Params,
+    meaning: Option<&Meaning>,
+    wrong: &impl Fn(&str),
+) {
+    let job_url = meaning.and_then(|meaning| meaning.job_url.as_ref());
+    let id = job_url.map_or(Ok(job_id.to_owned()), |form| form.parse(job_id).map(|found| found.id));
+    if let Err(why) = id.and_then(|id| params.job_id.check(&id)) {
+        wrong(&format!("job_id: {why}"));
+    }
+    let given: BTreeMap<&String, Option<&str>> =
+        given.iter().map(|(name, value)| (name, value.as_str())).collect();
+    for (name, value) in given {
+        match params.others.get(name) {
+            None => wrong(&format!("params: there is no [params.{name}]")),
+            Some(param) => {
+                if let Err(why) = param.check(value.unwrap_or_default()) {
+                    wrong(&format!("params.{name}: {why}"));
+                }
+            }
+        }
+    }
+}
+
+/// Returns an example with the defaults of the parameters that it does not give, as a registration has them.
+pub(super) fn with_defaults(example: &Example, params: &Params) -> Example {
+    let mut example = example.clone();
+    params.add_defaults(&mut example.params);
+    example
 }
 
 /// Reads the keys of an answer.
@@ -114,7 +172,10 @@ fn seen(table: &TableReader<'_>) -> Option<Seen> {
             node.ok(Timestamp::parse(text).ok_or_else(why))
         })
     };
-    let status = table.require("status").and_then(|node| node.word(&STATUSES));
+    let outcome = table.require("status").and_then(|node| {
+        let outcome = node.word(&Outcome::ALL)?;
+        (!outcome.is_special() || node.is_permitted()).then_some(outcome)
+    });
     let progress = table.get("progress").and_then(|node| {
         let progress = u8::try_from(node.integer()?).ok().filter(|progress| *progress <= 100);
         node.ok(progress.ok_or_else(|| "must be a number from 0 to 100".to_owned()))
@@ -139,7 +200,7 @@ fn seen(table: &TableReader<'_>) -> Option<Seen> {
         completed_at: time("completed_at"),
         request_id: text("request_id"),
         outputs_expire,
-        status: status?,
+        outcome: outcome?,
     };
     Some(seen)
 }

@@ -93,10 +93,11 @@ fn progress(node: &Node<'_>) -> Option<Progress> {
     let reads_texts = node.report.schema.get() >= 2;
     let unit = table.get("unit").and_then(|unit| unit.word(&UNITS));
     let ratio = table.get("ratio");
-    let is_valid = match (&ratio, table.has("path") || table.has("header"), table.has("unit")) {
+    let has_place = ["path", "header", "sum"].iter().any(|key| table.has(key));
+    let is_valid = match (&ratio, has_place, table.has("unit")) {
         (None, true, true) | (Some(_), false, false) => true,
         _ => {
-            table.wrong("set either `path` and `unit`, or `ratio` alone");
+            table.wrong("set either `path`, `header` or `sum` with `unit`, or `ratio` alone");
             false
         }
     };
@@ -116,7 +117,7 @@ fn progress(node: &Node<'_>) -> Option<Progress> {
         }
         None => None,
     };
-    for name in ["path", "header", "when"] {
+    for name in ["path", "header", "sum", "match", "when"] {
         // Read or refused above.
         let _ = if is_valid { None } else { table.get(name) };
     }

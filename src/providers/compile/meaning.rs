@@ -10,7 +10,7 @@ use crate::providers::decode::{Decode, Encoding};
 use crate::providers::definition::{BodyKind, ErrorMark, Errors, Fold, NotFound, StatusWords};
 use crate::providers::extract::Extract;
 use crate::providers::field::{Alternative, Field, Outcome, Paths, Place};
-use crate::providers::rule::{HttpRange, PollVerdict, Rule, Verdict};
+use crate::providers::rule::{HttpRange, PollVerdict, Rule, Verdict, When};
 use crate::providers::value::Scalar;
 
 /// Largest number of rules.
@@ -85,24 +85,22 @@ fn decode(node: &Node<'_>) -> Option<Decode> {
 
 /// Reads all `[[rule]]`. `extract` is the one that a rule changes.
 pub(super) fn rules(node: &Node<'_>, extract: &Extract) -> Vec<Rule> {
-    let list = node.list();
+    tables_of_rules(node).iter().filter_map(|node| rule(node.table()?, extract)).collect()
+}
+
+/// Returns the tables of a list of rules.
+pub(super) fn tables_of_rules<'a>(node: &Node<'a>) -> Vec<Node<'a>> {
+    let list = node.tables();
     if list.len() > MAX_RULES {
         node.wrong(format!("there are more than {MAX_RULES} rules"));
         return Vec::new();
     }
-    list.iter().filter_map(|node| rule(node.table()?, extract)).collect()
+    list
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
-    let http_node = table.get("http");
-    let http = http_node.as_ref().map(super::reader::Node::one_or_many).unwrap_or_default();
-    let http: Vec<HttpRange> = http.iter().filter_map(http_range).collect();
-    let all = table.get("all").map(|node| conditions(&node)).unwrap_or_default();
-    let any = table.get("any").map(|node| conditions(&node)).unwrap_or_default();
-    if !["http", "all", "any"].iter().any(|key| table.has(key)) {
-        table.wrong("has no condition; add `http`, `all` or `any`");
-    }
+    let when = when(&table);
     let (status_node, answer_node) = (table.get("status"), table.get("answer"));
     let (code_node, explain_node) = (table.get("code"), table.get("explain"));
     let code = code_node.as_ref().and_then(Node::some_text).map(str::to_owned);
@@ -145,7 +143,20 @@ fn rule(table: TableReader<'_>, extract: &Extract) -> Option<Rule> {
         }
     };
     table.finish();
-    Some(Rule { http, all, any, verdict: verdict?, raw_status, code, explain })
+    Some(Rule { when, verdict: verdict?, raw_status, code, explain })
+}
+
+/// Reads the conditions of a rule.
+pub(super) fn when(table: &TableReader<'_>) -> When {
+    let http_node = table.get("http");
+    let http = http_node.as_ref().map(super::reader::Node::one_or_many).unwrap_or_default();
+    let http: Vec<HttpRange> = http.iter().filter_map(http_range).collect();
+    let all = table.get("all").map(|node| conditions(&node)).unwrap_or_default();
+    let any = table.get("any").map(|node| conditions(&node)).unwrap_or_default();
+    if !["http", "all", "any"].iter().any(|key| table.has(key)) {
+        table.wrong("has no condition; add `http`, `all` or `any`");
+    }
+    When { http, all, any }
 }
 
 /// Reads `404` or `"4xx"`.
@@ -201,7 +212,7 @@ pub(super) fn status(table: TableReader<'_>, rules: &[Rule]) -> StatusWords {
 /// Reads the place of the status; `"http"` stands for the HTTP status.
 fn status_field(node: &Node<'_>) -> Field {
     if node.report.schema.get() >= 2 && node.is_text() && node.text() == Some("http") {
-        return Field(vec![Alternative { place: Place::Http, when: Vec::new() }]);
+        return Field(vec![Alternative::of(Place::Http)]);
     }
     let before = node.report.count();
     let field = if node.is_table() && node.is_permitted() {
@@ -300,8 +311,8 @@ pub(super) fn errors(table: TableReader<'_>) -> Errors {
     let errors = Errors {
         when,
         code: table.get("code").map(|node| code_field(&node)).unwrap_or_default(),
-        message: optional_paths(&table, "message"),
-        account: table.get("account").map(|node| node.texts()).unwrap_or_default(),
+        message: table.get("message").map(|node| code_field(&node)).unwrap_or_default(),
+        account: table.get("account").map(|node| codes(&node)).unwrap_or_default(),
     };
     if errors.code.is_empty() && !errors.account.is_empty() {
         table.wrong_key("account", "requires errors.code, the path of the code that is compared");
@@ -310,7 +321,15 @@ pub(super) fn errors(table: TableReader<'_>) -> Errors {
     errors
 }
 
-/// Reads the place of a code in an answer that is not about a job.
+/// Reads a list of codes: texts and, in schema 2, numbers.
+fn codes(node: &Node<'_>) -> Vec<String> {
+    if node.report.schema.get() < 2 {
+        return node.texts();
+    }
+    node.list().iter().filter_map(|item| item.scalar().map(|code| code.shown())).collect()
+}
+
+/// Reads the place of a code or a message in an answer that is not about a job.
 fn code_field(node: &Node<'_>) -> Field {
     let code = field(node);
     if code.0.iter().any(|one| !one.when.is_empty()) {
@@ -336,7 +355,7 @@ pub(super) fn not_found(table: &TableReader<'_>, error_code: &Field) -> NotFound
         }
         statuses
     });
-    let values = table.get("values").map(|node| node.texts()).unwrap_or_default();
+    let values = table.get("values").map(|node| codes(&node)).unwrap_or_default();
     let mut path = table.get("path").map(|node| code_field(&node)).unwrap_or_default();
     if path.is_empty() && !values.is_empty() {
         path = error_code.clone();

@@ -5,6 +5,7 @@ use regex::RegexBuilder;
 use super::reader::{Node, TableReader};
 use crate::providers::condition::{Condition, Test};
 use crate::providers::field::{Alternative, Field, Outcome, Paths, Place};
+use crate::providers::part::Part;
 use crate::providers::path::Path;
 use crate::providers::text_template::TextTemplate;
 
@@ -17,12 +18,18 @@ const PATTERN_LENGTH: usize = 500;
 /// Largest number of alternatives of one field, and of values in one list.
 const MAX_ALTERNATIVES: usize = 100;
 
+/// Largest number of paths of one sum.
+const MAX_SUMMANDS: usize = 16;
+
 /// The tests of a condition.
-const TESTS: [&str; 7] = ["is", "in", "exists", "missing", "matches", "gt", "lt"];
+const TESTS: [&str; 8] = ["is", "in", "same_as", "exists", "missing", "matches", "gt", "lt"];
 
 /// Reads a path.
 pub(super) fn path(node: &Node<'_>) -> Option<Path> {
     let path = node.ok(Path::parse(node.text()?, node.report.schema.get()))?;
+    let mut names = node.report.names.borrow_mut();
+    names.extend(path.names().map(|name| (name.to_owned(), node.key.clone(), node.at)));
+    drop(names);
     if node.report.ignores_body.get() {
         node.wrong("a path finds nothing, because response.body is `none`");
     }
@@ -39,7 +46,7 @@ pub(super) fn optional_paths(table: &TableReader<'_>, name: &'static str) -> Pat
     table.get(name).map(|node| paths(&node)).unwrap_or_default()
 }
 
-/// Reads a field: a path, a list of alternatives, or a table with `path` or `header`, and `when`.
+/// Reads a field: a path, a list of alternatives, or a table with `path`, `header` or `sum`, `match`, and `when`.
 pub(super) fn field(node: &Node<'_>) -> Field {
     field_of(node, false)
 }
@@ -66,7 +73,7 @@ fn field_of(node: &Node<'_>, allows_template: bool) -> Field {
         } else if is_template && item.is_permitted() {
             all.extend(template(&item, Vec::new()));
         } else if !item.is_table() && !is_template {
-            all.extend(path(&item).map(|path| Alternative { place: Place::Path(path), when: Vec::new() }));
+            all.extend(path(&item).map(|path| Alternative::of(Place::Path(path))));
         }
     }
     Field(all)
@@ -74,7 +81,7 @@ fn field_of(node: &Node<'_>, allows_template: bool) -> Field {
 
 /// Reads a table with `template` and `when`.
 fn template_alternative(table: &TableReader<'_>, node: &Node<'_>) -> Option<Alternative> {
-    for name in ["path", "header"] {
+    for name in ["path", "header", "sum", "match"] {
         if let Some(node) = table.get(name) {
             node.wrong("is possible only without `template`; remove one of the two");
         }
@@ -93,7 +100,7 @@ fn template(node: &Node<'_>, when: Vec<Outcome>) -> Option<Alternative> {
     if template.reads_answer() && node.report.ignores_body.get() {
         node.wrong("a path finds nothing, because response.body is `none`");
     }
-    Some(Alternative { place: Place::Template(template), when })
+    Some(Alternative { when, ..Alternative::of(Place::Template(template)) })
 }
 
 /// Reads a field of an optional key, whose value is a text.
@@ -101,10 +108,10 @@ pub(super) fn optional_text_field(table: &TableReader<'_>, name: &'static str) -
     table.get(name).map(|node| text_field(&node)).unwrap_or_default()
 }
 
-/// Reads `path` or `header`, and `when`. In schema 1, only `path` is possible.
+/// Reads `path`, `header` or `sum`, `match`, and `when`. In schema 1, only `path` is possible.
 pub(super) fn alternatives(table: &TableReader<'_>) -> Vec<Alternative> {
     let when = table.get_new("when").map(|node| outcomes(&node)).unwrap_or_default();
-    places(table).into_iter().map(|place| Alternative { place, when: when.clone() }).collect()
+    places(table).into_iter().map(|one| Alternative { when: when.clone(), ..one }).collect()
 }
 
 /// Reads a list of outcomes.
@@ -116,22 +123,48 @@ pub(super) fn outcomes(node: &Node<'_>) -> Vec<Outcome> {
     list.iter().filter_map(|word| word.word(&Outcome::ALL)).collect()
 }
 
-/// Reads `path` or `header`; one of them is required.
-fn places(table: &TableReader<'_>) -> Vec<Place> {
-    let path_node = table.get("path");
-    let header_node = table.get_new("header");
-    match (path_node, header_node) {
-        (Some(node), None) => paths(&node).0.into_iter().map(Place::Path).collect(),
-        (None, Some(node)) => header(&node).map(Place::Header).into_iter().collect(),
-        (Some(_), Some(_)) => {
-            table.wrong("has both `path` and `header`; remove one");
-            Vec::new()
+/// Reads `path`, `header` or `sum`, one of which is required, and `match`.
+fn places(table: &TableReader<'_>) -> Vec<Alternative> {
+    let (path, header, sum) = (table.get("path"), table.get_new("header"), table.get_new("sum"));
+    let part_node = table.get_new("match");
+    let part = part_node.as_ref().and_then(part);
+    let places: Vec<Place> = match (&path, &header, &sum) {
+        (Some(node), None, None) => paths(node).0.into_iter().map(Place::Path).collect(),
+        (None, Some(node), None) => self::header(node).map(Place::Header).into_iter().collect(),
+        (None, None, Some(node)) => {
+            if let Some(node) = &part_node {
+                node.wrong("is possible only with `path` or `header`; a sum has no parts");
+            }
+            self::sum(node).map(Place::Sum).into_iter().collect()
         }
-        (None, None) => {
+        (None, None, None) => {
             table.wrong("needs `path` or `header`");
             Vec::new()
         }
+        _ => {
+            table.wrong("has more than one of `path`, `header` and `sum`; keep one");
+            Vec::new()
+        }
+    };
+    let alternative = |place| Alternative { part: part.clone(), ..Alternative::of(place) };
+    places.into_iter().map(alternative).collect()
+}
+
+/// Reads the pattern that finds a part of a text.
+fn part(node: &Node<'_>) -> Option<Part> {
+    let pattern = node.ok(pattern(node.text()?))?;
+    node.ok(Part::new(pattern))
+}
+
+/// Reads the paths whose numbers are added.
+fn sum(node: &Node<'_>) -> Option<Vec<Path>> {
+    let list = node.list();
+    if node.is_list() && !(1..=MAX_SUMMANDS).contains(&list.len()) {
+        node.wrong(format!("must list 1 to {MAX_SUMMANDS} paths, whose numbers are added"));
+        return None;
     }
+    let paths: Vec<Path> = list.iter().filter_map(path).collect();
+    (paths.len() == list.len() && !paths.is_empty()).then_some(paths)
 }
 
 /// Reads the name of a header, in lower case.
@@ -183,6 +216,13 @@ fn condition(node: &Node<'_>) -> Option<Condition> {
         }
         tests.push(Test::Equals(list));
     }
+    if let Some(node) = table.get("same_as") {
+        let mut others = field(&node).0;
+        if others.len() > 1 || others.iter().any(|one| !one.when.is_empty()) {
+            node.wrong("must be one path, or a table of `path`, `header` or `sum` without `when`");
+        }
+        tests.extend(others.pop().map(|other| Test::SameAs(Box::new(other))));
+    }
     for (name, test) in [("exists", Test::Exists), ("missing", Test::Missing)] {
         if let Some(node) = table.get(name) {
             match node.boolean() {
@@ -204,7 +244,7 @@ fn condition(node: &Node<'_>) -> Option<Condition> {
     }
     if TESTS.iter().filter(|name| table.has(name)).count() != 1 {
         table.wrong(
-            "a condition has exactly one of `is`, `in`, `exists`, `missing`, `matches`, `gt` and `lt`",
+            "a condition has exactly one of `is`, `in`, `same_as`, `exists`, `missing`, `matches`, `gt` and `lt`",
         );
     }
     if places.len() > 1 {

@@ -13,8 +13,8 @@ const MAX_CONCURRENCY: u32 = 10_000;
 
 /// Reads a duration of an optional key. A mistake counts as the default.
 pub(super) fn duration(table: Option<&TableReader<'_>>, name: &'static str, default: u64) -> Duration {
-    let given =
-        table.and_then(|table| table.get(name)).and_then(|node| node.ok(parse_duration(node.text()?)));
+    let form = "a duration in quotes, such as \"5s\" or \"2h\"";
+    let given = table.and_then(|table| table.get(name)).and_then(|node| node.parsed(form, parse_duration));
     given.unwrap_or(Duration::from_secs(default))
 }
 
@@ -58,7 +58,8 @@ pub(super) fn poll(
 
 /// Reads `[limits]`.
 pub(super) fn limits(table: Option<&TableReader<'_>>) -> Limits {
-    let rate = table.and_then(|table| table.get("rate")).and_then(|node| node.ok(parse_rate(node.text()?)));
+    let form = "a rate in quotes, such as \"10/s\" or \"600/m\", or \"off\"";
+    let rate = table.and_then(|table| table.get("rate")).and_then(|node| node.parsed(form, parse_rate));
     let count = |name: &'static str| {
         let node = table.and_then(|table| table.get(name))?;
         let count = node.integer()?;

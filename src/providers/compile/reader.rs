@@ -46,12 +46,21 @@ pub(in crate::providers) struct Report<'a> {
     pub(in crate::providers) ignores_body: Cell<bool>,
     /// Whether the file says that no job fails.
     pub(in crate::providers) cannot_fail: Cell<bool>,
+    /// The names in paths, with the keys and the places at which they are used.
+    pub(in crate::providers) names: RefCell<Vec<(String, String, usize)>>,
 }
 
 impl<'a> Report<'a> {
     pub(in crate::providers) fn new(text: &'a str) -> Self {
         let (ignores_body, cannot_fail) = (Cell::new(false), Cell::new(false));
-        Self { text, found: RefCell::default(), schema: Cell::new(1), ignores_body, cannot_fail }
+        Self {
+            text,
+            found: RefCell::default(),
+            schema: Cell::new(1),
+            ignores_body,
+            cannot_fail,
+            names: RefCell::default(),
+        }
     }
 
     /// Adds a mistake at a byte of the file.
@@ -335,6 +344,26 @@ impl<'a> Node<'a> {
     /// Returns the items of a list, or a single value.
     pub(in crate::providers) fn one_or_many(&self) -> Vec<Self> {
         if matches!(self.value, DeValue::Array(_)) { self.list() } else { vec![self.clone()] }
+    }
+
+    /// Returns the tables of a list such as `[[rule]]`.
+    pub(in crate::providers) fn tables(&self) -> Vec<Self> {
+        if self.is_table() {
+            let key = &self.key;
+            self.wrong(format!("must be a list of tables; write [[{key}]] and not [{key}]"));
+            return Vec::new();
+        }
+        self.list()
+    }
+
+    /// Parses a text in a form that `parse` knows. `form` describes it with an example, such as `a size such as "1MiB"`.
+    pub(in crate::providers) fn parsed<T>(
+        &self,
+        form: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = if let DeValue::String(text) = self.value { Some(text.as_ref()) } else { None };
+        self.ok(parse(self.expect(text, form)?))
     }
 
     /// Returns the texts of a list.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::paths::header_name;
 use super::reader::{Mistaken, Node, Report, TableReader};
@@ -42,6 +42,17 @@ const RESERVED_HEADERS: &[&str] = &[
 pub(super) struct Params {
     pub(super) job_id: Param,
     pub(super) others: BTreeMap<String, Param>,
+}
+
+impl Params {
+    /// Adds the default of each parameter that a job does not give, as a registration does.
+    pub(super) fn add_defaults(&self, given: &mut Map<String, Value>) {
+        for (name, param) in &self.others {
+            if let Some(default) = param.default().filter(|_| !given.contains_key(name)) {
+                given.insert(name.clone(), Value::String(default.clone()));
+            }
+        }
+    }
 }
 
 /// What `[request]` says.
@@ -156,7 +167,7 @@ pub(super) fn request(
     }
     let accept = table.get_new("accept").and_then(|node| header_value(&node));
     let timeout = table.get("timeout").and_then(|node| timeout(&node));
-    let max_body = table.get("max_body").and_then(|node| node.ok(parse_size(node.text()?)));
+    let max_body = table.get("max_body").and_then(|node| size(&node));
     let redirects = [("never", false), ("same-origin", true)];
     let follows_redirects = table.get_new("redirect").and_then(|node| node.word(&redirects)).unwrap_or(false);
     if let (Ok(Some(auth)), Some(target)) = (&auth, &target) {
@@ -190,7 +201,7 @@ pub(super) fn method(node: &Node<'_>) -> Option<Method> {
 
 /// Reads a timeout.
 pub(super) fn timeout(node: &Node<'_>) -> Option<Duration> {
-    let timeout = node.ok(parse_duration(node.text()?))?;
+    let timeout = node.parsed("a duration in quotes, such as \"20s\"", parse_duration)?;
     if timeout > MAX_TIMEOUT {
         node.wrong(format!("must be at most {} s", MAX_TIMEOUT.as_secs()));
     }
@@ -441,8 +452,13 @@ pub(super) fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
     list.iter().filter_map(host).collect()
 }
 
+/// Reads a size.
+pub(super) fn size(node: &Node<'_>) -> Option<usize> {
+    node.parsed("a size in quotes, such as \"64KiB\" or \"1MiB\"", parse_size)
+}
+
 /// Parses a size, such as `64KiB` or `1MiB`.
-pub(super) fn parse_size(text: &str) -> Result<usize, String> {
+fn parse_size(text: &str) -> Result<usize, String> {
     let parse = |(unit, bytes)| text.strip_suffix(unit)?.parse::<usize>().ok()?.checked_mul(bytes);
     let size = [("KiB", 1024), ("MiB", 1024 * 1024)].into_iter().find_map(parse);
     size.filter(|size| (1024..=MAX_BODY).contains(size))

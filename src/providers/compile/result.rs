@@ -8,6 +8,7 @@ use super::meaning::{decodes, rules};
 use super::paths::field;
 use super::reader::{Node, TableReader};
 use super::request::{self, Params};
+use crate::domain::JobStatus;
 use crate::providers::auth::Auth;
 use crate::providers::definition::{
     BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
@@ -15,11 +16,21 @@ use crate::providers::definition::{
 use crate::providers::extract::Extract;
 use crate::providers::field::{Field, Outcome, Paths};
 use crate::providers::host_pattern::HostPattern;
+use crate::providers::part::SEARCHED_TOTAL;
 use crate::providers::rule::{PollVerdict, Rule, Verdict};
 use crate::providers::template::{Param, Template, UrlTemplate};
 
-/// Largest number of results.
+/// Largest number of results that follow one outcome of a poll.
 const MAX_RESULTS: usize = 3;
+
+/// The outcomes of polls that results can follow.
+const ENDED: [(&str, Outcome); 5] = [
+    ("completed", Outcome::Completed),
+    ("failed", Outcome::Failed),
+    ("cancelled", Outcome::Cancelled),
+    ("partial", Outcome::Partial),
+    ("expired", Outcome::Expired),
+];
 
 /// Largest number of values that one result takes from the answer to the poll.
 const MAX_VALUES: usize = 8;
@@ -38,17 +49,40 @@ pub(super) struct Context<'a> {
 
 /// Reads all `[[result]]`.
 pub(super) fn results(node: &Node<'_>, context: &Context<'_>) -> Vec<ResultForm> {
-    let list = node.list();
-    if list.len() > MAX_RESULTS {
-        node.wrong(format!("there are more than {MAX_RESULTS} results"));
+    let list = node.tables();
+    if list.len() > MAX_RESULTS * ENDED.len() {
+        node.wrong(format!("there are more than {} results", MAX_RESULTS * ENDED.len()));
         return Vec::new();
     }
-    list.iter().filter_map(|node| result(&node.table()?, context)).collect()
+    let forms: Vec<ResultForm> = list.iter().filter_map(|node| result(&node.table()?, context)).collect();
+    let too_many = ENDED.iter().find(|(_, outcome)| {
+        let follows = |form: &&ResultForm| form.when.iter().any(|when| outcome.is(*when));
+        forms.iter().filter(follows).count() > MAX_RESULTS
+    });
+    if let Some((word, _)) = too_many {
+        node.wrong(format!("there are more than {MAX_RESULTS} results for the outcome {word}"));
+    }
+    forms
+}
+
+/// Reads the outcomes that a result follows.
+fn when(node: &Node<'_>) -> Vec<Outcome> {
+    let list = node.list();
+    if node.is_list() && list.is_empty() {
+        node.wrong("must list at least one outcome");
+    }
+    list.iter().filter_map(|item| item.word(&ENDED)).collect()
 }
 
 fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> {
+    let when = table.get("when").map_or_else(|| vec![Outcome::Completed], |node| when(&node));
     let uses_credential = table.get("auth").and_then(|node| node.boolean()).unwrap_or(false);
-    let (target, url, hosts) = target(table)?;
+    let target = target(table);
+    let (url, hosts) = match &target {
+        Some((_, url, hosts)) => (url.clone(), hosts.clone()),
+        None => (Field::default(), Vec::new()),
+    };
+    let target = target.map(|(target, ..)| target);
     let values = table.get("values").map(|node| values(&node, context)).unwrap_or_default();
     let body_node = table.get("body");
     let body = body_node.as_ref().and_then(|node| node.word(&BodyKind::OF_RESULT)).unwrap_or_default();
@@ -58,7 +92,7 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
         None => Some(Method::Get),
     };
     let request = request_form(table, (method, target), default, context);
-    let max_body = table.get("max_body").and_then(|node| node.ok(request::parse_size(node.text()?)));
+    let max_body = table.get("max_body").and_then(|node| request::size(&node));
     // The paths of this table are read in an answer of its own.
     let ignored_body = table.report.ignores_body.replace(body == BodyKind::None);
     let decode = table.get("decode").map(|node| decodes(&node)).unwrap_or_default();
@@ -72,7 +106,7 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     let rule_node = table.get("rule");
     let rules = rule_node.as_ref().map(|node| rules(node, &extract)).unwrap_or_default();
     if let Some(node) = &rule_node {
-        check_verdicts(node, &rules);
+        check_verdicts(node, &rules, &when);
     }
     table.report.ignores_body.set(ignored_body);
     if uses_credential {
@@ -80,7 +114,12 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     }
     table.finish();
     let request = request?;
-    check_names(table, &request, Some(&values), context);
+    check_names(
+        table,
+        &request,
+        &NamesOfTable { values: Some(&values), inherited: BTreeSet::new() },
+        context,
+    );
     let meaning = Meaning {
         dialect: context.meaning.dialect,
         max_body: max_body.unwrap_or(1024 * 1024),
@@ -97,9 +136,10 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
         not_found: NotFound::default(),
         otherwise: Some(Outcome::Completed),
         results: Vec::new(),
+        searched: SEARCHED_TOTAL,
     };
     let is_rebased = is_rebased(&request, context);
-    Some(ResultForm { request, uses_credential, is_rebased, url, hosts, values, meaning })
+    Some(ResultForm { when, request, uses_credential, is_rebased, url, hosts, values, meaning })
 }
 
 /// Reads `url`, or `path` and `hosts`.
@@ -158,7 +198,7 @@ fn names_of(job_url: Option<&JobUrl>) -> BTreeSet<&str> {
 /// Reads the request of a table that follows `[request]`, with a default for the header `Accept`.
 pub(super) fn request_form(
     table: &TableReader<'_>,
-    (method, target): (Option<Method>, Target),
+    (method, target): (Option<Method>, Option<Target>),
     default: &str,
     context: &Context<'_>,
 ) -> Option<RequestForm> {
@@ -173,7 +213,7 @@ pub(super) fn request_form(
     let timeout = timeout.or(context.request.map(|request| request.timeout));
     Some(RequestForm {
         method: method?,
-        target,
+        target: target?,
         query: query.into_iter().collect(),
         headers,
         accept: accept.unwrap_or_else(|| default.to_owned()),
@@ -185,7 +225,9 @@ pub(super) fn request_form(
 }
 
 /// A result is read after the end of the job, so it cannot say that the job runs, or that it is unknown.
-fn check_verdicts(node: &Node<'_>, rules: &[Rule]) {
+fn check_verdicts(node: &Node<'_>, rules: &[Rule], when: &[Outcome]) {
+    let is_of_completed = |outcome: &Outcome| outcome.status() == JobStatus::Completed;
+    let follows_completed = when.iter().all(is_of_completed);
     for rule in rules {
         match &rule.verdict {
             Verdict::Job(outcome, _) if outcome.status().ending().is_none() => {
@@ -196,6 +238,13 @@ fn check_verdicts(node: &Node<'_>, rules: &[Rule]) {
             }
             Verdict::Poll(PollVerdict::NotFound | PollVerdict::Unauthorized) => {
                 node.wrong("the answer of a result is `not_yet`, `rate_limited` or `error`; each repeats the request");
+            }
+            Verdict::Job(outcome, _) if !follows_completed && !when.iter().any(|one| outcome.is(*one)) => {
+                let words: Vec<&str> = when.iter().map(|outcome| outcome.word()).collect();
+                node.wrong(format!(
+                    "the details of a job that did not complete cannot change its outcome; `status` is one of {}, as in `when`",
+                    words.join(", ")
+                ));
             }
             Verdict::Job(..) | Verdict::Poll(_) => {}
         }
@@ -229,21 +278,29 @@ pub(super) fn check_credential(
     request::check_body_credential(auth, form.body.as_ref(), table);
 }
 
-/// Checks that every name in a template has a value. `values` are those that the table itself gives, if it can.
+/// Names of a table besides the parameters.
+pub(super) struct NamesOfTable<'a> {
+    /// The values that the table itself gives, if it can.
+    pub(super) values: Option<&'a [(String, Field)]>,
+    /// The names that the request for the poll has as well, where they are checked.
+    pub(super) inherited: BTreeSet<&'a str>,
+}
+
+/// Checks that every name in a template has a value.
 pub(super) fn check_names(
     table: &TableReader<'_>,
     form: &RequestForm,
-    values: Option<&[(String, Field)]>,
+    NamesOfTable { values, inherited }: &NamesOfTable<'_>,
     context: &Context<'_>,
 ) {
     let used = request::names(form);
     let groups = names_of(context.meaning.job_url.as_ref());
-    let (given, values) = (values, values.unwrap_or_default());
+    let (given, values) = (*values, values.unwrap_or_default());
     for name in &used {
         let is_value = values.iter().any(|(known, _)| known == name);
         let is_param =
             *name == "job_id" || context.params.others.contains_key(*name) || groups.contains(name);
-        if !is_value && !is_param {
+        if !is_value && !is_param && !inherited.contains(name) {
             let hint = if given.is_some() {
                 format!(", or `values = {{ {name} = \"$.…\" }}`")
             } else {

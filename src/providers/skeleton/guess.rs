@@ -87,6 +87,26 @@ const PROGRESS_NAMES: &[&str] =
 /// Names of the id of the job, best first.
 const ID_NAMES: &[&str] = &["id", "jobid", "taskid", "runid", "requestid", "predictionid", "uuid", "name"];
 
+/// Names of members that say, beside the status, how the job has ended. They are compared like those of the status.
+const OUTCOME_NAMES: &[&str] = &[
+    "result",
+    "resultstate",
+    "resultstatus",
+    "conclusion",
+    "outcome",
+    "verdict",
+    "finalstatus",
+    "success",
+    "succeeded",
+    "successful",
+    "issuccess",
+    "haserror",
+    "iserror",
+    "failed",
+    "isfailed",
+    "error",
+];
+
 /// Words with a known meaning. They are compared without case, `_`, `-` and spaces.
 const WORDS: &[(Meaning, &[&str])] = &[
     (
@@ -200,6 +220,20 @@ pub(super) struct Guess {
     pub(super) job_id: Option<String>,
     /// Keys of `[extract]` with their values as TOML.
     pub(super) fields: Vec<(&'static str, String)>,
+    /// What another member says of a job whose status sounds like a success.
+    pub(super) doubts: Vec<Doubt>,
+}
+
+/// A member that decides, together with the status, how a job has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// The status as TOML.
+    pub(super) status: String,
+    pub(super) path: String,
+    /// The value as TOML; `None` for an object.
+    pub(super) value: Option<String>,
+    /// Whether the value contradicts the status.
+    pub(super) is_contrary: bool,
 }
 
 /// A member of an answer.
@@ -218,6 +252,9 @@ impl Guess {
         if let Some(path) = status_path(&members) {
             let values = members.iter().filter(|member| member.path == path).map(|member| member.value);
             guess.words = words(values);
+            guess.doubts = answers.iter().flat_map(|answer| doubts(answer, &path)).collect();
+            guess.doubts.dedup();
+            guess.forget_contradicted();
             guess.status = Some(path);
         } else {
             guess.words = words(std::iter::empty());
@@ -252,6 +289,51 @@ impl Guess {
         add("completed_at", time(&members, COMPLETED_NAMES));
         guess
     }
+}
+
+impl Guess {
+    /// Removes the guesses that a status means success where another member of its answer says that the job failed.
+    fn forget_contradicted(&mut self) {
+        for word in &mut self.words {
+            if self.doubts.iter().any(|doubt| doubt.is_contrary && doubt.status == word.toml) {
+                word.meaning = None;
+            }
+        }
+    }
+}
+
+/// Returns what other members of an answer say of a job whose status sounds like a success.
+fn doubts(answer: &Value, status_path: &str) -> Vec<Doubt> {
+    let members = members(answer);
+    let status = members.iter().find(|member| member.path == status_path).map(|member| member.value);
+    let status = match status {
+        Some(Value::String(word)) if meaning(word) == Some(Meaning::Completed) => quoted(word),
+        Some(Value::Bool(true)) => "true".to_owned(),
+        _ => return Vec::new(),
+    };
+    let doubt = |member: &Member<'_>| {
+        let name = member.name.as_str();
+        if member.path == status_path || !OUTCOME_NAMES.contains(&name) {
+            return None;
+        }
+        let is_of_failure = ["error", "haserror", "iserror", "failed", "isfailed"].contains(&name);
+        let (value, is_contrary) = match member.value {
+            Value::Bool(value) => (Some(value.to_string()), *value == is_of_failure),
+            Value::String(word) if !word.is_empty() && word.len() <= 40 => match meaning(word) {
+                Some(Meaning::Completed) => (Some(quoted(word)), false),
+                Some(Meaning::Failed | Meaning::Cancelled | Meaning::Expired) => (Some(quoted(word)), true),
+                None if name == "error" => (Some(quoted(word)), true),
+                Some(Meaning::Pending | Meaning::Processing) | None => return None,
+            },
+            Value::String(text) if !text.is_empty() && name == "error" => (None, true),
+            Value::Object(members) if name == "error" && !members.is_empty() => (None, true),
+            Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                return None;
+            }
+        };
+        Some(Doubt { status: status.clone(), path: member.path.clone(), value, is_contrary })
+    };
+    members.iter().filter_map(doubt).collect()
 }
 
 /// Returns a basic string of TOML. The escapes of JSON are those of TOML, except for U+007F.

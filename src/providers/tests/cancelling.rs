@@ -221,3 +221,116 @@ fn a_parameter_may_be_used_by_the_cancellation_only() {
     assert!(shown.starts_with("POST https://api.two.example/jobs/j1\n"), "{shown}");
     assert!(shown.contains("authorization: Bearer ***"), "{shown}");
 }
+
+/// Rules for an envelope and for a job that has ended.
+const RULES: &str = r#"
+[errors]
+code = "$.code"
+message = "$.message"
+[cancel]
+already_ended = [409]
+[[cancel.rule]]
+http = 200
+all = [{ path = "$.code", is = "already_done" }]
+answer = "already_ended"
+[[cancel.rule]]
+http = "2xx"
+all = [{ path = "$.code", exists = true }]
+answer = "refused"
+explain = "The envelope has a code."
+[[cancel.rule]]
+http = 400
+all = [{ path = "$.message", matches = "(?i)terminal state" }]
+answer = "already_ended"
+[[cancel.rule]]
+http = [404]
+answer = "accepted"
+[[cancel.rule]]
+http = 423
+answer = "error"
+[[cancel.rule]]
+http = [422]
+all = [{ path = "$.code", missing = true }]
+answer = "accepted"
+"#;
+
+#[test]
+fn a_rule_decides_first_what_an_answer_to_a_cancellation_means() {
+    let definition = compiled(&format!("{AUTH}{RULES}"));
+    let read = |status, body: &str| {
+        definition.interpret_cancel(("j1", "{}"), Answer { status, headers: &[], body: body.as_bytes() })
+    };
+    assert_eq!(read(200, ""), CancelAnswer::Accepted);
+    assert_eq!(read(200, "{}"), CancelAnswer::Accepted);
+    let ended = CancelAnswer::AlreadyEnded("HTTP 200 already_done".to_owned());
+    assert_eq!(read(200, r#"{"code": "already_done"}"#), ended);
+    let refused = CancelAnswer::Refused("HTTP 200 17: The envelope has a code.".to_owned());
+    assert_eq!(read(200, r#"{"code": 17}"#), refused);
+    let message = r#"{"message": "The job is in a terminal state."}"#;
+    assert_eq!(read(400, message).word(), "already_ended");
+    assert_eq!(read(400, "{}").word(), "refused");
+    assert_eq!(read(404, "<html>"), CancelAnswer::Accepted);
+    assert_eq!(read(423, "").word(), "error");
+    assert_eq!(read(422, "{}").word(), "accepted");
+    assert_eq!(read(422, "<html>").word(), "refused", "what is missing may be there");
+    assert_eq!(read(409, "").word(), "already_ended", "no rule: as without rules");
+    assert_eq!(read(503, "").word(), "error");
+}
+
+#[test]
+fn an_example_of_a_cancellation_shows_its_meaning() {
+    let example = |answer: &str| {
+        let tables = format!("{AUTH}{RULES}[[cancel.example]]\njob_id = \"j1\"\n{answer}\n");
+        let (_, mistakes) = compile(&text(&tables));
+        let of_cancel = mistakes.into_iter().map(|mistake| mistake.text);
+        of_cancel.filter(|text| text.contains("cancel")).collect::<Vec<_>>().join("\n")
+    };
+    let ended = "body = '{\"code\": \"already_done\"}'";
+    let expect = "expect = { answer = \"already_ended\", says = \"HTTP 200 already_done\" }";
+    assert_eq!(example(&format!("{ended}\n{expect}")), "");
+    assert_eq!(
+        example(ended),
+        format!("cancel.example 1: `expect` is missing; the answer was understood as: {expect}")
+    );
+    assert_eq!(example("http = 202\nbody = ''\nexpect = { answer = \"accepted\" }"), "");
+    let wrong = example("http = 403\nbody = ''\nexpect = { answer = \"accepted\" }");
+    assert!(
+        wrong.contains(
+            "expected `accepted`, but the answer was understood as: expect = { answer = \"refused\""
+        ),
+        "{wrong}"
+    );
+    let wrong = example("http = 403\nbody = ''\nexpect = { answer = \"gone\" }");
+    assert!(
+        wrong.contains("`gone` is not possible here; write one of `accepted`, `already_ended`"),
+        "{wrong}"
+    );
+    let wrong = example("http = 403\nbody = ''\nexpect = { answer = \"accepted\", says = \"x\" }");
+    assert!(wrong.contains("is not possible with `accepted`"), "{wrong}");
+    let wrong = example("body = ''\nparams = { x = \"y\" }");
+    assert!(wrong.contains("cancel.example 1: params: there is no [params.x]"), "{wrong}");
+    let (_, mistakes) =
+        compile(&text(&format!("{AUTH}[cancel]\n[cancel.rule]\nhttp = 200\nanswer = \"accepted\"\n")));
+    assert!(
+        mistakes.iter().any(|mistake| mistake.text.contains("write [[cancel.rule]] and not [cancel.rule]"))
+    );
+}
+
+#[test]
+fn a_mistake_elsewhere_is_not_reported_at_the_cancellation() {
+    let of_cancel = |tables: &str| {
+        let (_, mistakes) = compile(&text(tables));
+        assert!(!mistakes.is_empty());
+        mistakes.into_iter().filter(|mistake| mistake.text.contains("cancel")).collect::<Vec<_>>()
+    };
+    let cancel = "[cancel]\nmethod = \"PUT\"\njson = { id = \"{job_id}\" }\npath = \"/stop\"\n";
+    for tables in [
+        format!("[request]\nurl = \"https://api.two.example/{{job_id}}/../x y\"\n{AUTH}{cancel}"),
+        format!("[request]\nurl = \"https://api.two.example/{{region}}/{{job_id}}\"\n{AUTH}{cancel}"),
+        format!("[request]\nurl = \"https://evil.example/{{job_id}}\"\n{AUTH}{cancel}"),
+        format!("[auth]\ntype = \"wrong\"\n{cancel}"),
+        format!("[auth]\ntype = \"bearer\"\n{cancel}"),
+    ] {
+        assert_eq!(of_cancel(&tables), [], "{tables}");
+    }
+}

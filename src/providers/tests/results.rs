@@ -233,8 +233,12 @@ fn the_request_for_a_result_can_be_shown() {
     assert_eq!(
         shown,
         [
-            "GET https://api.two.example/f/{file}\naccept: application/json\nauthorization: Bearer ***",
-            "GET (the URL in the answer to the poll)\naccept: */*"
+            (
+                "completed".to_owned(),
+                "GET https://api.two.example/f/{file}\naccept: application/json\nauthorization: Bearer ***"
+                    .to_owned()
+            ),
+            ("completed".to_owned(), "GET (the URL in the answer to the poll)\naccept: */*".to_owned())
         ]
     );
 }
@@ -296,4 +300,64 @@ fn outputs_expire_at_a_time_or_after_a_span() {
             "{wrong} {mistakes:?}"
         );
     }
+}
+
+#[test]
+fn the_details_of_a_failure_are_a_result_that_does_not_undo_it() {
+    let definition = compiled(
+        r#"
+[extract]
+job_id = "none"
+error_code = "$.code"
+[[result]]
+when = ["failed"]
+url = "https://api.two.example/jobs/{job_id}/errors"
+extract = { error_message = "$.errors[0].message", error_code = "$.errors[0].code" }
+[[result.rule]]
+all = [{ path = "$.timeout", is = true }]
+status = "failed"
+explain = "The job took too long."
+[[result]]
+url = "https://api.two.example/jobs/{job_id}/files"
+extract = { output = "$.url" }
+"#,
+    );
+    let before = polled(&definition, r#"{"s": "bad", "code": "E1"}"#);
+    assert_eq!(before.results.len(), 1);
+    let url = "https://api.two.example/jobs/j1/errors".to_owned();
+    assert_eq!(requested(&definition, &before, None), Ok((url, false, false)));
+    let error = |status, body: &str| {
+        let seen = report(result(&definition, &before, status, body)).observation;
+        assert_eq!((seen.status, seen.raw_status.as_deref()), (JobStatus::Failed, Some("bad")));
+        let error = seen.error.unwrap();
+        (error.code.unwrap_or_default(), error.message.unwrap_or_default())
+    };
+    let pair = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+    assert_eq!(error(200, r#"{"errors": [{"message": "no codec"}]}"#), pair("E1", "no codec"));
+    assert_eq!(error(200, r#"{"errors": [{"message": "m", "code": 7}]}"#), pair("7", "m"));
+    assert_eq!(error(200, "{}"), pair("E1", ""));
+    assert_eq!(error(200, r#"{"timeout": true}"#), pair("E1", "The job took too long."));
+    assert!(matches!(result(&definition, &before, 503, ""), Interpretation::Failed { .. }));
+    let completed = polled(&definition, r#"{"s": "ok"}"#);
+    let url = "https://api.two.example/jobs/j1/files".to_owned();
+    assert_eq!(requested(&definition, &completed, None), Ok((url, false, false)));
+    assert!(polled(&definition, r#"{"s": "run"}"#).results.is_empty());
+    for (table, expected) in [
+        ("when = []", "result.when: must list at least one outcome"),
+        ("when = \"failed\"", "result.when: must be a list"),
+        ("when = [\"processing\"]", "result.when: `processing` is not possible here"),
+        (
+            "when = [\"failed\"]\n[[result.rule]]\nhttp = 200\nstatus = \"completed\"",
+            "the details of a job that did not complete cannot change its outcome",
+        ),
+    ] {
+        let (_, mistakes) =
+            compile(&text(&format!("[[result]]\nurl = \"https://a.example/{{job_id}}\"\n{table}\n")));
+        assert!(mistakes.iter().any(|mistake| mistake.text.contains(expected)), "{table}: {mistakes:#?}");
+    }
+    let three = "[[result]]\nurl = \"https://a.example/r\"\n[[result]]\nwhen = [\"failed\"]\nurl = \"https://a.example/r\"\n";
+    let (_, mistakes) = compile(&text(&three.repeat(3)));
+    assert!(!mistakes.iter().any(|mistake| mistake.text.contains("results")), "{mistakes:#?}");
+    let (_, mistakes) = compile(&text(&three.repeat(4)));
+    assert!(mistakes.iter().any(|mistake| mistake.text.contains("more than 3 results")), "{mistakes:#?}");
 }

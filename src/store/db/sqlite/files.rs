@@ -111,7 +111,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -119,7 +119,6 @@ use rustix::fs::{FlockOperation, flock};
 use self::contents::{Change, Contents, Header, LogIndex};
 use self::note::{Note, Origin};
 use self::paths::{Identity, identity};
-use self::rescue::Rescue;
 
 pub use self::paths::{beside, has_log};
 pub use self::rescue::Unsaved;
@@ -216,6 +215,17 @@ struct Known {
     contents: Option<Contents>,
     /// The origin that `.lock` notes.
     origin: Option<Origin>,
+}
+
+/// The end of a process whose files were changed. Several threads can notice a fault at the same time: the check of
+/// every second, the writer, and a reader of a damaged page. A rescue changes files itself, and each change looks like
+/// another fault. So the first fault is the one that all report, and it is rescued once.
+#[derive(Debug, Default)]
+struct Rescue {
+    /// The fault. It is set before a rescue changes a file.
+    fault: OnceLock<Fault>,
+    /// What the rescue that succeeded says.
+    done: Mutex<Option<String>>,
 }
 
 impl Locks {

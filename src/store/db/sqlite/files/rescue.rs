@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::PoisonError;
 
 use super::paths::copies;
 use super::{Fault, Files, beside, folder, new_file, space};
@@ -43,17 +43,6 @@ impl Unsaved {
             path.display()
         )
     }
-}
-
-/// The end of a process whose files were changed. Several threads can notice a fault at the same time: the check of
-/// every second, the writer, and a reader of a damaged page. A rescue changes files itself, and each change looks like
-/// another fault. So the first fault is the one that all report, and it is rescued once.
-#[derive(Debug, Default)]
-pub(super) struct Rescue {
-    /// The fault. It is set before a rescue changes a file.
-    pub(super) fault: OnceLock<Fault>,
-    /// What the rescue that succeeded says.
-    done: Mutex<Option<String>>,
 }
 
 impl Files {

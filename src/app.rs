@@ -46,7 +46,6 @@ use crate::domain::{
     credential_variable, draw_private_key,
 };
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
-use crate::own_work::OwnWork;
 use crate::poller::Poller;
 pub use crate::poller::{Provider, Purpose};
 use crate::providers::{Definition, InlinePoll, InvalidDefinition, Providers, load_providers};
@@ -166,15 +165,8 @@ impl App {
         let access = providers.iter().map(|provider| provider_access(&config, provider)).collect();
         let with_cancel = providers.iter().filter(|provider| provider.allow_cancel);
         let with_cancel = with_cancel.map(|provider| provider.definition.id.clone()).collect();
-        let own_work = OwnWork::new(clock.clone());
-        let (poller, polls_ended) = Poller::new(
-            store.clone(),
-            Arc::clone(&egress),
-            clock.clone(),
-            providers,
-            inline,
-            Arc::clone(&own_work),
-        );
+        let (poller, polls_ended) =
+            Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers, inline);
         let mut delivery = config.delivery.clone();
         delivery.concurrency = delivery.concurrency.min(shares.attempts);
         let (dispatcher, attempts_ended) =
@@ -193,7 +185,7 @@ impl App {
             providers: definitions,
             with_cancel,
             access,
-            own_definitions: api::OwnDefinitions::new(own_work),
+            own_definitions: api::OwnDefinitions::new(poller.own_work()),
             inline,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,

@@ -59,6 +59,11 @@ impl OwnProviders {
         Self { kept: AppCache::new(KEPT_KIB), work, answers: AppMemory::new() }
     }
 
+    /// Returns what parses definitions and reads answers.
+    pub fn work(&self) -> Arc<OwnWork> {
+        Arc::clone(&self.work)
+    }
+
     /// Returns what reads the answers for an app.
     pub fn owner(&self, app: AppNo) -> Owner {
         Owner { app, work: Arc::clone(&self.work), answers: Arc::clone(&self.answers) }

@@ -76,7 +76,6 @@ impl Poller {
         clock: Clock,
         providers: Vec<Provider>,
         inline: (PollPolicy, Limits),
-        own_work: Arc<OwnWork>,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let now = clock.now();
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
@@ -87,12 +86,13 @@ impl Poller {
         let (alive, ended) = mpsc::channel(1);
         let give_ups = Semaphore::new(GIVE_UPS);
         let result_memory = AppMemory::new();
+        let own = OwnProviders::new(OwnWork::new(clock.clone()));
         let poller = Self {
             store,
             egress,
             clock,
             providers,
-            own: OwnProviders::new(own_work),
+            own,
             own_metrics: Mutex::default(),
             scheduler,
             give_ups,
@@ -100,6 +100,11 @@ impl Poller {
             alive,
         };
         (Arc::new(poller), ended)
+    }
+
+    /// Returns what runs the work that definitions of apps cause.
+    pub fn own_work(&self) -> Arc<OwnWork> {
+        self.own.work()
     }
 
     /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it

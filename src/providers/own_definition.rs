@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(kib(40), None);
         let definition = Definition::parse_own(RICH).expect("a definition");
         assert!(definition.own_kib() >= BARE_KIB + COPIES * COMPILED[0]);
-        let params: String =
-            (0..30).map(|n| format!("[params.p{n}]\npattern = \"[A-Za-z0-9_-]{{1,1000}}\"\n")).collect();
+        let param = |n| format!("[params.p{n}]\npattern = \"[A-Za-z0-9_-]{{1,1000}}\"\n");
+        let params: String = (0..30).map(param).collect();
         let refused = Definition::parse_own(&format!("{params}{RICH}")).expect_err("too large");
         assert!(refused[0].to_string().contains("when they are compiled"), "{refused:?}");
     }

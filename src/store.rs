@@ -58,6 +58,7 @@ mod schema;
 mod sealing;
 mod tenant_cache;
 mod timeline;
+mod unreadable;
 mod watch_events;
 mod watches;
 mod writer;
@@ -101,7 +102,7 @@ pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };
 pub use self::job_cancels::RecordCancel;
-pub use self::jobs::{NotFound, PollNow, RefreshEnding};
+pub use self::jobs::{JobPage, NotFound, PollNow, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
 pub use self::notifications::{Listener, Mailbox, WorkSignal};

@@ -54,20 +54,24 @@ pub struct DeleteCredential {
 impl ReadStore {
     /// Returns the credentials of an app, in the order of their names.
     pub async fn credentials(&self, app: AppNo) -> Result<Vec<Credential>> {
+        let unreadable = self.shared.unreadable.clone();
         self.read(app, move |tx| {
             let sql =
                 "select id, name, kind, send_to, created_at from credentials where app = $1 order by name";
-            tx.list(sql, params![app], read_credential)
+            let read = |row: &Row<'_>| unreadable.skip(("credentials", 0), row, read_credential(row));
+            Ok(tx.list(sql, params![app], read)?.into_iter().flatten().collect())
         })
         .await
     }
 
     /// Returns the secret of a credential by its id; `None` if it was deleted.
     pub async fn credential_secret(&self, id: Id) -> Result<Option<Masked>> {
-        let keyring = self.shared.keyring.clone();
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(INTERNAL, move |tx| {
-            tx.find("select secret from credentials where id = $1", params![id], |row| {
-                Ok(Masked::new(keyring.open(Column::CREDENTIAL_SECRET, id, row.text(0)?)?))
+            tx.find("select secret, id from credentials where id = $1", params![id], |row| {
+                let secret = row.text(0).and_then(|text| keyring.open(Column::CREDENTIAL_SECRET, id, text));
+                unreadable.note(("credentials", 1), row, &secret);
+                secret.map(Masked::new)
             })
         })
         .await

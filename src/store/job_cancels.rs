@@ -41,13 +41,17 @@ pub struct RecordCancel {
 }
 
 impl ReadStore {
-    /// Returns a page of the requests that are not decided, after those of a job and an app.
-    pub async fn pending_cancels(&self, after: (JobNo, AppNo), limit: u32) -> Result<Vec<PendingCancel>> {
-        let keyring = self.shared.keyring.clone();
+    /// Returns a page of the requests that are not decided, after those of a job and an app, and the last of them.
+    pub async fn pending_cancels(
+        &self,
+        after: (JobNo, AppNo),
+        limit: u32,
+    ) -> Result<(Vec<PendingCancel>, Option<(JobNo, AppNo)>)> {
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(INTERNAL, move |tx| {
-            tx.list(
+            let found = tx.list(
                 concat!(
-                    "select c.job, c.app, min(c.next_attempt_at), j.provider, j.account, ",
+                    "select c.job, c.app, min(c.next_attempt_at) as next_attempt_at, j.provider, j.account, ",
                     poll_columns!(),
                     " from job_cancels c join jobs j on j.no = c.job
                  where c.status = 'pending' and (c.job, c.app) > ($1, $2)
@@ -55,16 +59,22 @@ impl ReadStore {
                 ),
                 params![after.0, after.1, limit],
                 |row| {
-                    Ok(PendingCancel {
-                        job: JobNo(row.int(0)?),
-                        app: AppNo(row.int(1)?),
-                        provider: row.text(3)?,
-                        account: row.text(4)?,
-                        poll: job_polls::read(row, 5, &keyring)?,
-                        next_attempt_at: row.time(2)?,
-                    })
+                    let (job, app) = (JobNo(row.int(0)?), AppNo(row.int(1)?));
+                    let read = || {
+                        Ok(PendingCancel {
+                            job,
+                            app,
+                            provider: row.text(3)?,
+                            account: row.text(4)?,
+                            poll: job_polls::read(row, 5, &keyring)?,
+                            next_attempt_at: row.time(2)?,
+                        })
+                    };
+                    Ok(((job, app), unreadable.skip(("job_cancels by job", 0), row, read())?))
                 },
-            )
+            )?;
+            let last = found.last().map(|(key, _)| *key);
+            Ok((found.into_iter().filter_map(|(_, pending)| pending).collect(), last))
         })
         .await
     }

@@ -11,6 +11,7 @@ use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
 use super::schema::{SchemaChange, SchemaState, unusable_tables};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
+use super::unreadable::UnreadableRows;
 use crate::clock::Clock;
 use crate::domain::{AppNo, DispatcherMessage, Ids, PollerMessage, Timestamp, WatchId};
 use crate::telemetry::metrics::{Backlog, Metrics};
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) ids: Ids,
     /// Seals and opens secrets at rest.
     pub(super) keyring: Keyring,
+    /// Rows that cannot be read.
+    pub(super) unreadable: UnreadableRows,
     /// Key of the hashes that identify jobs which are an app's alone.
     pub(super) identity_key: IdentityKey,
     /// The ids of apps' definitions. Every registration reads them.

@@ -66,14 +66,21 @@ impl Poller {
     pub(super) async fn load_cancels(&self) -> Result<(), StoreError> {
         let mut after = (JobNo(0), AppNo(0));
         loop {
-            let page = self.store.pending_cancels(after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = (last.job, last.app);
+            let (page, last) = self.store.pending_cancels(after, PAGE).await?;
+            let Some(last) = last else { return Ok(()) };
+            after = last;
             for pending in &page {
                 let now = self.clock.now();
                 let is_known = self.scheduler().add_cancel(pending, now);
-                if !is_known {
-                    self.give_up_cancel(pending).await?;
+                if is_known {
+                    continue;
+                }
+                match self.give_up_cancel(pending).await {
+                    // One broken row must not stop the start.
+                    Err(error @ StoreError::Inconsistent(_)) => {
+                        tracing::error!(%error, row = pending.job.0, "a request to cancel a job cannot be read; it waits until the next start");
+                    }
+                    given_up => given_up?,
                 }
             }
         }

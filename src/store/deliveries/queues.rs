@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, params, row_sql};
+use super::super::db::{Result, Row, Tx, params, row_sql};
 use super::super::destinations::{self, QueueState};
 use super::super::reads::{INTERNAL, ReadStore};
 use super::{are_sendable, load_pending};
@@ -106,6 +106,7 @@ impl ReadStore {
     /// origins, and within an origin the earliest queue is the first. So neither an app nor a host fills the result
     /// while another has waiting deliveries.
     pub async fn destination_queues(&self, limit: usize) -> Result<DestinationQueues> {
+        let unreadable = self.shared.unreadable.clone();
         let rows = self.read(INTERNAL, move |tx| {
             tx.list(
                 // Without the hash of its URL, the name of a webhook's queue is its origin.
@@ -125,10 +126,13 @@ impl ReadStore {
                           from deliveries where next_attempt_at is not null group by queue) queues) by_origin) by_app
                  order by app_rank, due_at, queue limit $1",
                 params![i64::try_from(limit).unwrap_or(i64::MAX)],
-                |row| Ok((row.text(0)?, row.time(1)?, row.opt_time(2)?)),
+                |row| {
+                    let queue = || Ok((row.text(0)?, row.time(1)?, row.opt_time(2)?));
+                    unreadable.skip(("deliveries by queue", 0), row, queue())
+                },
             )
         });
-        let rows = rows.await?;
+        let rows: Vec<_> = rows.await?.into_iter().flatten().collect();
         let others_at = rows.last().and_then(|(_, _, others_at)| *others_at);
         Ok(DestinationQueues {
             queues: rows.into_iter().map(|(queue, at, _)| (queue, at)).collect(),
@@ -242,7 +246,10 @@ fn pass_left_out(
         page.has_more = is_window_full || page.ids.len() > page.limit;
         page.is_blocked = page.ids.is_empty();
     }
-    for (loaded, found) in loaded.into_iter().zip(load(batch, blocked.iter().map(|page| &**page))?) {
+    let found = load(batch, blocked.iter().map(|page| &**page))?;
+    for ((page, loaded), found) in blocked.into_iter().zip(loaded).zip(found) {
+        // What cannot be read stays due, and is left out at the next load as well.
+        page.is_blocked |= found.is_empty();
         *loaded = found;
     }
     Ok(())
@@ -345,14 +352,19 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
     let (tx, now) = (&batch.tx, command.now);
     let is_future = |at: Timestamp| at > now.plus(TURN_MAX);
     let (queue, is_retry, at, app, id) = &command.after;
-    let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
+    let read = |row: &Row<'_>| {
         Ok(Waiting {
             position: (row.text(0)?, row.int(1)?, row.time(2)?, AppNo(row.int(3)?), DeliveryId(row.id(4)?)),
             step: row.count(5)? as usize,
             is_manual: row.flag(6)?,
             last_attempt_at: row.opt_time(7)?,
         })
+    };
+    let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
+        batch.shared.unreadable.skip(("deliveries", 4), row, read(row))
     })?;
+    let is_full = found.len() == CHUNK as usize;
+    let found: Vec<Waiting> = found.into_iter().flatten().collect();
     let is_retry = |one: &&Waiting| one.position.1 == 1;
     // Step 1 follows the first pause. A wait that an outage has shortened keeps step 0.
     let due_at = |step: usize| Some(now.plus(*command.schedule.get(step.saturating_sub(1))?));
@@ -379,7 +391,6 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
             .map(|one| params![now, one.position.3, one.position.4]),
     )?;
     let count = retries.into_iter().chain(at_once).sum();
-    let is_full = found.len() == CHUNK as usize;
     let next = found.into_iter().next_back().map(|one| one.position).filter(|_| is_full);
     Ok(Rescheduled { count, next })
 }

@@ -26,6 +26,8 @@
 //! all polls. While a poll has paused it, requests are probes as polls are, one a minute. An error opens no breaker: it may
 //! be about this kind of request only.
 //!
+//! **Without an API key** no request is made. It stays pending, as polls wait, and an attempt is not counted.
+//!
 //! **The credential** is sent to the hosts of polls only, and hidden in the answer before anything reads it.
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use tokio::sync::mpsc;
 use super::{AFTER_BUG, PAGE, Poller};
 use crate::domain::{
     AppNo, CancelAttempt, CancelResult, CancelStatus, JobNo, PendingCancel, ProviderHealth, Timestamp,
+    credential_variable,
 };
 use crate::poller::decide::log_health;
 use crate::poller::own_providers::NoProvider;
@@ -45,6 +48,9 @@ use crate::store::{RecordCancel, StoreError};
 
 /// Pause after which an attempt is repeated that could not read the database.
 const AFTER_READ: Duration = Duration::from_secs(5);
+
+/// Pause after which a request is considered again that cannot be made without an API key.
+const WITHOUT_KEY: Duration = Duration::from_secs(60);
 
 /// The requests of an app to cancel a job, with the index of the provider's queue.
 type CancelKey = (u32, JobNo, AppNo);
@@ -167,6 +173,12 @@ impl CancelTask {
         };
         if let Some(why) = refusal(&provider, attempt.poll.is_some()) {
             return attempt.given_up(why.to_owned());
+        }
+        if provider.definition.needs_credential() && provider.key().is_none() {
+            // As polls do, it waits until the operator has set the API key.
+            let variable = credential_variable(&provider.definition.id);
+            let why = format!("no API key is configured; the operator can set {variable}");
+            return attempt.postponed(why, poller.clock.now().plus(WITHOUT_KEY));
         }
         let response = provider.cancel(&poller.egress, &poller.clock, &attempt.name).await;
         let (now, http_status) = (poller.clock.now(), response.http_status);

@@ -408,7 +408,16 @@ impl Egress {
     }
 
     /// Sends a request to a provider. An incomplete response is an error. The deadline includes the redirects.
-    pub async fn fetch(&self, mut fetch: Fetch) -> Result<Received, SendError> {
+    pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
+        let (received, read) = self.fetch_partly(fetch).await?;
+        read.map(|()| received)
+    }
+
+    /// Does the same, and returns an incomplete response with the reason why it is incomplete.
+    pub async fn fetch_partly(
+        &self,
+        mut fetch: Fetch,
+    ) -> Result<(Received, Result<(), SendError>), SendError> {
         let client = match (fetch.is_guarded, fetch.url.scheme()) {
             (false, _) => &self.trusted,
             (true, "http") => &self.guarded_plain,
@@ -431,7 +440,9 @@ impl Egress {
             let request = HttpRequest { method, url, headers, body, identity, trust };
             let left = fetch.timeout.saturating_sub(duration);
             let (mut received, read) = self.exchange(client, request, left, fetch.max_body).await?;
-            read?;
+            if read.is_err() {
+                return Ok((received, read));
+            }
             duration += received.duration;
             (received.duration, received.redirects) = (duration, redirects);
             let location = received.header("location").filter(|_| fetch.max_redirects > 0);
@@ -446,7 +457,7 @@ impl Egress {
                         fetch.headers.remove(CONTENT_TYPE);
                     }
                 }
-                None => return Ok(received),
+                None => return Ok((received, read)),
             }
         }
     }

@@ -197,14 +197,30 @@ impl Provider {
             Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
         };
         let secrets = request.secrets.clone();
-        let mut received = match egress.fetch(Self::fetch(request)).await {
+        let (mut received, read) = match egress.fetch_partly(Self::fetch(request)).await {
             Ok(received) => received,
             Err(error) => return failed(error.to_string(), None),
         };
+        let is_good = (200..300).contains(&received.status);
+        let needs_body = is_good && self.definition.reads_cancel_body();
+        // The status decides. Only a good answer whose body can report an error is not known without it.
+        let mut is_too_large = false;
+        if let Err(error) = read {
+            is_too_large = matches!(error, SendError::TooLarge(_));
+            if needs_body && !is_too_large {
+                return failed(error.to_string(), None);
+            }
+            received.body = Bytes::new();
+        }
         self.hide_credential(&mut received, &secrets);
         let Received { status, headers, body, .. } = &received;
         let answer = Answer { status: *status, headers, body };
-        let mut answer = self.definition.interpret_cancel((&name.job_id, &name.params), answer);
+        // A body that is too large reports no error.
+        let mut answer = if needs_body && is_too_large {
+            CancelAnswer::Accepted
+        } else {
+            self.definition.interpret_cancel((&name.job_id, &name.params), answer)
+        };
         if *status == 401
             && let Some(token) = &token
         {

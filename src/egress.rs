@@ -109,6 +109,8 @@ pub struct Egress {
     tls: Arc<rustls::ClientConfig>,
     /// Verifier of receivers whose identity has no authorities of its own.
     verifier: Arc<dyn ServerCertVerifier>,
+    /// Has another owner for each request that no poll and no attempt waits for.
+    background: Arc<()>,
 }
 
 /// Makes a client without the guard, for commands that call the user's own server, through the proxy if there is one.
@@ -284,6 +286,7 @@ impl Egress {
             guarded_plain: client(AddressPolicy::Plain, true),
             tls: Arc::new(bare),
             verifier,
+            background: Arc::default(),
             lookup_cache: LookupCache::default(),
             targets: TargetCache::default(),
             lookup_limiter: LookupLimiter::new(settings.limits.lookups),
@@ -291,6 +294,16 @@ impl Egress {
             resolver,
             clock,
         }))
+    }
+
+    /// Returns what has another owner for each request that no poll and no attempt waits for.
+    pub fn background_work(&self) -> &Arc<()> {
+        &self.background
+    }
+
+    /// Returns the number of requests that no poll and no attempt waits for.
+    pub fn in_background(&self) -> usize {
+        Arc::strong_count(&self.background) - 1
     }
 
     /// Parses a user's URL without resolving its name, for a URL that [`Egress::check`] has accepted. The error

@@ -225,7 +225,8 @@ impl Poller {
         let scheduler = self.scheduler();
         let unchanged = self.store.poller_messages().is_empty() && scheduler.clock.jump(now).is_none();
         let next_at = if unchanged { scheduler.next_step_at } else { Some(now) };
-        Activity { in_progress: self.alive.strong_count() - 1, next_at, in_background: 0 }
+        let in_progress = self.alive.strong_count() - 1 + self.egress.in_background();
+        Activity { in_progress, next_at, in_background: 0 }
     }
 
     /// Starts the polls that are due, and returns the time of the next one. While a table of the database is missing,

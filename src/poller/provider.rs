@@ -165,14 +165,14 @@ impl Provider {
     }
 
     /// Requests the status of a job, and interprets the response.
-    pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
+    pub(super) async fn poll(&self, egress: &Arc<Egress>, clock: &Clock, name: &JobName) -> PollResponse {
         self.respond(egress, clock, name, Purpose::Poll).await
     }
 
     /// Requests the first result of a job, and interprets the response.
     pub(super) async fn result(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         name: &JobName,
         report: &JobReport,
@@ -181,7 +181,7 @@ impl Provider {
     }
 
     /// Requests to cancel a job, and interprets the response.
-    pub(super) async fn cancel(&self, egress: &Egress, clock: &Clock, name: &JobName) -> CancelResponse {
+    pub(super) async fn cancel(&self, egress: &Arc<Egress>, clock: &Clock, name: &JobName) -> CancelResponse {
         let job = (name.job_id.as_str(), name.params.as_str());
         let failed = |message, retry_after| {
             let answer = CancelAnswer::Error(self.masked(message, &[]));
@@ -224,7 +224,7 @@ impl Provider {
         if *status == 401
             && let Some(token) = &token
         {
-            self.tokens.discard_old(clock, token).await;
+            self.tokens.discard_old(clock, token);
         }
         if let CancelAnswer::AlreadyEnded(message)
         | CancelAnswer::Refused(message)
@@ -240,7 +240,7 @@ impl Provider {
 
     async fn respond(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         name: &JobName,
         purpose: Purpose<'_>,
@@ -256,7 +256,7 @@ impl Provider {
     /// Returns the response; the error is that of a request without a response of the provider.
     async fn exchange(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         name: &JobName,
         purpose: Purpose<'_>,
@@ -294,7 +294,7 @@ impl Provider {
         if let Interpretation::Failed { failure, message } = &mut meaning {
             let refused = token.as_ref().filter(|_| received.status == 401);
             if let Some(token) = refused
-                && self.tokens.discard_old(clock, token).await
+                && self.tokens.discard_old(clock, token)
             {
                 *failure = PollFailure::TokenRefused;
             }
@@ -312,7 +312,7 @@ impl Provider {
     /// Returns the request for a job, and the token in it, which may have to be requested before.
     pub async fn authorized(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         job: (&str, &str),
         purpose: Purpose<'_>,

@@ -38,6 +38,7 @@ mod events;
 mod groups;
 mod idempotency;
 mod identity;
+mod indexes;
 mod job_cancels;
 mod job_polls;
 mod jobs;

@@ -140,8 +140,9 @@ fn log_schema(change: SchemaChange, what: &str) {
     match change {
         SchemaChange::Broken => tracing::error!(
             missing = what,
-            "a table or a column of the database is missing, or may not be used: nothing is polled, sent or registered \
-             until it is there; restore it from a backup, or give its permissions back to the user of database_url"
+            "a table, a column or a unique index of the database is missing, or may not be used: nothing is polled, sent or \
+             registered until it is there; restore it from a backup, run the statement in `missing`, or give its \
+             permissions back to the user of database_url"
         ),
         SchemaChange::Recovered => tracing::info!("the tables of the database can be used again"),
         SchemaChange::None => {}

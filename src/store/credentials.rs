@@ -128,19 +128,19 @@ pub fn create(batch: &mut Batch<'_>, command: &CreateCredential) -> Outcome<(), 
     Ok(Ok(()))
 }
 
+/// Returns a row if a running watch or a pending cancellation uses a credential. An index finds them, however many jobs of
+/// the credential have ended.
+pub(super) const USERS: &str = "select 1
+    where exists (select 1 from watches w where w.credential = $1 and w.status = 'watching')
+      or exists (select 1 from job_cancels c where c.credential = $1 and c.status = 'pending')";
+
 pub fn delete(batch: &mut Batch<'_>, command: &DeleteCredential) -> Result<Result<(), CredentialRefusal>> {
     let DeleteCredential { app, name } = command;
     let sql = "select id from credentials where app = $1 and name = $2";
     let Some(id) = batch.tx.find(sql, params![*app, name], |row| row.id(0))? else {
         return Ok(Err(CredentialRefusal::NotFound));
     };
-    let used = batch.tx.find(
-        "select 1 from job_polls p where p.credential = $1
-         and (exists (select 1 from watches w where w.job = p.job and w.status = 'watching')
-           or exists (select 1 from job_cancels c where c.job = p.job and c.status = 'pending')) limit 1",
-        params![id],
-        |row| row.int(0),
-    )?;
+    let used = batch.tx.find(USERS, params![id], |row| row.int(0))?;
     if used.is_some() {
         return Ok(Err(CredentialRefusal::InUse));
     }

@@ -156,7 +156,9 @@ pub(super) fn insert_for_expiry(
     }
     let rows: Vec<_> = watches.collect();
     tx.each(
-        "insert into job_cancels (watch, app, job, status) values ($1, $2, $3, 'on_expiry')
+        "insert into job_cancels (watch, app, job, status, definition, credential)
+         values ($1, $2, $3, 'on_expiry', (select definition from job_polls where job = $3),
+           (select credential from job_polls where job = $3))
          on conflict (watch) do nothing",
         rows.iter().map(|(watch, app, job)| params![watch, app, job]),
     )?;
@@ -178,8 +180,9 @@ pub(super) fn request(
         return Ok(());
     }
     batch.tx.run(
-        "insert into job_cancels (watch, app, job, status, requested_at, next_attempt_at)
-         values ($1, $2, $3, 'pending', $4, $4)
+        "insert into job_cancels (watch, app, job, status, requested_at, next_attempt_at, definition, credential)
+         values ($1, $2, $3, 'pending', $4, $4, (select definition from job_polls where job = $3),
+           (select credential from job_polls where job = $3))
          on conflict (watch) do update set status = 'pending', requested_at = excluded.requested_at, attempts = 0,
            next_attempt_at = excluded.next_attempt_at, http_status = null, message = null, finished_at = null",
         params![watch, app, job, now],

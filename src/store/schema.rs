@@ -55,7 +55,8 @@ pub(super) const TABLES: [(&str, &str); 27] = [
     ("interruptions", "ended_at is_start started_at"),
     (
         "job_cancels",
-        "app attempts finished_at http_status job message next_attempt_at requested_at status watch",
+        "app attempts credential definition finished_at http_status job message next_attempt_at requested_at status \
+         watch",
     ),
     ("job_polls", "credential definition id job shown source"),
     (
@@ -78,7 +79,7 @@ pub(super) const TABLES: [(&str, &str); 27] = [
     ),
     (
         "watches",
-        "app created_at ended_at events expected_at expires_at generation id job metadata name payload \
+        "app created_at credential definition ended_at events expected_at expires_at generation id job metadata name payload \
          poll_interval progress pruned reference status traceparent watch_group",
     ),
 ];

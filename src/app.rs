@@ -275,6 +275,9 @@ impl App {
         }
         // Says what is missing. Other failures show themselves in what follows.
         let _ = self.store.check_reads().await;
+        if let Err(error) = self.store.warn_of_missing_indexes().await {
+            tracing::debug!(%error, "the indexes of the database cannot be examined");
+        }
         let mut noted = None;
         while let Err(error) = self.load_schedules(&mut noted).await {
             if !matches!(error.downcast_ref(), Some(StoreError::Schema(_))) {

@@ -109,6 +109,8 @@ pub struct Egress {
     tls: Arc<rustls::ClientConfig>,
     /// Verifier of receivers whose identity has no authorities of its own.
     verifier: Arc<dyn ServerCertVerifier>,
+    /// Has another owner for each request that no poll and no attempt waits for.
+    background: Arc<()>,
 }
 
 /// Makes a client without the guard, for commands that call the user's own server, through the proxy if there is one.
@@ -284,6 +286,7 @@ impl Egress {
             guarded_plain: client(AddressPolicy::Plain, true),
             tls: Arc::new(bare),
             verifier,
+            background: Arc::default(),
             lookup_cache: LookupCache::default(),
             targets: TargetCache::default(),
             lookup_limiter: LookupLimiter::new(settings.limits.lookups),
@@ -291,6 +294,16 @@ impl Egress {
             resolver,
             clock,
         }))
+    }
+
+    /// Returns what has another owner for each request that no poll and no attempt waits for.
+    pub fn background_work(&self) -> &Arc<()> {
+        &self.background
+    }
+
+    /// Returns the number of requests that no poll and no attempt waits for.
+    pub fn in_background(&self) -> usize {
+        Arc::strong_count(&self.background) - 1
     }
 
     /// Parses a user's URL without resolving its name, for a URL that [`Egress::check`] has accepted. The error
@@ -408,7 +421,16 @@ impl Egress {
     }
 
     /// Sends a request to a provider. An incomplete response is an error. The deadline includes the redirects.
-    pub async fn fetch(&self, mut fetch: Fetch) -> Result<Received, SendError> {
+    pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
+        let (received, read) = self.fetch_partly(fetch).await?;
+        read.map(|()| received)
+    }
+
+    /// Does the same, and returns an incomplete response with the reason why it is incomplete.
+    pub async fn fetch_partly(
+        &self,
+        mut fetch: Fetch,
+    ) -> Result<(Received, Result<(), SendError>), SendError> {
         let client = match (fetch.is_guarded, fetch.url.scheme()) {
             (false, _) => &self.trusted,
             (true, "http") => &self.guarded_plain,
@@ -431,7 +453,9 @@ impl Egress {
             let request = HttpRequest { method, url, headers, body, identity, trust };
             let left = fetch.timeout.saturating_sub(duration);
             let (mut received, read) = self.exchange(client, request, left, fetch.max_body).await?;
-            read?;
+            if read.is_err() {
+                return Ok((received, read));
+            }
             duration += received.duration;
             (received.duration, received.redirects) = (duration, redirects);
             let location = received.header("location").filter(|_| fetch.max_redirects > 0);
@@ -446,7 +470,7 @@ impl Egress {
                         fetch.headers.remove(CONTENT_TYPE);
                     }
                 }
-                None => return Ok(received),
+                None => return Ok((received, read)),
             }
         }
     }

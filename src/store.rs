@@ -38,6 +38,7 @@ mod events;
 mod groups;
 mod idempotency;
 mod identity;
+mod indexes;
 mod job_cancels;
 mod job_polls;
 mod jobs;
@@ -58,6 +59,7 @@ mod schema;
 mod sealing;
 mod tenant_cache;
 mod timeline;
+mod unreadable;
 mod watch_events;
 mod watches;
 mod writer;
@@ -101,7 +103,7 @@ pub use self::idempotency::{
     IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
 };
 pub use self::job_cancels::RecordCancel;
-pub use self::jobs::{NotFound, PollNow, RefreshEnding};
+pub use self::jobs::{JobPage, NotFound, PollNow, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
 pub use self::notifications::{Listener, Mailbox, WorkSignal};
@@ -213,11 +215,13 @@ impl Store {
     pub async fn load_due_deliveries(&self, page: LoadDueDeliveries) -> Result<DueDeliveries> {
         let mut find = FindDue { page, passes_left_out: false };
         loop {
-            let FoundDue { ids, has_more, next_retry_at } = self.find_due(find.clone()).await?;
+            let mut found = self.find_due(find.clone()).await?;
+            let ids = std::mem::take(&mut found.ids);
             let is_last = find.passes_left_out || ids.is_empty();
-            let deliveries = if ids.is_empty() { Vec::new() } else { self.pending_deliveries(ids).await? };
+            let were_due = !ids.is_empty();
+            let deliveries = if were_due { self.pending_deliveries(ids).await? } else { Vec::new() };
             if is_last || !deliveries.is_empty() {
-                return Ok(DueDeliveries { deliveries, has_more, next_retry_at });
+                return Ok(found.with(deliveries, were_due, find.page.now));
             }
             find.passes_left_out = true;
         }

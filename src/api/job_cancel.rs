@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use super::http::{Answer, Api, Call, FieldErrorCode, Invalid, Problem, ProblemCode, Write};
 use super::own_access::ShownPoll;
-use crate::domain::{CancelStatus, INLINE, JobCancel, OPERATOR_ACCOUNT, Timestamp, WatchId};
+use crate::domain::{
+    CancelStatus, INLINE, JobCancel, OPERATOR_ACCOUNT, Timestamp, WatchId, credential_variable,
+};
 use crate::providers::Definition;
 use crate::store::CancelRefusal;
 
@@ -99,9 +101,26 @@ pub async fn check_watch(call: &Call, id: WatchId) -> Answer<()> {
         let detail = format!("is not possible: the definition `{provider}` of the watch exists no more");
         return Err(Problem::field("/cancelJob", FieldErrorCode::NoCancel, detail).into());
     }
-    check(&call.api, definition.as_deref(), watch.job.account != OPERATOR_ACCOUNT)
+    let is_own = watch.job.account != OPERATOR_ACCOUNT;
+    check(&call.api, definition.as_deref(), is_own)
+        .and_then(|()| check_key(&call.api, definition.as_deref(), is_own))
         .map_err(|(code, detail)| Problem::field("/cancelJob", code, detail))?;
     Ok(())
+}
+
+/// Checks that the server still has the API key with which a job is cancelled. A registration without it is refused.
+fn check_key(api: &Api, definition: Option<&Definition>, is_own: bool) -> Result<(), Invalid> {
+    let Some(definition) = definition.filter(|definition| !is_own && definition.needs_credential()) else {
+        return Ok(());
+    };
+    let id = &definition.id;
+    if api.access.get(id).is_some_and(|access| access.has_key) {
+        return Ok(());
+    }
+    let variable = credential_variable(id);
+    let detail =
+        format!("is not possible: the server has no API key for `{id}`; the operator can set {variable}");
+    Err((FieldErrorCode::NoCredential, detail))
 }
 
 /// Returns the definition of the app with which a watch was registered.

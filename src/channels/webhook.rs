@@ -96,16 +96,16 @@ impl Webhook {
         credentials: &ClientCredentials,
         (mut headers, stopwatch): (HeaderMap, Stopwatch),
     ) -> AttemptResult {
-        let request = TokenRequest { services, app: message.delivery.app, credentials };
+        let request = TokenRequest::new(services, message.delivery.app, credentials);
         let left = || message.timeout.saturating_sub(stopwatch.elapsed());
-        let (token, mut used) = match self.tokens.get(request, left()).await {
+        let (token, mut used) = match self.tokens.get(&request, left()).await {
             Ok(got) => got,
             Err(failure) => return failure.into_result(recorded_headers(&headers), stopwatch.elapsed()),
         };
         headers.insert(AUTHORIZATION, token.authorization());
         let mut result = exchange(services, message, headers.clone(), &stopwatch).await;
         if result.attempt.status_code == Some(401)
-            && let Some(renewed) = self.tokens.renew(request, left(), &token).await
+            && let Some(renewed) = self.tokens.renew(&request, left(), &token).await
         {
             match renewed {
                 Ok((token, renewal)) => {

@@ -188,6 +188,17 @@ impl CancelAttempt {
         }
     }
 
+    /// Returns the result without a request, which is considered again at `at`.
+    pub fn postponed(&self, message: String, at: Timestamp) -> CancelResult {
+        CancelResult {
+            status: CancelStatus::Pending,
+            attempts: self.attempts,
+            next_attempt_at: Some(at),
+            http_status: None,
+            message: Some(message),
+        }
+    }
+
     /// Returns the result without a request, and without another attempt.
     pub fn given_up(&self, message: String) -> CancelResult {
         CancelResult::finished(CancelStatus::Failed, self.attempts, None, Some(message))

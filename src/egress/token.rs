@@ -1,18 +1,22 @@
 //! Access tokens (RFC 6749) of receivers and of providers: the answer of a token URL, and the token that is kept.
 //!
-//! A token is requested when the first request needs it, and kept in memory. It is renewed before it expires. One
-//! request for a token is in flight at a time: others wait for its answer, also if that is a failure. After a failure,
-//! the next request follows after [`FAILURE_HOLDS`] at the earliest. A token that was to be renewed is used until it
-//! expires if the renewal fails.
+//! A token is requested when the first request needs it, and kept in memory. One request for a token is in flight at a
+//! time: others wait for its answer, also if that is a failure. After a failure, the next request follows after
+//! [`FAILURE_HOLDS`] at the earliest.
+//!
+//! **A renewal delays nothing.** It begins before the token expires, with the first use of the token after `renew_at`, and
+//! runs beside it: the known token is used until it expires, or until the renewal has brought another one.
 //!
 //! The module makes no request: the callers know the token URL, and what its failure means.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 
 use super::Received;
 use crate::clock::{Clock, Moment};
@@ -135,8 +139,12 @@ pub enum NoToken<F> {
     TimedOut,
 }
 
-/// What is known about the token of one set of credentials. `F` is the failure of a request for it.
-pub struct TokenSlot<F>(Mutex<Known<F>>);
+/// The token of one set of credentials, and the turn of the request for it. `F` is the failure of such a request.
+pub struct TokenSlot<F> {
+    known: Mutex<Known<F>>,
+    /// Held while a request is in flight.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
 
 struct Known<F> {
     token: Option<Token>,
@@ -145,7 +153,7 @@ struct Known<F> {
 
 impl<F> Default for TokenSlot<F> {
     fn default() -> Self {
-        Self(Mutex::new(Known { token: None, failure: None }))
+        Self { known: Mutex::new(Known { token: None, failure: None }), turn: Arc::default() }
     }
 }
 
@@ -155,52 +163,103 @@ impl<F> fmt::Debug for TokenSlot<F> {
     }
 }
 
-impl<F: Clone> TokenSlot<F> {
-    /// Returns a valid token within `limit`, and what a request for it brought, if one was made. `request` makes a
-    /// request within the time that is left. A `refused` token is not returned.
-    pub async fn get<R, Q: Future<Output = Result<(Token, R), F>>>(
-        &self,
-        clock: &Clock,
+impl<F: Clone + Send + 'static> TokenSlot<F> {
+    /// Returns a valid token within `limit`, and what a request for it brought, if the caller has waited for one.
+    /// `request` makes a request within the time that is left. A `refused` token is not returned.
+    ///
+    /// Each request is a task of its own, so that its result is kept if the caller is gone. `work` has another owner
+    /// while one runs that no caller waits for.
+    pub async fn get<R, Q>(
+        self: &Arc<Self>,
+        (clock, work): (&Clock, &Arc<()>),
         limit: Duration,
         refused: Option<&Token>,
         request: impl FnOnce(Duration) -> Q,
-    ) -> Result<(Token, Option<R>), NoToken<F>> {
+    ) -> Result<(Token, Option<R>), NoToken<F>>
+    where
+        R: Send + 'static,
+        Q: Future<Output = Result<(Token, R), F>> + Send + 'static,
+    {
         let began = clock.moment();
+        if let Some(token) = self.valid(refused, began) {
+            let is_due = began >= token.renew_at && self.failed_since(began).is_none();
+            if is_due && let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() {
+                let (renewal, work) = (self.start(clock, turn, request(limit)), Arc::clone(work));
+                tokio::spawn(async move {
+                    let _ = renewal.await;
+                    drop(work);
+                });
+            }
+            return Ok((token, None));
+        }
         let waiting = async {
-            let mut slot = self.0.lock().await;
+            let turn = Arc::clone(&self.turn).lock_owned().await;
             let now = clock.moment();
-            let is_refused = |token: &Token| refused.is_some_and(|refused| refused.is(token));
-            let known = slot.token.clone().filter(|token| !is_refused(token));
-            if let Some(token) = known.clone().filter(|token| now < token.renew_at) {
+            if let Some(token) = self.valid(refused, now) {
                 return Ok((token, None));
             }
-            let failure = match &slot.failure {
+            match self.failed_since(now) {
                 // The request that this one waited for was made for it as well.
-                Some((at, failure)) if *at >= began => NoToken::Failed(failure.clone()),
-                Some((at, failure)) if now.since(*at) < FAILURE_HOLDS => {
-                    NoToken::Held(failure.clone(), FAILURE_HOLDS.saturating_sub(now.since(*at)))
+                Some((at, failure)) if at >= began => return Err(NoToken::Failed(failure)),
+                Some((at, failure)) => {
+                    return Err(NoToken::Held(failure, FAILURE_HOLDS.saturating_sub(now.since(at))));
                 }
-                Some(_) | None => match request(limit.saturating_sub(now.since(began))).await {
-                    Ok((token, brought)) => {
-                        *slot = Known { token: Some(token.clone()), failure: None };
-                        return Ok((token, Some(brought)));
-                    }
-                    Err(failure) => {
-                        slot.failure = Some((clock.moment(), failure.clone()));
-                        NoToken::Failed(failure)
-                    }
-                },
-            };
-            // A token that was to be renewed is valid until it expires.
-            known.filter(|token| now < token.expires_at).map(|token| (token, None)).ok_or(failure)
+                None => {}
+            }
+            let left = limit.saturating_sub(now.since(began));
+            match self.start(clock, turn, request(left)).await {
+                Ok(Ok((token, brought))) => Ok((token, Some(brought))),
+                Ok(Err(failure)) => Err(NoToken::Failed(failure)),
+                // The service stops.
+                Err(_) => Err(NoToken::TimedOut),
+            }
         };
         clock.timeout(limit, waiting).await.unwrap_or(Err(NoToken::TimedOut))
     }
 
+    /// Starts a request, and keeps its result.
+    fn start<R, Q>(
+        self: &Arc<Self>,
+        clock: &Clock,
+        turn: OwnedMutexGuard<()>,
+        request: Q,
+    ) -> JoinHandle<Result<(Token, R), F>>
+    where
+        R: Send + 'static,
+        Q: Future<Output = Result<(Token, R), F>> + Send + 'static,
+    {
+        let (slot, clock) = (Arc::clone(self), clock.clone());
+        tokio::spawn(async move {
+            let result = request.await;
+            let mut known = slot.known();
+            match &result {
+                Ok((token, _)) => *known = Known { token: Some(token.clone()), failure: None },
+                Err(failure) => known.failure = Some((clock.moment(), failure.clone())),
+            }
+            drop((known, turn));
+            result
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known<F>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the token if it has not expired, and is not the one that was refused.
+    fn valid(&self, refused: Option<&Token>, now: Moment) -> Option<Token> {
+        let is_refused = |token: &Token| refused.is_some_and(|refused| refused.is(token));
+        self.known().token.clone().filter(|token| now < token.expires_at && !is_refused(token))
+    }
+
+    /// Returns the failure of the last request, if the next one has to wait for it.
+    fn failed_since(&self, now: Moment) -> Option<(Moment, F)> {
+        self.known().failure.clone().filter(|(at, _)| now.since(*at) < FAILURE_HOLDS)
+    }
+
     /// Forgets a token that was refused, so that the next request gets another one.
-    pub async fn discard(&self, refused: &Token) {
-        let mut slot = self.0.lock().await;
-        slot.token = slot.token.take().filter(|token| !token.is(refused));
+    pub fn discard(&self, refused: &Token) {
+        let mut known = self.known();
+        known.token = known.token.take().filter(|token| !token.is(refused));
     }
 }
 
@@ -282,4 +341,69 @@ fn bearer(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::Timestamp;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    type Answer = Result<(Token, ()), &'static str>;
+
+    fn token(text: &str, now: Moment) -> Token {
+        Token::new(text.to_owned(), None, Some(Duration::from_secs(100)), now).expect("a token")
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_kept_after_its_caller_is_gone() {
+        let (slot, work) = (Arc::new(TokenSlot::default()), Arc::default());
+        let clock = Clock::Manual(ManualClock::at(Timestamp::from_millis(1_000)));
+        let (fail, failing) = oneshot::channel::<()>();
+        let request = |_| async move {
+            let _ = failing.await;
+            Answer::Err("why")
+        };
+        tokio::select! {
+            biased;
+            _ = slot.get((&clock, &work), LIMIT, None, request) => panic!("it waits"),
+            () = tokio::task::yield_now() => {}
+        }
+        fail.send(()).expect("the request goes on");
+        let again = slot.get((&clock, &work), LIMIT, None, |_| async { Answer::Err("another") }).await;
+        assert!(matches!(again, Err(NoToken::Failed("why"))));
+    }
+
+    #[tokio::test]
+    async fn a_valid_token_is_used_during_its_renewal() {
+        let (slot, work) = (Arc::new(TokenSlot::default()), Arc::default());
+        let manual = ManualClock::at(Timestamp::from_millis(1_000));
+        let clock = Clock::Manual(manual.clone());
+        let first = token("first", clock.moment());
+        let issued = |_| async move { Answer::Ok((first, ())) };
+        slot.get((&clock, &work), LIMIT, None, issued).await.expect("a token");
+        manual.advance(Duration::from_secs(95));
+        let (renew, renewing) = oneshot::channel();
+        let request = |_| async move { Answer::Ok((renewing.await.expect("a token"), ())) };
+        let (used, brought) = slot.get((&clock, &work), LIMIT, None, request).await.expect("a token");
+        assert!(used.reveal() == "first" && brought.is_none());
+        let second = |_| async { Answer::Err("a second renewal") };
+        assert_eq!(
+            slot.get((&clock, &work), LIMIT, None, second).await.expect("a token").0.reveal(),
+            "first"
+        );
+        renew.send(token("renewed", clock.moment())).expect("the renewal goes on");
+        while Arc::strong_count(&work) > 1 {
+            tokio::task::yield_now().await;
+        }
+        let none = |_| async { Answer::Err("no request is needed") };
+        assert_eq!(
+            slot.get((&clock, &work), LIMIT, None, none).await.expect("a token").0.reveal(),
+            "renewed"
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 mod cancelling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::egress::Egress;
 use crate::own_work::OwnWork;
 use crate::providers::{Definition, InlinePoll, Interpretation, NextResult};
 use crate::store::{
-    ExpireWatches, NotFoundEnd, NotifyWatches, RecordObservation, RefreshEnding, Store, StoreError,
+    ExpireWatches, JobPage, NotFoundEnd, NotifyWatches, RecordObservation, RefreshEnding, Store, StoreError,
     WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{Load, ProviderMetrics};
@@ -46,6 +46,14 @@ const GIVE_UPS: usize = 16;
 /// Label of the metrics of all definitions of apps, whose number is not bounded. It is no id of a provider.
 const OF_APPS: &str = "of_apps";
 
+/// Error of a job that the last start could not read.
+const UNREADABLE: &str =
+    "the server cannot read what it has stored of the job, so the job is not polled; ask the operator";
+
+/// Error of a job whose credential or definition cannot be read.
+const UNREADABLE_SOURCE: &str = "the server cannot read the credential or the definition that it has stored, so the job is not polled; ask the \
+     operator, or create it again and register the job again";
+
 /// Polls jobs.
 #[derive(Debug)]
 pub struct Poller {
@@ -60,6 +68,8 @@ pub struct Poller {
     /// from the first poll on.
     own_metrics: Mutex<BTreeMap<String, Arc<ProviderMetrics>>>,
     scheduler: Mutex<Scheduler>,
+    /// Jobs that the last start could not read.
+    unreadable: Mutex<BTreeSet<JobNo>>,
     /// Permits of jobs whose watches end without the result of a poll.
     give_ups: Semaphore,
     /// Memory of pending results.
@@ -95,6 +105,7 @@ impl Poller {
             own,
             own_metrics: Mutex::default(),
             scheduler,
+            unreadable: Mutex::default(),
             give_ups,
             result_memory,
             alive,
@@ -121,9 +132,11 @@ impl Poller {
         }
         let mut after = JobNo(0);
         loop {
-            let mut page = self.store.jobs(after, PAGE, self.clock.now()).await?;
-            let Some(last) = page.last() else { return self.load_cancels().await };
-            after = last.no;
+            let JobPage { jobs: mut page, unreadable, last } =
+                self.store.jobs(after, PAGE, self.clock.now()).await?;
+            let Some(last) = last else { return self.load_cancels().await };
+            after = last;
+            self.unreadable().extend(unreadable);
             if self.store.tracer().is_on() {
                 let traced = self.store.traced_watches(page.iter().map(|facts| facts.no).collect()).await?;
                 for (facts, traced) in page.iter_mut().zip(traced) {
@@ -141,7 +154,16 @@ impl Poller {
     /// Returns the poll statistics of a job.
     pub fn stats(&self, job: JobNo) -> Option<PollStats> {
         let now = self.clock.now();
-        self.scheduler().stats(job, now)
+        let stats = self.scheduler().stats(job, now);
+        let is_unreadable = || self.unreadable().contains(&job);
+        stats.or_else(|| {
+            is_unreadable()
+                .then(|| PollStats { last_error: Some(UNREADABLE.to_owned()), ..PollStats::default() })
+        })
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<JobNo>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the state of each provider, sorted by id, and at the end those of the definitions of this app that have
@@ -210,7 +232,8 @@ impl Poller {
         let scheduler = self.scheduler();
         let unchanged = self.store.poller_messages().is_empty() && scheduler.clock.jump(now).is_none();
         let next_at = if unchanged { scheduler.next_step_at } else { Some(now) };
-        Activity { in_progress: self.alive.strong_count() - 1, next_at, in_background: 0 }
+        let in_progress = self.alive.strong_count() - 1 + self.egress.in_background();
+        Activity { in_progress, next_at, in_background: 0 }
     }
 
     /// Starts the polls that are due, and returns the time of the next one. While a table of the database is missing,
@@ -526,6 +549,9 @@ impl PollTask {
             Ok(None) => return,
             Err(NoProvider::Store(error)) => {
                 tracing::warn!(job = name.job_id, %error, "the credential or the definition of a job cannot be read; it is polled in a minute");
+                if matches!(error, StoreError::Inconsistent(_)) {
+                    self.note_error(UNREADABLE_SOURCE.to_owned());
+                }
                 return;
             }
             // The job is scheduled again.
@@ -539,6 +565,7 @@ impl PollTask {
                     error,
                     "what is stored of how a job is polled cannot be used"
                 );
+                self.note_error(error);
                 return self.give_up_own().await;
             }
         };
@@ -579,6 +606,13 @@ impl PollTask {
             );
         }
         self.carry_out(decision, &name, trace.zip(span), now).await;
+    }
+
+    /// Notes for the clients why no poll was made.
+    fn note_error(&self, error: String) {
+        if let Some(schedule) = self.poller.scheduler().jobs.get_mut(&self.job) {
+            schedule.rare().last_error = Some(error);
+        }
     }
 
     /// Returns the results of the job that are pending.

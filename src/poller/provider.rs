@@ -181,14 +181,14 @@ impl Provider {
     }
 
     /// Requests the status of a job, and interprets the response.
-    pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
+    pub(super) async fn poll(&self, egress: &Arc<Egress>, clock: &Clock, name: &JobName) -> PollResponse {
         self.respond(egress, clock, name, Purpose::Poll).await
     }
 
     /// Requests the first result of a job, and interprets the response.
     pub(super) async fn result(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         name: &JobName,
         report: &JobReport,
@@ -197,7 +197,7 @@ impl Provider {
     }
 
     /// Requests to cancel a job, and interprets the response.
-    pub(super) async fn cancel(&self, egress: &Egress, clock: &Clock, name: &JobName) -> CancelResponse {
+    pub(super) async fn cancel(&self, egress: &Arc<Egress>, clock: &Clock, name: &JobName) -> CancelResponse {
         let job = (name.job_id.as_str(), name.params.as_str());
         let failed = |message, retry_after| {
             let answer = CancelAnswer::Error(self.masked(message, &[]));
@@ -214,17 +214,33 @@ impl Provider {
             Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
         };
         let secrets = request.secrets.clone();
-        let received = match egress.fetch(Self::fetch(request)).await {
+        let (mut received, read) = match egress.fetch_partly(Self::fetch(request)).await {
             Ok(received) => received,
             // The same address would be refused again.
             Err(error @ SendError::Refused(_)) => return refused(error.to_string()),
             Err(error) => return failed(error.to_string(), None),
         };
+        let is_good = (200..300).contains(&received.status);
+        let needs_body = is_good && self.definition.reads_cancel_body();
+        // The status decides. Only a good answer whose body can report an error is not known without it.
+        let mut is_too_large = false;
+        if let Err(error) = read {
+            is_too_large = matches!(error, SendError::TooLarge(_));
+            if needs_body && !is_too_large {
+                return failed(error.to_string(), None);
+            }
+            received.body = Bytes::new();
+        }
         let (definition, job) = (Arc::clone(&self.definition), name.clone());
         let read = self.read(received, &secrets, move |received| {
             let Received { status, headers, body, .. } = received;
             let answer = Answer { status: *status, headers, body };
-            definition.interpret_cancel((&job.job_id, &job.params), answer)
+            // A body that is too large reports no error.
+            if needs_body && is_too_large {
+                CancelAnswer::Accepted
+            } else {
+                definition.interpret_cancel((&job.job_id, &job.params), answer)
+            }
         });
         let (received, mut answer) = match read.await {
             Ok(read) => read,
@@ -234,7 +250,7 @@ impl Provider {
         if status == 401
             && let Some(token) = &token
         {
-            self.tokens.discard_old(clock, token).await;
+            self.tokens.discard_old(clock, token);
         }
         if let CancelAnswer::AlreadyEnded(message)
         | CancelAnswer::Refused(message)
@@ -250,7 +266,7 @@ impl Provider {
 
     async fn respond(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         name: &JobName,
         purpose: Purpose<'_>,
@@ -266,7 +282,7 @@ impl Provider {
     /// Returns the response; the error is that of a request without a response of the provider.
     async fn exchange(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         name: &JobName,
         purpose: Purpose<'_>,
@@ -306,7 +322,7 @@ impl Provider {
         if let Interpretation::Failed { failure, message } = &mut meaning {
             let refused = token.as_ref().filter(|_| received.status == 401);
             if let Some(token) = refused
-                && self.tokens.discard_old(clock, token).await
+                && self.tokens.discard_old(clock, token)
             {
                 *failure = PollFailure::TokenRefused;
             }
@@ -361,7 +377,7 @@ impl Provider {
     /// Returns the request for a job, and the token in it, which may have to be requested before.
     pub async fn authorized(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
         job: (&str, &str),
         purpose: Purpose<'_>,

@@ -1,7 +1,7 @@
 //! The tokens for which API keys are exchanged: OAuth 2.0, and service accounts of Google.
 //!
 //! A token is kept in memory ([`TokenSlot`]): it is requested before the first poll that needs it, and renewed before
-//! it ends. Polls wait for the request that is in flight.
+//! it ends. Polls wait for the request that is in flight, unless they have a valid token.
 //!
 //! - **A failed request says nothing about a job.** If the token URL rejects the key, the provider is paused, as after
 //!   a 401 of the provider itself. Every other failure is a failed poll, whose message names the host of the token URL.
@@ -13,12 +13,12 @@
 //!   refresh token only once then rejects it.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::exchange;
 use crate::clock::Clock;
-use crate::domain::{Timestamp, credential_variable};
+use crate::domain::{Masked, Timestamp, credential_variable};
 use crate::egress::{
     Egress, NoToken, NotIssued, Received, SendError, Token, TokenParts, TokenSlot, read_token,
     read_token_with,
@@ -34,8 +34,8 @@ const KEY_CODES: [&str; 3] = ["invalid_client", "invalid_grant", "unauthorized_c
 /// The token of a provider.
 #[derive(Debug, Default)]
 pub struct Tokens {
-    slot: TokenSlot<TokenFailure>,
-    refresh_token: RefreshToken,
+    slot: Arc<TokenSlot<TokenFailure>>,
+    refresh_token: Arc<RefreshToken>,
 }
 
 /// The newest refresh token.
@@ -92,12 +92,16 @@ impl Tokens {
     /// Returns a valid token for a key.
     pub(super) async fn get(
         &self,
-        egress: &Egress,
+        egress: &Arc<Egress>,
         clock: &Clock,
-        (definition, key): (&Definition, &str),
+        (definition, key): (&Arc<Definition>, &str),
     ) -> Result<Token, TokenFailure> {
-        let request = |left| self.request(egress, clock, (definition, key), left);
-        match self.slot.get(clock, WAIT_MAX, None, request).await {
+        let request = |left| {
+            let (egress, clock, definition) = (Arc::clone(egress), clock.clone(), Arc::clone(definition));
+            let (refresh_token, key) = (Arc::clone(&self.refresh_token), Masked::new(key.to_owned()));
+            async move { refresh_token.request(&egress, &clock, (&definition, key.reveal()), left).await }
+        };
+        match self.slot.get((clock, egress.background_work()), WAIT_MAX, None, request).await {
             Ok((token, _)) => Ok(token),
             Err(NoToken::Failed(failure) | NoToken::Held(failure, _)) => Err(failure),
             Err(NoToken::TimedOut) => {
@@ -108,14 +112,16 @@ impl Tokens {
     }
 
     /// Forgets a token that the provider has refused, if it is not new. Returns whether it did.
-    pub(super) async fn discard_old(&self, clock: &Clock, token: &Token) -> bool {
+    pub(super) fn discard_old(&self, clock: &Clock, token: &Token) -> bool {
         let is_old = token.is_worth_renewing(clock.moment());
         if is_old {
-            self.slot.discard(token).await;
+            self.slot.discard(token);
         }
         is_old
     }
+}
 
+impl RefreshToken {
     /// Requests a token.
     async fn request(
         &self,
@@ -149,7 +155,7 @@ impl Tokens {
     }
 
     fn newest(&self) -> MutexGuard<'_, Option<String>> {
-        self.refresh_token.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a refresh token until the process ends.

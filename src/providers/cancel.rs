@@ -93,6 +93,13 @@ impl Definition {
         Some(request.map(|request| shown(&request)))
     }
 
+    /// Returns whether the body of a good answer to [`Self::cancel_request`] has a meaning.
+    pub fn reads_cancel_body(&self) -> bool {
+        self.cancel.as_ref().is_some_and(|form| {
+            form.meaning.errors.when.is_some() || form.rules.iter().any(|rule| rule.when.reads_body())
+        })
+    }
+
     /// Returns the meaning of the answer to [`Self::cancel_request`]. Never panics, whatever the bytes.
     pub fn interpret_cancel(&self, job: (&str, &str), answer: Answer<'_>) -> CancelAnswer {
         let read = |form: &CancelForm| self.read_limited(CancelAnswer::Error, || form.interpret(job, answer));

@@ -11,6 +11,7 @@ use super::keys::{CreateKey, KeyRow, insert_key};
 use super::reads::ReadStore;
 use super::sealing::{Column, Keyring};
 use super::tenant_cache::{CachedKey, Key, TenantCache, TenantChange};
+use super::unreadable::UnreadableRows;
 use crate::domain::{App, AppId, AppNo, KeyId, Masked, Scope, Timestamp, draw_private_key};
 
 /// Maximum number of apps: all of them are in memory, each with its destination queues.
@@ -101,19 +102,27 @@ pub enum RenameAppRefusal {
 }
 
 /// Reads all apps and keys.
-pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache> {
+pub(super) fn load_tenants(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    unreadable: &UnreadableRows,
+) -> Result<TenantCache> {
     let mut cache = TenantCache::default();
     let app = |row: &Row<'_>| Ok(TenantChange::App(Arc::new(read_app(row, keyring)?)));
-    cache.apply(tx.list(&format!("select {APP} from apps"), [], app)?);
+    let app = |row: &Row<'_>| unreadable.skip(("apps", 0), row, app(row));
+    let apps = tx.list(&format!("select {APP} from apps"), [], app)?;
+    cache.apply(apps.into_iter().flatten().collect());
     let sql = "select no from apps where deleted_at is not null";
     cache.apply(tx.list(sql, [], |row| Ok(TenantChange::Deleted(AppNo(row.int(0)?))))?);
     let sql = "select hash, app, scope, id, expires_at, coalesce(last_used_at, 0) from keys";
-    cache.apply(tx.list(sql, [], |row| {
+    let key = |row: &Row<'_>| {
         let key = Key { id: KeyId(row.id(3)?), app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
         let broken = |_| StoreError::Inconsistent("the hash of a key is not 32 bytes".to_owned());
         let hash = row.bytes(0)?.try_into().map_err(broken)?;
         Ok(TenantChange::Key(hash, CachedKey::new(key, row.opt_time(4)?, row.int(5)?)))
-    })?);
+    };
+    let keys = tx.list(sql, [], |row| unreadable.skip(("keys", 3), row, key(row)))?;
+    cache.apply(keys.into_iter().flatten().collect());
     Ok(cache)
 }
 

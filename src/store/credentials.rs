@@ -54,20 +54,24 @@ pub struct DeleteCredential {
 impl ReadStore {
     /// Returns the credentials of an app, in the order of their names.
     pub async fn credentials(&self, app: AppNo) -> Result<Vec<Credential>> {
+        let unreadable = self.shared.unreadable.clone();
         self.read(app, move |tx| {
             let sql =
                 "select id, name, kind, send_to, created_at from credentials where app = $1 order by name";
-            tx.list(sql, params![app], read_credential)
+            let read = |row: &Row<'_>| unreadable.skip(("credentials", 0), row, read_credential(row));
+            Ok(tx.list(sql, params![app], read)?.into_iter().flatten().collect())
         })
         .await
     }
 
     /// Returns the secret of a credential by its id; `None` if it was deleted.
     pub async fn credential_secret(&self, id: Id) -> Result<Option<Masked>> {
-        let keyring = self.shared.keyring.clone();
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(INTERNAL, move |tx| {
-            tx.find("select secret from credentials where id = $1", params![id], |row| {
-                Ok(Masked::new(keyring.open(Column::CREDENTIAL_SECRET, id, row.text(0)?)?))
+            tx.find("select secret, id from credentials where id = $1", params![id], |row| {
+                let secret = row.text(0).and_then(|text| keyring.open(Column::CREDENTIAL_SECRET, id, text));
+                unreadable.note(("credentials", 1), row, &secret);
+                secret.map(Masked::new)
             })
         })
         .await
@@ -124,19 +128,19 @@ pub fn create(batch: &mut Batch<'_>, command: &CreateCredential) -> Outcome<(), 
     Ok(Ok(()))
 }
 
+/// Returns a row if a running watch or a pending cancellation uses a credential. An index finds them, however many jobs of
+/// the credential have ended.
+pub(super) const USERS: &str = "select 1
+    where exists (select 1 from watches w where w.credential = $1 and w.status = 'watching')
+      or exists (select 1 from job_cancels c where c.credential = $1 and c.status = 'pending')";
+
 pub fn delete(batch: &mut Batch<'_>, command: &DeleteCredential) -> Result<Result<(), CredentialRefusal>> {
     let DeleteCredential { app, name } = command;
     let sql = "select id from credentials where app = $1 and name = $2";
     let Some(id) = batch.tx.find(sql, params![*app, name], |row| row.id(0))? else {
         return Ok(Err(CredentialRefusal::NotFound));
     };
-    let used = batch.tx.find(
-        "select 1 from job_polls p where p.credential = $1
-         and (exists (select 1 from watches w where w.job = p.job and w.status = 'watching')
-           or exists (select 1 from job_cancels c where c.job = p.job and c.status = 'pending')) limit 1",
-        params![id],
-        |row| row.int(0),
-    )?;
+    let used = batch.tx.find(USERS, params![id], |row| row.int(0))?;
     if used.is_some() {
         return Ok(Err(CredentialRefusal::InUse));
     }

@@ -20,6 +20,8 @@ mod value;
 pub use self::connections::{DatabaseLocation, Readers, WriterConnection};
 pub use self::error::{CommitOutcome, Received, Result, StoreError, end_the_process, end_with};
 pub use self::fair_semaphore::{FairPermit, FairSemaphore};
+pub use self::postgres::MIGRATIONS as MIGRATIONS_POSTGRES;
+pub use self::sqlite::MIGRATIONS as MIGRATIONS_SQLITE;
 #[cfg(test)]
 pub use self::sqlite::in_memory;
 pub use self::sqlite::{Fault, Files, LOG_SIZE_MAX};

@@ -127,11 +127,13 @@ impl ReadStore {
 
     /// Returns the current definitions of an app, in the order of their ids.
     pub async fn definitions(&self, app: AppNo) -> Result<Vec<DefinitionVersion>> {
+        let unreadable = self.shared.unreadable.clone();
         self.read(app, move |tx| {
             let sql = format!(
                 "select {VERSION} from definitions where app = $1 and replaced_at is null order by provider"
             );
-            tx.list(&sql, params![app], read_version)
+            let read = |row: &Row<'_>| unreadable.skip(("definitions", 0), row, read_version(row));
+            Ok(tx.list(&sql, params![app], read)?.into_iter().flatten().collect())
         })
         .await
     }
@@ -158,10 +160,12 @@ impl ReadStore {
 
     /// Returns the text of a version; `None` if it was deleted.
     pub async fn definition_text(&self, id: Id) -> Result<Option<Masked>> {
-        let keyring = self.shared.keyring.clone();
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(INTERNAL, move |tx| {
-            tx.find("select text from definitions where id = $1", params![id], |row| {
-                Ok(Masked::new(keyring.open(Column::DEFINITION_TEXT, id, row.text(0)?)?))
+            tx.find("select text, id from definitions where id = $1", params![id], |row| {
+                let text = row.text(0).and_then(|text| keyring.open(Column::DEFINITION_TEXT, id, text));
+                unreadable.note(("definitions", 1), row, &text);
+                text.map(Masked::new)
             })
         })
         .await
@@ -250,17 +254,15 @@ pub fn delete(batch: &mut Batch<'_>, command: &DeleteDefinition) -> Result<bool>
     Ok(deleted > 0)
 }
 
-/// Deletes the versions of an app that are not current, and that no running watch uses.
+/// Deletes the versions of an app that are not current, and that no running watch uses. An index finds the users of each,
+/// however many jobs of it have ended.
 fn delete_unused(tx: &Tx<'_>, app: AppNo) -> Result<()> {
-    tx.run(
-        "delete from definitions where app = $1 and replaced_at is not null and not exists (
-           select 1 from job_polls p where p.definition = definitions.id
-             and (exists (select 1 from watches w where w.job = p.job and w.status = 'watching')
-               or exists (select 1 from job_cancels c where c.job = p.job and c.status = 'pending')))",
-        params![app],
-    )?;
-    Ok(())
+    tx.run(DELETE_UNUSED, params![app]).map(|_| ())
 }
+
+pub(super) const DELETE_UNUSED: &str = "delete from definitions where app = $1 and replaced_at is not null
+    and not exists (select 1 from watches w where w.definition = definitions.id and w.status = 'watching')
+    and not exists (select 1 from job_cancels c where c.definition = definitions.id and c.status = 'pending')";
 
 /// Returns whether all these versions are current. There is one writer, so they are until the commit.
 pub fn are_current(tx: &Tx<'_>, ids: &[Id]) -> Result<bool> {

@@ -38,8 +38,8 @@ use super::batch::{Batch, NewEvent};
 use super::db::{ManyParams, Result, Row, Tx, Value, Where, params, row_sql};
 use super::destinations::{self, UsedDestination};
 use super::lists::{Fitting, ListPage, Remaining};
-use super::reads::ReadStore;
-use super::rows::{DESTINATION, SAVED_JOIN, read_destination, read_inline};
+use super::reads::{ReadStore, Shared};
+use super::rows::{DESTINATION, SAVED_JOIN, read_destination, read_inline, read_stored};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId,
@@ -97,7 +97,7 @@ impl ReadStore {
         filter: DeliveryFilter,
         limit: u32,
     ) -> Result<ListPage<Delivery, DeliveryId>> {
-        let keyring = self.shared.keyring.clone();
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.list(app, filter.before, limit, move |tx, before, remaining| {
             let filter = DeliveryFilter { before, ..filter.clone() };
             let index = filter::index(tx, app, &filter)?;
@@ -107,7 +107,10 @@ impl ReadStore {
             let size = |delivery: &Delivery| {
                 1_024 + delivery.address.len() + delivery.last_error.as_deref().map_or(0, str::len)
             };
-            let found = Fitting::take(tx, &query, remaining, |row| read_shown(row, &keyring), size)?;
+            let of = (&unreadable, ("deliveries", 0));
+            let position = |row: &Row<'_>| row.id(0).map(DeliveryId);
+            let read = (|row: &Row<'_>| read_shown(row, &keyring), position);
+            let found = Fitting::take_readable(tx, &query, remaining, of, read, size)?;
             Ok(found.part(|delivery| delivery.id, scanned))
         })
         .await
@@ -195,7 +198,7 @@ fn attempts(
     id: DeliveryId,
     before: u32,
     remaining: Remaining,
-) -> Result<Fitting<NumberedAttempt>> {
+) -> Result<Fitting<NumberedAttempt, u32>> {
     // The column counts the earlier attempts.
     let mut query = Where::new(
         "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body, n + 1
@@ -226,7 +229,8 @@ fn read_attempt(row: &Row<'_>) -> Result<Attempt> {
 
 /// A destination of a watch, as it is stored: a saved one is read afterwards.
 enum Found {
-    Inline(Destination),
+    /// Also whether its row can be read.
+    Inline(Destination, bool),
     Saved(SavedNo),
 }
 
@@ -238,6 +242,8 @@ struct NewDelivery {
     shard: u16,
     created_at: Timestamp,
     raw_generation: Option<i64>,
+    /// Whether its destination can be read. Otherwise it waits until the next start.
+    is_readable: bool,
 }
 
 /// Creates the deliveries of the events that were added since the last call. Destinations that are gone get none, and
@@ -259,7 +265,13 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         new.iter().map(|(event, ..)| params![event.watch]),
         |row| {
             let found = match row.opt_int(7)? {
-                None => Found::Inline(read_inline(row, 0, keyring)?),
+                None => {
+                    let read = read_inline(row, 0, keyring);
+                    match batch.shared.unreadable.skip(("watch_destinations", 0), row, read)? {
+                        Some(destination) => Found::Inline(destination, true),
+                        None => Found::Inline(read_stored(row, 0)?, false),
+                    }
+                }
                 Some(no) => Found::Saved(SavedNo(no)),
             };
             Ok((found, row.int(8)?))
@@ -273,14 +285,15 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     let mut skipped = Vec::new();
     for ((event, traceparent, shard), destinations) in new.into_iter().zip(found) {
         for (found, n) in destinations {
-            let (destination, is_enabled) = match found {
-                Found::Inline(destination) => (destination, true),
-                Found::Saved(no) => match saved.get(&no).filter(|used| admits(used, event.event_type)) {
-                    Some(used) => (used.destination.clone(), used.is_enabled),
+            let (destination, is_readable, is_enabled) = match found {
+                Found::Inline(destination, is_readable) => (destination, is_readable, true),
+                Found::Saved(no) => match saved.get(&no).filter(|(used, _)| admits(used, event.event_type)) {
+                    Some((used, is_readable)) => (used.destination.clone(), *is_readable, used.is_enabled),
                     None => continue,
                 },
             };
             let new = new_delivery(batch, event, (destination, n), (traceparent, shard));
+            let new = NewDelivery { is_readable, ..new };
             if is_enabled { &mut created } else { &mut skipped }.push(new);
         }
     }
@@ -304,7 +317,10 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         batch.effects.tally.skipped.push((Reason::Disabled, skipped.len()));
     }
     remove_waiting_for_earlier(&batch.tx, &mut created)?;
-    let messages = created.into_iter().map(|new| DispatcherMessage::Dispatch(Box::new(new.delivery)));
+    let messages = created
+        .into_iter()
+        .filter(|new| new.is_readable)
+        .map(|new| DispatcherMessage::Dispatch(Box::new(new.delivery)));
     batch.effects.dispatcher_messages.extend(messages);
     Ok(())
 }
@@ -319,10 +335,10 @@ fn admits(used: &UsedDestination, event_type: EventType) -> bool {
 fn saved_destinations(
     batch: &Batch<'_>,
     found: &[Vec<(Found, i64)>],
-) -> Result<BTreeMap<SavedNo, UsedDestination>> {
+) -> Result<BTreeMap<SavedNo, (UsedDestination, bool)>> {
     let no = |(found, _): &(Found, i64)| match found {
         Found::Saved(no) => Some(*no),
-        Found::Inline(_) => None,
+        Found::Inline(..) => None,
     };
     let nos: BTreeSet<SavedNo> = found.iter().flatten().filter_map(no).collect();
     if nos.is_empty() {
@@ -360,12 +376,12 @@ fn new_delivery(
         manual: false,
         finished: event.finished.clone(),
     };
-    NewDelivery { delivery, n, shard, created_at: event.observed_at, raw_generation }
+    NewDelivery { delivery, n, shard, created_at: event.observed_at, raw_generation, is_readable: true }
 }
 
 impl NewDelivery {
     fn values(&self) -> [Value<'_>; 11] {
-        let Self { delivery, n, shard, created_at, raw_generation } = self;
+        let Self { delivery, n, shard, created_at, raw_generation, .. } = self;
         let PendingDelivery { app, id, event, event_type, watch, destination, .. } = delivery;
         let Destination { id: to, queue, .. } = destination;
         params![app, id, shard, event, event_type, watch, n, to, queue, created_at, *raw_generation]
@@ -432,12 +448,16 @@ static PENDING: LazyLock<String> = LazyLock::new(|| {
 /// more, does not exist, or is to be skipped.
 fn load_pending<'v, R: ManyParams<'v>>(
     tx: &Tx<'_>,
-    keyring: &Keyring,
+    shared: &Shared,
     ids: R,
 ) -> Result<Vec<Option<PendingDelivery>>> {
     let read = |row: &Row<'_>| {
         let is_left_out = row.flag(15)?;
-        if is_left_out { Ok(None) } else { Ok(Some((read_pending(row, keyring)?, read_wait(row)?))) }
+        if is_left_out {
+            return Ok(None);
+        }
+        let read = read_pending(row, &shared.keyring).and_then(|pending| Ok((pending, read_wait(row)?)));
+        shared.unreadable.skip(("deliveries", 1), row, read)
     };
     let found = tx.fetch_each(&PENDING, ids, read)?;
     let mut loaded: Vec<Option<_>> = found.into_iter().map(|mut rows| rows.pop().flatten()).collect();

@@ -45,7 +45,7 @@ use super::idempotency::Outcome;
 use super::lists::{Fitting, ListPage, Remaining};
 use super::options::{options_text, read_options, read_tls, tls_text};
 use super::reads::ReadStore;
-use super::rows::{open, read_destination, read_headers, read_saved_queue, to_json};
+use super::rows::{open, read_destination, read_headers, read_saved_queue, read_stored, to_json};
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     Access, AppNo, Auth, ChannelKind, Destination, DestinationHealth, DestinationId, DisabledReason,
@@ -255,13 +255,15 @@ impl ReadStore {
         limit: u32,
         now: Timestamp,
     ) -> Result<ListPage<SavedDestination, DestinationId>> {
-        let keyring = self.shared.keyring.clone();
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.list(app, before, limit, move |tx, before, remaining: Remaining| {
             let mut query = Where::new(&format!("{SAVED} where s.deleted_at is null and s.app ="), app);
             query.and("s.id <", before);
             query.push(" order by s.id desc limit", remaining.limit());
-            let read = |row: &Row<'_>| read_saved(row, &keyring);
-            let mut found = Fitting::take(tx, &query, remaining, read, size)?;
+            let position = |row: &Row<'_>| row.id(1).map(DestinationId);
+            let read = (|row: &Row<'_>| read_saved(row, &keyring), position);
+            let of = (&unreadable, ("destinations", 1));
+            let mut found = Fitting::take_readable(tx, &query, remaining, of, read, size)?;
             add_health(tx, &mut found.rows, now)?;
             Ok(found.part(|destination| destination.id, None))
         })
@@ -288,13 +290,14 @@ impl ReadStore {
     /// Returns up to `limit` destinations of the app that receive the watches whose registration names none, in the
     /// order of their creation, each with whether it is enabled.
     pub async fn default_destinations(&self, app: AppNo, limit: u32) -> Result<Vec<(Destination, bool)>> {
-        let keyring = self.shared.keyring.clone();
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(app, move |tx| {
             let sql = format!(
                 "{USED} where s.is_default = 1 and s.app = $1 and s.deleted_at is null order by s.id limit $2"
             );
-            let found = tx.list(&sql, params![app, limit], |row| read_used(row, &keyring))?;
-            Ok(found.into_iter().map(|used| (used.destination, used.is_enabled)).collect())
+            let read = |row: &Row<'_>| unreadable.skip(("destinations", 0), row, read_used(row, &keyring));
+            let found = tx.list(&sql, params![app, limit], read)?;
+            Ok(found.into_iter().flatten().map(|used| (used.destination, used.is_enabled)).collect())
         })
         .await
     }
@@ -467,7 +470,10 @@ const USED: &str =
   from destinations s";
 
 fn read_used(row: &Row<'_>, keyring: &Keyring) -> Result<UsedDestination> {
-    let destination = read_destination(row, 0, keyring)?;
+    used_of(row, read_destination(row, 0, keyring)?)
+}
+
+fn used_of(row: &Row<'_>, destination: Destination) -> Result<UsedDestination> {
     let queue = destination.id.queue(AppNo(row.int(16)?));
     Ok(UsedDestination {
         destination: Destination { queue, ..destination },
@@ -476,14 +482,20 @@ fn read_used(row: &Row<'_>, keyring: &Keyring) -> Result<UsedDestination> {
     })
 }
 
-/// Returns the saved destinations with these row numbers, in this order.
+/// Returns the saved destinations with these row numbers, in this order. The second value is whether the row can be read:
+/// otherwise only what a delivery stores of it is known.
 pub(super) fn used(
     batch: &Batch<'_>,
     nos: impl ExactSizeIterator<Item = SavedNo>,
-) -> Result<Vec<UsedDestination>> {
-    let keyring = &batch.shared.keyring;
+) -> Result<Vec<(UsedDestination, bool)>> {
+    let (keyring, unreadable) = (&batch.shared.keyring, &batch.shared.unreadable);
     let sql = format!("{USED} where s.no = $1");
-    batch.tx.ones(&sql, nos.map(|no| params![no]), |row| read_used(row, keyring))
+    batch.tx.ones(&sql, nos.map(|no| params![no]), |row| {
+        match unreadable.skip(("destinations", 0), row, read_used(row, keyring))? {
+            Some(used) => Ok((used, true)),
+            None => Ok((used_of(row, read_stored(row, 0)?)?, false)),
+        }
+    })
 }
 
 /// Returns whether every saved destination among these exists. Without a saved one, nothing is read.

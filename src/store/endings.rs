@@ -125,7 +125,11 @@ impl ReadStore {
     pub async fn unfinished_endings(&self) -> Result<Vec<NotifyWatches>> {
         let sql = "select job, generation from endings where unfinished = 1 order by job";
         let read = |row: &Row<'_>| Ok(NotifyWatches { job: JobNo(row.int(0)?), generation: row.int(1)? });
-        self.read(INTERNAL, move |tx| tx.list(sql, [], read)).await
+        let unreadable = self.shared.unreadable.clone();
+        let found = self.read(INTERNAL, move |tx| {
+            tx.list(sql, [], |row| unreadable.skip(("endings", 0), row, read(row)))
+        });
+        Ok(found.await?.into_iter().flatten().collect())
     }
 }
 
@@ -166,7 +170,7 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
         read_ending,
     )?;
     let texts = endings.iter().flatten().map(|ending| ending.seen.text_size());
-    let watches = read_ended_watches(&batch.tx, commands, chunk_size(texts))?;
+    let watches = read_ended_watches(batch, commands, chunk_size(texts))?;
     // There is no ending if the job did not end, or if the ending was pruned.
     let endings: Vec<Option<JobChange<'_>>> = endings
         .into_iter()
@@ -184,14 +188,14 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
 }
 
 /// Reads a chunk of the watches that each ending ends. The apps take turns if there are more.
-fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches], most: usize) -> Result<Vec<Watches>> {
+fn read_ended_watches(batch: &Batch<'_>, commands: &[&NotifyWatches], most: usize) -> Result<Vec<Watches>> {
     let rows = commands.iter().map(|command| params![command.job, command.generation]);
-    let mut watches = read_watches(tx, OF_ENDING_IN_ORDER, most, rows)?;
+    let mut watches = read_watches(batch, OF_ENDING_IN_ORDER, most, rows)?;
     // The chunk begins with the first app. One app alone has no turns.
     let first_app = |n: usize| Some((n, watches[n].chunk.first().filter(|_| watches[n].has_more)?.app));
     let many: Vec<_> = (0..watches.len()).filter_map(first_app).collect();
     let others =
-        tx.fetch(HAS_LATER_APP, many.iter().map(|(n, app)| params![commands[*n].job, app]), |row| {
+        batch.tx.fetch(HAS_LATER_APP, many.iter().map(|(n, app)| params![commands[*n].job, app]), |row| {
             row.int(0)
         })?;
     let many = many.iter().zip(others).filter(|(_, others)| !others.is_empty()).map(|((n, _), _)| *n);
@@ -200,7 +204,7 @@ fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches], most: usize) -> 
         return Ok(watches);
     }
     let jobs: Vec<_> = many.iter().map(|n| (commands[*n].job, commands[*n].generation.into())).collect();
-    let turns = read_turns(tx, OF_ENDING, most, &jobs)?;
+    let turns = read_turns(batch, OF_ENDING, most, &jobs)?;
     for (n, turns) in many.into_iter().zip(turns) {
         watches[n].chunk = turns.chunk;
     }
@@ -217,7 +221,7 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
     };
     let jobs: Vec<_> = commands.iter().zip(first).map(begin).collect();
     let seen = read_last_observations(&batch.tx, jobs.iter().map(|(job, _)| *job))?;
-    let read = read_turns_after(&batch.tx, chunk_of(&seen), &jobs)?;
+    let read = read_turns_after(batch, chunk_of(&seen), &jobs)?;
     let (mut watches, mut next) = (Vec::with_capacity(read.len()), Vec::with_capacity(read.len()));
     for (command, (mut chunk, positions)) in commands.iter().zip(read) {
         chunk.retain(|watch| watch.created_at <= command.registered_until);
@@ -262,7 +266,7 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
 pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches]) -> Result<Vec<bool>> {
     let jobs: Vec<_> = commands.iter().map(|command| (command.job, command.until.into())).collect();
     let seen = read_last_observations(&batch.tx, commands.iter().map(|command| command.job))?;
-    let watches = read_turns(&batch.tx, OF_EXPIRY, chunk_of(&seen), &jobs)?;
+    let watches = read_turns(batch, OF_EXPIRY, chunk_of(&seen), &jobs)?;
     let has_more = watches.iter().map(|watches| watches.has_more).collect();
     let ends = commands.iter().map(|c| (c.job, EndingKind::Expired, c.error.clone(), c.now));
     end_some_watches(batch, ends.zip(seen), watches)?;

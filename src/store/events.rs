@@ -91,9 +91,10 @@ impl ReadStore {
         (limit, bytes): (u32, usize),
     ) -> Result<Followed> {
         let remaining = Remaining { rows: limit as usize, bytes };
+        let unreadable = self.shared.unreadable.clone();
         self.read(app, move |tx| {
             let filter = EventFilter { event_type, ..EventFilter::default() };
-            let part = filter::part(tx, app, &filter, Some(position), remaining)?;
+            let part = filter::part((tx, &unreadable), app, &filter, Some(position), remaining)?;
             let (next, is_end) = match part.end {
                 End::List => (end_of_feed(tx, app)?, true),
                 End::Full(next) | End::Scanned(next) => (next, false),
@@ -119,8 +120,9 @@ impl ReadStore {
                 position => position,
             },
         };
+        let unreadable = self.shared.unreadable.clone();
         let page = self.list(app, position, limit, move |tx, position, remaining| {
-            filter::part(tx, app, &filter, position, remaining)
+            filter::part((tx, &unreadable), app, &filter, position, remaining)
         });
         page.await.map(Some)
     }

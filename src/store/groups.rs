@@ -363,9 +363,11 @@ pub(super) fn settle(batch: &mut Batch<'_>) -> Result<()> {
         "{GROUP} where no = $1 and ended_at is null
          and completed + failed + cancelled + not_found + expired + stopped >= needed"
     );
-    let found = batch.tx.fetch(&sql, ends.keys().map(|no| params![no]), read_group)?;
+    let found = batch.tx.fetch(&sql, ends.keys().map(|no| params![no]), |row| {
+        batch.shared.unreadable.skip(("watch_groups", 0), row, read_group(row))
+    })?;
     let times = ends.values().map(|ends| ends.last_at);
-    let met = found.into_iter().zip(times).filter_map(|(found, at)| Some((found.into_iter().next()?, at)));
+    let met = found.into_iter().zip(times).filter_map(|(found, at)| Some((found.into_iter().next()??, at)));
     let mut met: Vec<_> = met.collect();
     let later = met.split_off(met.len().min(CHUNK));
     if !later.is_empty() {
@@ -415,7 +417,16 @@ pub(super) fn expire_groups(batch: &mut Batch<'_>, command: &ExpireGroups) -> Re
     settle(batch)?;
     let sql = format!("{GROUP} where ended_at is null and expires_at <= $1 order by expires_at limit $2");
     let most = u32::try_from(CHUNK).unwrap_or(u32::MAX);
-    let due = batch.tx.list(&sql, params![command.until, most], read_group)?;
+    let due = batch.tx.list(&sql, params![command.until, most], |row| {
+        batch.shared.unreadable.skip(("watch_groups", 0), row, read_group(row))
+    })?;
+    let has_unreadable = due.iter().any(Option::is_none);
+    let due: Vec<StoredGroup> = due.into_iter().flatten().collect();
+    if has_unreadable && due.is_empty() {
+        // Those that cannot be read stay as they are.
+        let sql = "select min(expires_at) from watch_groups where ended_at is null and expires_at > $1";
+        return batch.tx.one(sql, params![command.until], |row| row.opt_time(0));
+    }
     let due = due.into_iter().map(|stored| (stored, command.now));
     let (met, expired): (Vec<_>, Vec<_>) =
         due.partition(|(stored, _)| stored.group.counts.ended() >= stored.needed);

@@ -41,13 +41,17 @@ pub struct RecordCancel {
 }
 
 impl ReadStore {
-    /// Returns a page of the requests that are not decided, after those of a job and an app.
-    pub async fn pending_cancels(&self, after: (JobNo, AppNo), limit: u32) -> Result<Vec<PendingCancel>> {
-        let keyring = self.shared.keyring.clone();
+    /// Returns a page of the requests that are not decided, after those of a job and an app, and the last of them.
+    pub async fn pending_cancels(
+        &self,
+        after: (JobNo, AppNo),
+        limit: u32,
+    ) -> Result<(Vec<PendingCancel>, Option<(JobNo, AppNo)>)> {
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(INTERNAL, move |tx| {
-            tx.list(
+            let found = tx.list(
                 concat!(
-                    "select c.job, c.app, min(c.next_attempt_at), j.provider, j.account, ",
+                    "select c.job, c.app, min(c.next_attempt_at) as next_attempt_at, j.provider, j.account, ",
                     poll_columns!(),
                     " from job_cancels c join jobs j on j.no = c.job
                  where c.status = 'pending' and (c.job, c.app) > ($1, $2)
@@ -55,16 +59,22 @@ impl ReadStore {
                 ),
                 params![after.0, after.1, limit],
                 |row| {
-                    Ok(PendingCancel {
-                        job: JobNo(row.int(0)?),
-                        app: AppNo(row.int(1)?),
-                        provider: row.text(3)?,
-                        account: row.text(4)?,
-                        poll: job_polls::read(row, 5, &keyring)?,
-                        next_attempt_at: row.time(2)?,
-                    })
+                    let (job, app) = (JobNo(row.int(0)?), AppNo(row.int(1)?));
+                    let read = || {
+                        Ok(PendingCancel {
+                            job,
+                            app,
+                            provider: row.text(3)?,
+                            account: row.text(4)?,
+                            poll: job_polls::read(row, 5, &keyring)?,
+                            next_attempt_at: row.time(2)?,
+                        })
+                    };
+                    Ok(((job, app), unreadable.skip(("job_cancels by job", 0), row, read())?))
                 },
-            )
+            )?;
+            let last = found.last().map(|(key, _)| *key);
+            Ok((found.into_iter().filter_map(|(_, pending)| pending).collect(), last))
         })
         .await
     }
@@ -146,7 +156,9 @@ pub(super) fn insert_for_expiry(
     }
     let rows: Vec<_> = watches.collect();
     tx.each(
-        "insert into job_cancels (watch, app, job, status) values ($1, $2, $3, 'on_expiry')
+        "insert into job_cancels (watch, app, job, status, definition, credential)
+         values ($1, $2, $3, 'on_expiry', (select definition from job_polls where job = $3),
+           (select credential from job_polls where job = $3))
          on conflict (watch) do nothing",
         rows.iter().map(|(watch, app, job)| params![watch, app, job]),
     )?;
@@ -168,8 +180,9 @@ pub(super) fn request(
         return Ok(());
     }
     batch.tx.run(
-        "insert into job_cancels (watch, app, job, status, requested_at, next_attempt_at)
-         values ($1, $2, $3, 'pending', $4, $4)
+        "insert into job_cancels (watch, app, job, status, requested_at, next_attempt_at, definition, credential)
+         values ($1, $2, $3, 'pending', $4, $4, (select definition from job_polls where job = $3),
+           (select credential from job_polls where job = $3))
          on conflict (watch) do update set status = 'pending', requested_at = excluded.requested_at, attempts = 0,
            next_attempt_at = excluded.next_attempt_at, http_status = null, message = null, finished_at = null",
         params![watch, app, job, now],

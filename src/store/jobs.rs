@@ -40,6 +40,17 @@ pub struct PollNow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFound;
 
+/// A page of jobs.
+#[derive(Clone, Debug, Default)]
+pub struct JobPage {
+    /// The jobs, in the order of their rows.
+    pub jobs: Vec<JobSnapshot>,
+    /// Jobs of which a row, or that of a watch, cannot be read.
+    pub unreadable: Vec<JobNo>,
+    /// The last job; `None` if there are no more.
+    pub last: Option<JobNo>,
+}
+
 /// Columns of a job. The combined terms of its watches follow.
 const JOB: &str = concat!(
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
@@ -68,8 +79,8 @@ pub(super) const TERMS: &str = "select
 
 impl ReadStore {
     /// Returns a page of the jobs that have watches or a requested poll, in the order of their rows.
-    pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobSnapshot>> {
-        let keyring = self.shared.keyring.clone();
+    pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<JobPage> {
+        let (keyring, unreadable) = (self.shared.keyring.clone(), self.shared.unreadable.clone());
         self.read(INTERNAL, move |tx| {
             // First the page, from the indexes alone, then its columns: otherwise each page would read all
             // jobs that come after it.
@@ -87,7 +98,19 @@ impl ReadStore {
                  left join watches w on w.job = j.no and w.status = 'watching'
                  group by j.no order by j.no"
             );
-            tx.list(&sql, params![after, limit], |row| read_snapshot(row, now, &keyring))
+            let mut page = JobPage::default();
+            let read = |row: &Row<'_>| {
+                let job = unreadable.skip(("jobs", 0), row, read_snapshot(row, now, &keyring))?;
+                Ok((JobNo(row.int(0)?), job))
+            };
+            for (no, job) in tx.list(&sql, params![after, limit], read)? {
+                page.last = Some(no);
+                match job {
+                    Some(job) => page.jobs.push(job),
+                    None => page.unreadable.push(no),
+                }
+            }
+            Ok(page)
         })
         .await
     }

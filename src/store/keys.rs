@@ -61,11 +61,13 @@ impl ReadStore {
     /// Returns up to `limit` keys that were created before `before`, newest first. `app`: `None` for the keys
     /// of every app.
     pub async fn keys(&self, app: Option<AppNo>, before: Option<KeyId>, limit: u32) -> Result<Vec<KeyRow>> {
+        let unreadable = self.shared.unreadable.clone();
         let found = self.read(app.unwrap_or(INTERNAL), move |tx| {
             let mut query = Where::new(&format!("{KEYS} where k.id <"), before.map_or(Id::MAX, |id| id.0));
             query.and("k.app =", app);
             query.push(" order by k.id desc limit", limit);
-            tx.list(&query.sql, query.values, read_key)
+            let read = |row: &Row<'_>| unreadable.skip(("keys", 0), row, read_key(row));
+            Ok(tx.list(&query.sql, query.values, read)?.into_iter().flatten().collect())
         });
         Ok(self.with_uses(found.await?))
     }

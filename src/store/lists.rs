@@ -11,8 +11,9 @@
 //! The reads of one page see different snapshots. That is the same as with smaller pages: rows are found in the order
 //! of their ids, and none is found twice.
 
-use super::db::{Result, Tx};
+use super::db::{Read, Result, Row, Tx};
 use super::reads::ReadStore;
+use super::unreadable::UnreadableRows;
 use crate::domain::AppNo;
 
 /// Largest size of the rows of a page, in bytes. 200 ordinary rows fit.
@@ -62,11 +63,13 @@ pub(super) struct Part<T, C> {
 
 /// Rows that fit on a page, in order.
 #[derive(Debug)]
-pub(super) struct Fitting<T> {
+pub(super) struct Fitting<T, C> {
     pub(super) rows: Vec<T>,
     pub(super) bytes: usize,
     /// Whether a row follows that does not fit.
     pub(super) is_cut: bool,
+    /// Position of the last row after [`Self::rows`] that cannot be read.
+    pub(super) unreadable: Option<C>,
 }
 
 impl Remaining {
@@ -81,39 +84,79 @@ impl Remaining {
     }
 }
 
-impl<T> Fitting<T> {
+impl<T, C> Fitting<T, C> {
     /// Takes rows as long as they fit. The first one always does.
     pub(super) fn take(
         tx: &Tx<'_>,
         query: &super::db::Where<'_>,
         remaining: Remaining,
-        read: impl super::db::Read<T>,
+        read: impl Read<T>,
         size: impl Fn(&T) -> usize,
     ) -> Result<Self> {
-        let mut fitting = Self { rows: Vec::with_capacity(remaining.rows.min(256)), bytes: 0, is_cut: false };
-        tx.list_while(&query.sql, &query.values, read, |row| {
-            let bytes = fitting.bytes + size(&row);
-            if fitting.rows.len() == remaining.rows || (bytes > remaining.bytes && !fitting.rows.is_empty()) {
-                fitting.is_cut = true;
-                return false;
-            }
-            fitting.bytes = bytes;
-            fitting.rows.push(row);
-            true
-        })?;
+        let mut fitting = Self::empty(remaining);
+        tx.list_while(&query.sql, &query.values, read, |row| fitting.push(row, remaining, &size))?;
         Ok(fitting)
     }
 
+    /// Does the same without the rows that cannot be read. `of` is their table and the column of their key, and
+    /// `position` reads the position of such a row.
+    pub(super) fn take_readable(
+        tx: &Tx<'_>,
+        query: &super::db::Where<'_>,
+        remaining: Remaining,
+        (unreadable, of): (&UnreadableRows, (&'static str, usize)),
+        (mut read, position): (impl Read<T>, impl Fn(&Row<'_>) -> Result<C>),
+        size: impl Fn(&T) -> usize,
+    ) -> Result<Self> {
+        let (mut fitting, mut count) = (Self::empty(remaining), 0);
+        tx.list_while(
+            &query.sql,
+            &query.values,
+            |row| Ok(unreadable.skip(of, row, read(row))?.ok_or(position(row)?)),
+            |row| {
+                count += 1;
+                match row {
+                    Ok(row) => fitting.push(row, remaining, &size),
+                    Err(position) => {
+                        fitting.unreadable = Some(position);
+                        true
+                    }
+                }
+            },
+        )?;
+        // More rows may follow those that the query was limited to.
+        fitting.is_cut |= count > remaining.rows;
+        Ok(fitting)
+    }
+
+    fn empty(remaining: Remaining) -> Self {
+        let rows = Vec::with_capacity(remaining.rows.min(256));
+        Self { rows, bytes: 0, is_cut: false, unreadable: None }
+    }
+
+    /// Adds a row if it fits. Returns whether it does.
+    fn push(&mut self, row: T, remaining: Remaining, size: impl Fn(&T) -> usize) -> bool {
+        let bytes = self.bytes + size(&row);
+        if self.rows.len() == remaining.rows || (bytes > remaining.bytes && !self.rows.is_empty()) {
+            self.is_cut = true;
+            return false;
+        }
+        (self.bytes, self.unreadable) = (bytes, None);
+        self.rows.push(row);
+        true
+    }
+
     /// Makes a page of a list that is read at once.
-    pub(super) fn page<C>(self, position: impl Fn(&T) -> C) -> ListPage<T, C> {
-        let next = self.rows.last().filter(|_| self.is_cut).map(position);
+    pub(super) fn page(self, position: impl Fn(&T) -> C) -> ListPage<T, C> {
+        let last = self.unreadable.or_else(|| self.rows.last().map(position));
+        let next = last.filter(|_| self.is_cut);
         ListPage { rows: self.rows, next }
     }
 
     /// Makes the part of a page. `scanned` is where the query ended, if it did not examine all rows.
-    pub(super) fn part<C>(self, position: impl Fn(&T) -> C, scanned: Option<C>) -> Part<T, C> {
-        let end = match (self.rows.last(), scanned) {
-            (Some(last), _) if self.is_cut => End::Full(position(last)),
+    pub(super) fn part(self, position: impl Fn(&T) -> C, scanned: Option<C>) -> Part<T, C> {
+        let end = match (self.unreadable.or_else(|| self.rows.last().map(position)), scanned) {
+            (Some(last), _) if self.is_cut => End::Full(last),
             (_, Some(scanned)) => End::Scanned(scanned),
             (_, None) => End::List,
         };

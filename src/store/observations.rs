@@ -124,7 +124,7 @@ struct ProgressEvent<'a> {
 
 /// Creates `job.processing` (once for each watch) and `job.progress` events for a chunk of each job's watches.
 fn notify_watches(batch: &mut Batch<'_>, commands: &[&RecordObservation]) -> Result<Vec<Notified>> {
-    let (changes, next): (Vec<_>, Vec<_>) = read_changes(&batch.tx, commands)?.into_iter().unzip();
+    let (changes, next): (Vec<_>, Vec<_>) = read_changes(batch, commands)?.into_iter().unzip();
     let mut events = Vec::new();
     for (command, change) in commands.iter().zip(&changes) {
         for watch in &change.watches.chunk {
@@ -211,15 +211,15 @@ fn record_rounds(
 
 /// Reads for each observation the name of the job, the next chunk of its watches, and the positions after it.
 fn read_changes<'a>(
-    tx: &Tx<'_>,
+    batch: &Batch<'_>,
     commands: &[&'a RecordObservation],
 ) -> Result<Vec<(JobChange<'a>, Vec<ProgressPosition>)>> {
-    let names = tx.ones(
+    let names = batch.tx.ones(
         "select provider, account, job_id, coalesce(long_params, params) from jobs where no = $1",
         commands.iter().map(|command| params![command.job]),
         |row| read_name(row, 0),
     )?;
-    let chunks = read_chunks(tx, commands)?;
+    let chunks = read_chunks(batch, commands)?;
     let change = |((command, name), (chunk, next)): ((&&'a RecordObservation, JobName), Chunk)| {
         let change = JobChange {
             job: command.job,
@@ -259,11 +259,11 @@ pub(super) const APPS: &str = "with recursive turns (app) as (
    select app from turns where app is not null";
 
 /// Reads a chunk of the watches of each command. A job with few watches, as most have, is read with one query.
-fn read_chunks(tx: &Tx<'_>, commands: &[&RecordObservation]) -> Result<Vec<Chunk>> {
+fn read_chunks(batch: &Batch<'_>, commands: &[&RecordObservation]) -> Result<Vec<Chunk>> {
     let most = chunk_size(commands.iter().map(|command| command.seen.text_size()));
     let is_simple = |command: &RecordObservation| command.after.is_empty() && command.concerns_all();
     let simple = commands.iter().filter(|command| is_simple(command)).map(|command| params![command.job]);
-    let mut simple = read_watches(tx, IN_ORDER, most, simple)?.into_iter();
+    let mut simple = read_watches(batch, IN_ORDER, most, simple)?.into_iter();
     let mut whole = |command: &&RecordObservation| {
         let found = is_simple(command).then(|| simple.next()).flatten();
         found.filter(|watches| !watches.has_more).map(|watches| (watches.chunk, Vec::new()))
@@ -271,11 +271,11 @@ fn read_chunks(tx: &Tx<'_>, commands: &[&RecordObservation]) -> Result<Vec<Chunk
     let whole: Vec<Option<Chunk>> = commands.iter().map(&mut whole).collect();
     let others =
         commands.iter().zip(&whole).filter(|(_, whole)| whole.is_none()).map(|(command, _)| *command);
-    let jobs = positions(tx, &others.collect::<Vec<_>>())?;
+    let jobs = positions(&batch.tx, &others.collect::<Vec<_>>())?;
     let sql = of_app_after();
     let values = |job, (app, id): ProgressPosition, limit| params![job, app, id, limit];
     let position = |watch: &WatchToNotify| (watch.app, watch.id);
-    let mut turns = read_from_positions(tx, &sql, most, &jobs, values, position)?.into_iter();
+    let mut turns = read_from_positions(batch, &sql, most, &jobs, values, position)?.into_iter();
     Ok(whole.into_iter().filter_map(|whole| whole.or_else(|| turns.next())).collect())
 }
 

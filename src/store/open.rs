@@ -6,6 +6,7 @@ use super::db::{DatabaseLocation, Tx, WriterConnection};
 use super::identity::IdentityKey;
 use super::reads::{ReadStore, Shared};
 use super::sealing::Keyring;
+use super::unreadable::UnreadableRows;
 use super::writer::Writer;
 use super::{Store, apps, definitions, nodes, reseal, rows};
 use crate::domain::{Ids, Timestamp};
@@ -50,11 +51,13 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
     while connection.transaction("private keys cannot be drawn", fill)? {}
     let identity_key = connection
         .transaction("the key of identities cannot be drawn", |tx| IdentityKey::load(tx, &keyring))?;
-    let tx = connection.tx();
-    let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
+    let (tx, unreadable) = (connection.tx(), UnreadableRows::default());
+    let (ids, tenants) =
+        (Ids::above(rows::greatest_id(&tx, &unreadable)?), apps::load_tenants(&tx, &keyring, &unreadable)?);
     let definition_ids = definitions::load_ids(&tx)?;
     let files = connection.files();
     let shared = Arc::new(Shared {
+        unreadable,
         identity_key,
         definition_ids,
         files,

@@ -11,6 +11,7 @@ use super::notifications::{ChangeNotifier, Listener, Mailbox, WorkSignal};
 use super::schema::{SchemaChange, SchemaState, unusable_tables};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
+use super::unreadable::UnreadableRows;
 use crate::clock::Clock;
 use crate::domain::{AppNo, DispatcherMessage, Ids, PollerMessage, Timestamp, WatchId};
 use crate::telemetry::metrics::{Backlog, Metrics};
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) ids: Ids,
     /// Seals and opens secrets at rest.
     pub(super) keyring: Keyring,
+    /// Rows that cannot be read.
+    pub(super) unreadable: UnreadableRows,
     /// Key of the hashes that identify jobs which are an app's alone.
     pub(super) identity_key: IdentityKey,
     /// The ids of apps' definitions. Every registration reads them.
@@ -137,8 +140,9 @@ fn log_schema(change: SchemaChange, what: &str) {
     match change {
         SchemaChange::Broken => tracing::error!(
             missing = what,
-            "a table or a column of the database is missing, or may not be used: nothing is polled, sent or registered \
-             until it is there; restore it from a backup, or give its permissions back to the user of database_url"
+            "a table, a column or a unique index of the database is missing, or may not be used: nothing is polled, sent or \
+             registered until it is there; restore it from a backup, run the statement in `missing`, or give its \
+             permissions back to the user of database_url"
         ),
         SchemaChange::Recovered => tracing::info!("the tables of the database can be used again"),
         SchemaChange::None => {}

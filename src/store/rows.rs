@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::db::{Result, Row, StoreError, Tx, params, row_sql};
 use super::options::{options_text, read_options};
 use super::sealing::{Column, Keyring};
+use super::unreadable::UnreadableRows;
 use crate::domain::{
     AppNo, ChannelKind, Destination, DestinationId, Id, JobName, Masked, ProgressRound, SavedNo, SavedQueue,
     Timestamp, WatchId, parse_rate,
@@ -83,6 +84,21 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
     let destination = read_columns(row, first, &sealed, keyring)?;
     let saved = read_saved_queue(row, first + 7, destination.id.0, keyring)?;
     Ok(Destination { saved: Some(Box::new(saved)), ..destination })
+}
+
+/// Reads of a destination that cannot be read what a delivery to it stores, from the same columns.
+pub(super) fn read_stored(row: &Row<'_>, first: usize) -> Result<Destination> {
+    Ok(Destination {
+        id: DestinationId(row.id(first)?),
+        channel: row.word(first + 1, ChannelKind::parse)?,
+        address: String::new(),
+        queue: row.text(first + 3)?,
+        headers: Vec::new(),
+        secret: None,
+        signing: None,
+        access: None,
+        saved: None,
+    })
 }
 
 /// The columns of a destination that can be sealed.
@@ -218,7 +234,9 @@ pub(super) fn insert_destinations<'d>(
 }
 
 /// Returns the greatest id in the database. New ids are greater.
-pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
+pub(super) fn greatest_id(tx: &Tx<'_>, unreadable: &UnreadableRows) -> Result<Id> {
+    let table_of =
+        |sql: &'static str| sql.rsplit(" from ").find_map(|rest| rest.split(' ').next()).unwrap_or(sql);
     let mut greatest = Id::from_bytes([0; 16]);
     // For each app: its greatest id is at the end of the index.
     for sql in [
@@ -232,9 +250,12 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         "select id from operational_events order by id desc limit 1",
         "select id from watch_groups order by id desc limit 1",
     ] {
-        for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
-            let broken = |_| StoreError::Inconsistent("an id is not 16 bytes".to_owned());
-            greatest = greatest.max(found.try_into().map(Id::from_bytes).map_err(broken)?);
+        let read = |row: &Row<'_>| {
+            let is_null = row.opt_bytes(0).is_ok_and(|bytes| bytes.is_none());
+            if is_null { Ok(None) } else { unreadable.skip((table_of(sql), 0), row, row.id(0)) }
+        };
+        for found in tx.list(sql, [], read)?.into_iter().flatten() {
+            greatest = greatest.max(found);
         }
     }
     Ok(greatest)

@@ -4,15 +4,15 @@
 //! it, restored a part of a backup, or withdrawn a permission. Requests that need it then fail, and a load balancer
 //! must not send more of them here. Worse, an attempt whose result cannot be recorded would be repeated. So a check
 //! examines every table and column, and the permissions to use a table on a server: at the start, every two seconds, and
-//! when readiness is asked for. An index that is missing is found only by the statement that needs it. Such an error
-//! counts as well, for [`REMEMBERED`] after the last one.
+//! when readiness is asked for. It examines the unique indexes as well: without one, a statement fails, or a guarantee is
+//! void. Any other error of a statement about the schema counts for [`REMEMBERED`] after the last one.
 //!
 //! While the schema is not complete, no poll and no attempt starts, and registrations are refused.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::db::{Result, Tx};
+use super::db::{Result, Row, Tx};
 use crate::clock::Moment;
 
 /// Time after a failed statement for which the service is not ready, if every table can be used. Requests that arrive
@@ -55,7 +55,8 @@ pub(super) const TABLES: [(&str, &str); 27] = [
     ("interruptions", "ended_at is_start started_at"),
     (
         "job_cancels",
-        "app attempts finished_at http_status job message next_attempt_at requested_at status watch",
+        "app attempts credential definition finished_at http_status job message next_attempt_at requested_at status \
+         watch",
     ),
     ("job_polls", "credential definition id job shown source"),
     (
@@ -78,7 +79,7 @@ pub(super) const TABLES: [(&str, &str); 27] = [
     ),
     (
         "watches",
-        "app created_at ended_at events expected_at expires_at generation id job metadata name payload \
+        "app created_at credential definition ended_at events expected_at expires_at generation id job metadata name payload \
          poll_interval progress pruned reference status traceparent watch_group",
     ),
 ];
@@ -86,8 +87,92 @@ pub(super) const TABLES: [(&str, &str); 27] = [
 /// Columns of [`TABLES`] that a server has not.
 const SQLITE_ONLY: [(&str, &str); 1] = [("events", "no")];
 
+/// The unique indexes of the tables, as `table (columns) condition`. Statements name some of them as the target of `on
+/// conflict`, and others are guarantees, such as that of one ending. A test compares the list with the migrations.
+pub(super) const UNIQUE: [&str; 40] = [
+    "apps (id)",
+    "apps (name)",
+    "apps (no)",
+    "attempts (delivery, n)",
+    "credentials (app, name)",
+    "credentials (id)",
+    "definitions (app, provider) where replaced_at is null",
+    "definitions (app, provider, version)",
+    "definitions (id)",
+    "deliveries (app, id)",
+    "destination_hours (destination, hour, bucket)",
+    "destinations (id)",
+    "destinations (no)",
+    "endings (job, generation)",
+    "erased_apps (no)",
+    "erased_events (id)",
+    "events (app, position)",
+    "events (id)",
+    "events (watch) where ending = 1",
+    "idempotency (app, path, key)",
+    "identity_keys (id)",
+    "interruptions (started_at)",
+    "job_cancels (watch)",
+    "job_polls (job)",
+    "jobs (job_id, provider, account, params)",
+    "jobs (no)",
+    "keys (hash)",
+    "keys (id)",
+    "nodes (id)",
+    "observations (job, observed_at)",
+    "operational_events (id)",
+    "operations (id)",
+    "operations (no)",
+    "seals (id)",
+    "shards (shard)",
+    "watch_destinations (watch, n)",
+    "watch_groups (app, name)",
+    "watch_groups (id)",
+    "watch_groups (no)",
+    "watches (app, id)",
+];
+
+/// Returns the unique indexes that are missing, each with the statement that creates it.
+fn missing_unique(tx: &Tx<'_>, names: &str) -> Result<Vec<String>> {
+    let sql = match tx {
+        // The primary key of a table whose rows it numbers has no index.
+        Tx::Sqlite(_) => {
+            "select t.name, (select group_concat(name, ' ') from (select name from pragma_index_info(l.name) order by name)),
+               l.partial
+             from t, pragma_index_list(t.name) l where l.\"unique\" = 1
+             union all
+             select t.name, group_concat(p.name, ' '), 0 from t, pragma_table_info(t.name) p where p.pk > 0 group by t.name"
+        }
+        Tx::Postgres(_) => {
+            "select t.name, (select string_agg(cast(a.attname as text), ' ' order by cast(a.attname as text) collate \"C\")
+                from pg_attribute a where a.attrelid = i.indrelid and a.attnum = any(i.indkey)),
+               case when i.indpred is null then 0 else 1 end
+             from t join pg_index i on i.indrelid = cast(to_regclass(t.name) as oid)
+             where i.indisunique and i.indisvalid"
+        }
+    };
+    let read = |row: &Row<'_>| Ok((row.text(0)?, row.text(1)?, row.flag(2)?));
+    let found = tx.list(&format!("{names} {sql}"), [], read)?;
+    let present: HashSet<(&str, &str, bool)> = found
+        .iter()
+        .map(|(table, columns, is_partial)| (table.as_str(), columns.as_str(), *is_partial))
+        .collect();
+    let mut missing = Vec::new();
+    for index in UNIQUE {
+        let (table, rest) = index.split_once(" (").unwrap_or((index, ""));
+        let (columns, condition) = rest.split_once(')').unwrap_or((rest, ""));
+        let mut sorted: Vec<&str> = columns.split(", ").collect();
+        sorted.sort_unstable();
+        if !present.contains(&(table, sorted.join(" ").as_str(), !condition.is_empty())) {
+            let name = columns.replace(", ", "_");
+            missing.push(format!("create unique index {table}_unique_{name} on {index}"));
+        }
+    }
+    Ok(missing)
+}
+
 /// Returns the tables that are missing, or that this process may not read and write, and the missing columns of the
-/// others, as `table.column`.
+/// others, as `table.column`. If there are none: the missing unique indexes, as the statements that create them.
 pub(super) fn unusable_tables(tx: &Tx<'_>) -> Result<Vec<String>> {
     let (is_usable, columns) = match tx {
         Tx::Sqlite(_) => (
@@ -121,7 +206,12 @@ pub(super) fn unusable_tables(tx: &Tx<'_>) -> Result<Vec<String>> {
         let columns = columns.split(' ').filter(|column| !present.contains(&(*table, *column)));
         missing.extend(columns.map(|column| format!("{table}.{column}")));
     }
+    // Nothing is known about the indexes of a missing table, or of one whose columns were renamed.
+    let is_usable = unusable.is_empty() && missing.is_empty();
     unusable.append(&mut missing);
+    if is_usable {
+        unusable = missing_unique(tx, &names)?;
+    }
     Ok(unusable)
 }
 
@@ -209,6 +299,30 @@ mod tests {
         db.execute_batch("alter table watch_groups rename to away").expect("renamed");
         db.execute_batch("alter table jobs rename column seen to away").expect("renamed");
         assert_eq!(unusable_tables(&Tx::Sqlite(&db)).expect("checked"), ["watch_groups", "jobs.seen"]);
+    }
+
+    #[test]
+    fn the_list_has_every_unique_index_of_the_migrations() {
+        let db = in_memory();
+        let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a count");
+        let tables = "from sqlite_master m join {} p where m.type = 'table' and m.name not like 'sqlite_%'";
+        let indexes = tables.replace("{}", "pragma_index_list(m.name)");
+        let numbered = tables.replace("{}", "pragma_table_info(m.name)");
+        let indexes = count(&format!("select count(*) {indexes} and p.\"unique\" = 1"));
+        // The others are primary keys of integers. That of `events` numbers rows in SQLite only.
+        let numbered = count(&format!(
+            "select count(*) from (select m.name {numbered} group by m.name
+               having sum(p.pk > 0) = 1 and max(case when p.pk > 0 then lower(p.type) end) = 'integer')"
+        ));
+        assert_eq!(usize::try_from(indexes + numbered - 1), Ok(UNIQUE.len()));
+        db.execute_batch("drop index events_one_ending").expect("dropped");
+        assert_eq!(
+            unusable_tables(&Tx::Sqlite(&db)).expect("checked"),
+            ["create unique index events_unique_watch on events (watch) where ending = 1"]
+        );
+        db.execute_batch("create unique index events_unique_watch on events (watch) where ending = 1")
+            .expect("created");
+        assert_eq!(unusable_tables(&Tx::Sqlite(&db)).expect("checked"), [""; 0]);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::events::filter::{self as event_filter, Index as EventIndex};
 use super::watches::filter::{self as watch_filter, Index};
 use super::{
     DatabaseLocation, DeliveryFilter, EventFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter,
-    deliveries, endings, jobs, observations, operations, prune, watch_events, watches,
+    credentials, definitions, deliveries, endings, jobs, observations, operations, prune, watch_events,
+    watches,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
@@ -324,6 +325,16 @@ fn a_page_of_old_or_waiting_rows_begins_at_its_position() {
         (deliveries::WAITING, "deliveries_waiting ((queue,is_retry,next_attempt_at,app,id)>(?,?,?,?,?))"),
     ];
     assert_plans(&table);
+}
+
+#[test]
+fn users_of_what_is_an_apps_own_are_found_without_ended_jobs() {
+    assert_plans(&[
+        (definitions::DELETE_UNUSED, "watches_definition (definition=?)"),
+        (definitions::DELETE_UNUSED, "job_cancels_definition (definition=?)"),
+        (credentials::USERS, "watches_credential (credential=?)"),
+        (credentials::USERS, "job_cancels_credential (credential=?)"),
+    ]);
 }
 
 #[test]

@@ -147,19 +147,32 @@ pub(super) const WATCH: &str =
 /// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches. A
 /// chunk has at most `most` watches.
 pub(super) fn read_watches<'v, const N: usize>(
-    tx: &Tx<'_>,
+    batch: &Batch<'_>,
     which: &str,
     most: usize,
     rows: impl Iterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
     let sql = format!("{WATCH} where job = $1 and status = 'watching' and {which} limit {}", most + 1);
-    let found = tx.fetch(&sql, rows, WatchToNotify::read)?;
-    let watches = |mut chunk: Vec<WatchToNotify>| {
-        let has_more = chunk.len() > most;
-        chunk.truncate(most);
-        Watches { chunk, has_more }
-    };
-    Ok(found.into_iter().map(watches).collect())
+    let found = fetch_watches(batch, &sql, rows)?;
+    Ok(found.into_iter().map(|found| first_readable(found, most)).collect())
+}
+
+/// Runs a query of watches for each row of values. A watch that cannot be read is `None`.
+fn fetch_watches<'v, const N: usize>(
+    batch: &Batch<'_>,
+    sql: &str,
+    rows: impl IntoIterator<Item = [Value<'v>; N]>,
+) -> Result<Vec<Vec<Option<WatchToNotify>>>> {
+    let unreadable = &batch.shared.unreadable;
+    batch.tx.fetch(sql, rows, |row| unreadable.skip(("watches", 1), row, WatchToNotify::read(row)))
+}
+
+/// Returns the first watches, without those that cannot be read. Those wait: if there are only such, no more are read.
+fn first_readable(mut found: Vec<Option<WatchToNotify>>, most: usize) -> Watches {
+    let is_full = found.len() > most;
+    found.truncate(most);
+    let chunk: Vec<WatchToNotify> = found.into_iter().flatten().collect();
+    Watches { has_more: is_full && !chunk.is_empty(), chunk }
 }
 
 /// The apps with watches of job `$1` that have not ended. One entry of an index is read for each: only an operator
@@ -186,19 +199,19 @@ pub(super) fn of_app(which: &str) -> String {
 /// Reads for each job a chunk of the watches that have not ended and meet a condition on a value: an equal part of each
 /// app, and `most` in total.
 pub(super) fn read_turns(
-    tx: &Tx<'_>,
+    batch: &Batch<'_>,
     which: &str,
     most: usize,
     jobs: &[(JobNo, Value<'_>)],
 ) -> Result<Vec<Watches>> {
-    let apps = tx.fetch(APPS_OF_JOB, jobs.iter().map(|(job, _)| params![job]), |row| row.int(0))?;
+    let apps = batch.tx.fetch(APPS_OF_JOB, jobs.iter().map(|(job, _)| params![job]), |row| row.int(0))?;
     let part = |apps: &[i64]| (most / apps.len().max(1)).max(1);
     let rows = jobs.iter().zip(&apps).flat_map(|((job, value), apps)| {
         let limit = i64::try_from(part(apps) + 1).unwrap_or(i64::MAX);
         apps.iter().map(move |app| [job.into(), *value, (*app).into(), limit.into()])
     });
     let rows: Vec<[Value<'_>; 4]> = rows.collect();
-    let mut found = tx.fetch(&of_app(which), rows, WatchToNotify::read)?.into_iter();
+    let mut found = fetch_watches(batch, &of_app(which), rows)?.into_iter();
     let chunk = |apps: &Vec<i64>| take_turns(found.by_ref().take(apps.len()).collect(), part(apps), most);
     Ok(apps.iter().map(chunk).collect())
 }
@@ -223,19 +236,19 @@ pub(super) fn first_positions(tx: &Tx<'_>, jobs: &[JobNo]) -> Result<Vec<Vec<Exp
 /// Reads for each job a chunk of the watches after these positions: an equal part of each app, and `most` in total.
 /// Returns the positions at which the next chunk begins; none if no watches remain.
 pub(super) fn read_turns_after(
-    tx: &Tx<'_>,
+    batch: &Batch<'_>,
     most: usize,
     jobs: &[(JobNo, Vec<ExpiryPosition>)],
 ) -> Result<Vec<(Vec<WatchToNotify>, Vec<ExpiryPosition>)>> {
     let values = |job, (app, expires_at, id): ExpiryPosition, limit| params![job, app, expires_at, id, limit];
     let position = |watch: &WatchToNotify| (watch.app, watch.expires_at, watch.id);
-    read_from_positions(tx, &of_app_after(), most, jobs, values, position)
+    read_from_positions(batch, &of_app_after(), most, jobs, values, position)
 }
 
 /// Does the same with positions of any kind. `sql` reads the watches of an app after a position. `values` makes its
 /// parameters from a job, a position and a maximum number of rows, and `position` makes the position of a watch.
 pub(super) fn read_from_positions<P: Copy, const N: usize>(
-    tx: &Tx<'_>,
+    batch: &Batch<'_>,
     sql: &str,
     most: usize,
     jobs: &[(JobNo, Vec<P>)],
@@ -249,16 +262,15 @@ pub(super) fn read_from_positions<P: Copy, const N: usize>(
         positions.iter().take(most).map(move |position| values(*job, *position, limit))
     });
     let rows: Vec<[Value<'_>; N]> = rows.collect();
-    let mut found = tx.fetch(sql, rows, WatchToNotify::read)?.into_iter();
+    let mut found = fetch_watches(batch, sql, rows)?.into_iter();
     let chunks = jobs.iter().map(|(_, positions)| {
         // Those that this chunk does not serve are the first of the next one.
         let mut next = positions.get(most..).unwrap_or_default().to_vec();
         let (part, mut chunk) = (part(positions.len()), Vec::new());
-        for mut watches in found.by_ref().take(positions.len().min(most)) {
-            let has_more = watches.len() > part;
-            watches.truncate(part);
-            next.extend(watches.last().filter(|_| has_more).map(&position));
-            chunk.extend(watches);
+        for found in found.by_ref().take(positions.len().min(most)) {
+            let watches = first_readable(found, part);
+            next.extend(watches.chunk.last().filter(|_| watches.has_more).map(&position));
+            chunk.extend(watches.chunk);
         }
         (chunk, next)
     });
@@ -269,13 +281,14 @@ pub(super) fn read_from_positions<P: Copy, const N: usize>(
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Takes this part of the watches of each app, and `most` in total.
-fn take_turns(mut by_app: Vec<Vec<WatchToNotify>>, part: usize, most: usize) -> Watches {
-    let mut has_more = false;
-    for watches in &mut by_app {
-        has_more |= watches.len() > part;
-        watches.truncate(part);
+fn take_turns(found: Vec<Vec<Option<WatchToNotify>>>, part: usize, most: usize) -> Watches {
+    let (mut has_more, mut by_app) = (false, Vec::with_capacity(found.len()));
+    for found in found {
+        let watches = first_readable(found, part);
+        has_more |= watches.has_more;
+        by_app.push(watches.chunk);
     }
-    by_app.retain(|watches| !watches.is_empty());
+    by_app.retain(|watches: &Vec<WatchToNotify>| !watches.is_empty());
     if by_app.len() > most {
         // Not always the same apps: what this transaction takes changes where the next one begins.
         let sum = by_app.iter().flatten().fold(0_u64, |sum, watch| {
@@ -305,7 +318,7 @@ pub(super) fn chunk_size(texts: impl IntoIterator<Item = usize>) -> usize {
 mod tests {
     use super::*;
 
-    fn watches(app: i64, count: u16) -> Vec<WatchToNotify> {
+    fn watches(app: i64, count: u16) -> Vec<Option<WatchToNotify>> {
         let watch = |n: u16| {
             let mut bytes = [0; 16];
             bytes[14..].copy_from_slice(&n.wrapping_mul(40_503).to_be_bytes());
@@ -324,7 +337,7 @@ mod tests {
                 group: None,
             }
         };
-        (0..count).map(watch).collect()
+        (0..count).map(watch).map(Some).collect()
     }
 
     #[test]

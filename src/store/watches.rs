@@ -18,7 +18,7 @@ pub(super) mod filter;
 mod register;
 mod stop_many;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
@@ -29,11 +29,11 @@ use super::idempotency::Results;
 use super::job_cancels;
 use super::jobs::NotFound;
 use super::lists::{Fitting, ListPage, Remaining};
-use super::reads::ReadStore;
+use super::reads::{ReadStore, Shared};
 use super::rows::{
     DESTINATION, DESTINATION_COLUMNS, SAVED_JOIN, insert_destinations, read_destination, read_name,
 };
-use super::sealing::Keyring;
+use super::unreadable::UnreadableRows;
 use crate::domain::{
     AppNo, CancelScope, CancelStatus, DeliveryId, DeliveryStatus, Destination, EventSet, GroupNo, JobCancel,
     JobNo, LatestDelivery, Reason, SkipScope, Timestamp, Watch, WatchId, WatchStatus,
@@ -98,8 +98,8 @@ pub struct StopWatch {
 impl ReadStore {
     /// Returns a watch of the app.
     pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
-        let keyring = self.shared.keyring.clone();
-        self.read(app, move |tx| find(tx, &keyring, app, id)).await
+        let shared = Arc::clone(&self.shared);
+        self.read(app, move |tx| find(tx, &shared, app, id)).await
     }
 
     /// Returns a page of up to `limit` watches of the app, newest first.
@@ -109,15 +109,19 @@ impl ReadStore {
         filter: WatchFilter,
         limit: u32,
     ) -> Result<ListPage<Watch, WatchId>> {
-        let keyring = self.shared.keyring.clone();
+        let shared = Arc::clone(&self.shared);
         let before = filter.before;
         self.list(app, before, limit, move |tx, before, remaining| {
             let filter = WatchFilter { before, ..filter.clone() };
             let index = filter::index(tx, &filter)?;
             let scanned = filter::end_of_scan(tx, app, &filter, index)?;
             let query = filter::query(&SELECT, (app, &filter), index, scanned, remaining.limit());
-            let mut found = Fitting::take(tx, &query, remaining, read_watch, size)?;
-            add_destinations_that_fit(tx, (app, &keyring), &mut found, remaining)?;
+            let unreadable = &shared.unreadable;
+            let read = |row: &Row<'_>| read_watch(row, unreadable);
+            let position = |row: &Row<'_>| row.id(0).map(WatchId);
+            let (of, read) = ((unreadable, ("watches", 0)), (read, position));
+            let mut found = Fitting::take_readable(tx, &query, remaining, of, read, size)?;
+            add_destinations_that_fit(tx, (app, &shared), &mut found, remaining)?;
             Ok(found.part(|watch| watch.id, scanned))
         })
         .await
@@ -147,23 +151,20 @@ fn size(watch: &Watch) -> usize {
 }
 
 /// Returns a watch of the app.
-fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
-    Ok(find_all(tx, keyring, std::iter::once((app, id)))?.pop())
+fn find(tx: &Tx<'_>, shared: &Shared, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+    Ok(find_all(tx, shared, std::iter::once((app, id)))?.pop())
 }
 
 /// Returns watches in this order, without those that do not exist.
-fn find_all(
-    tx: &Tx<'_>,
-    keyring: &Keyring,
-    ids: impl Iterator<Item = (AppNo, WatchId)>,
-) -> Result<Vec<Watch>> {
+fn find_all(tx: &Tx<'_>, shared: &Shared, ids: impl Iterator<Item = (AppNo, WatchId)>) -> Result<Vec<Watch>> {
     let sql = format!("{} where w.app = $1 and w.id = $2", *SELECT);
     let ids: Vec<(AppNo, WatchId)> = ids.collect();
-    let found = tx.fetch(&sql, ids.iter().map(|(app, id)| params![app, id]), read_watch)?;
+    let read = |row: &Row<'_>| read_watch(row, &shared.unreadable);
+    let found = tx.fetch(&sql, ids.iter().map(|(app, id)| params![app, id]), read)?;
     let apps = ids.iter().map(|(app, _)| *app);
     let mut found: Vec<(AppNo, Watch)> =
         apps.zip(found).flat_map(|(app, found)| found.into_iter().map(move |watch| (app, watch))).collect();
-    add_destinations(tx, keyring, found.iter_mut().map(|(app, watch)| (*app, watch)))?;
+    add_destinations(tx, shared, found.iter_mut().map(|(app, watch)| (*app, watch)))?;
     Ok(found.into_iter().map(|(_, watch)| watch).collect())
 }
 
@@ -176,7 +177,7 @@ pub(super) static SELECT: LazyLock<String> = LazyLock::new(|| {
            coalesce((select coalesce(e.refreshed, e.seen) from endings e
                      where e.job = w.job and e.generation >= w.generation
                        and w.status in ('completed', 'failed', 'cancelled', 'not_found')
-                     order by e.generation limit 1), j.seen), w.name, w.reference,
+                     order by e.generation limit 1), j.seen) as seen, w.name, w.reference,
            (select g.name from watch_groups g where g.no = w.watch_group),
            (select p.shown from job_polls p where p.job = j.no), {}
          from watches w join jobs j on j.no = w.job {}",
@@ -185,7 +186,8 @@ pub(super) static SELECT: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-fn read_watch(row: &Row<'_>) -> Result<Watch> {
+/// Reads a watch. A part of it that has a row of its own, and cannot be read, is left out.
+fn read_watch(row: &Row<'_>, unreadable: &UnreadableRows) -> Result<Watch> {
     let status = row.word(1, WatchStatus::parse)?;
     // A watch that ended otherwise never expires.
     let is_open =
@@ -200,12 +202,15 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
         expires_at: row.time(6)?,
         job_no: JobNo(row.int(7)?),
         job: read_name(row, 8)?,
-        seen: row.json(12)?,
+        seen: unreadable.skip(("jobs", 7), row, row.json(12))?.unwrap_or_default(),
         name: row.opt_text(13)?,
         reference: row.opt_text(14)?,
         group: row.opt_text(15)?,
         poll: row.opt_text(16)?,
-        cancel: job_cancels::read(row, 17)?.filter(is_open),
+        cancel: unreadable
+            .skip(("job_cancels", 0), row, job_cancels::read(row, 17))?
+            .flatten()
+            .filter(is_open),
         destinations: Vec::new(),
     })
 }
@@ -230,7 +235,7 @@ fn read_latest(row: &Row<'_>, first: usize) -> Result<Option<LatestDelivery>> {
 /// Reads the destinations of each watch, and the newest delivery to each, which the index of the watch leads to.
 fn add_destinations<'w>(
     tx: &Tx<'_>,
-    keyring: &Keyring,
+    shared: &Shared,
     watches: impl Iterator<Item = (AppNo, &'w mut Watch)>,
 ) -> Result<()> {
     let watches: Vec<(AppNo, &mut Watch)> = watches.collect();
@@ -245,10 +250,19 @@ fn add_destinations<'w>(
              where wd.watch = $2 order by wd.n"
         ),
         watches.iter().map(|(app, watch)| params![app, watch.id]),
-        |row| Ok((read_destination(row, 0, keyring)?, read_latest(row, DESTINATION_COLUMNS)?)),
+        |row| {
+            let destination = read_destination(row, 0, &shared.keyring);
+            let Some(destination) = shared.unreadable.skip(("watch_destinations", 0), row, destination)?
+            else {
+                return Ok(None);
+            };
+            let latest = read_latest(row, DESTINATION_COLUMNS);
+            let latest = shared.unreadable.skip(("deliveries", DESTINATION_COLUMNS), row, latest)?.flatten();
+            Ok(Some((destination, latest)))
+        },
     )?;
     for ((_, watch), destinations) in watches.into_iter().zip(found) {
-        watch.destinations = destinations;
+        watch.destinations = destinations.into_iter().flatten().collect();
     }
     Ok(())
 }
@@ -259,19 +273,19 @@ const DESTINATIONS_AT_ONCE: usize = 50;
 /// Reads the destinations of the watches of a page, and cuts the page where they do not fit.
 fn add_destinations_that_fit(
     tx: &Tx<'_>,
-    (app, keyring): (AppNo, &Keyring),
-    page: &mut Fitting<Watch>,
+    (app, shared): (AppNo, &Shared),
+    page: &mut Fitting<Watch, WatchId>,
     remaining: Remaining,
 ) -> Result<()> {
     let mut kept = 0;
     while kept < page.rows.len() {
         let end = page.rows.len().min(kept + DESTINATIONS_AT_ONCE);
-        add_destinations(tx, keyring, page.rows[kept..end].iter_mut().map(|watch| (app, watch)))?;
+        add_destinations(tx, shared, page.rows[kept..end].iter_mut().map(|watch| (app, watch)))?;
         while kept < end {
             page.bytes += page.rows[kept].destinations.iter().map(destination_size).sum::<usize>();
             if page.bytes > remaining.bytes && kept > 0 {
                 page.rows.truncate(kept);
-                page.is_cut = true;
+                (page.is_cut, page.unreadable) = (true, None);
                 return Ok(());
             }
             kept += 1;
@@ -301,7 +315,7 @@ pub(super) fn amend_watch(
         params![app, id],
     )?;
     if held == 0 {
-        let known = find(&batch.tx, keyring, app, id)?;
+        let known = find(&batch.tx, batch.shared, app, id)?;
         return Ok(Err(if known.is_some() { AmendRefusal::Ended } else { AmendRefusal::NotFound }));
     }
     let known = batch.tx.list(
@@ -349,7 +363,7 @@ pub(super) fn amend_watch(
         )?;
         batch.changed_jobs.entry(job).or_default();
     }
-    let amended = find(&batch.tx, keyring, app, id)?;
+    let amended = find(&batch.tx, batch.shared, app, id)?;
     Ok(amended.ok_or(AmendRefusal::NotFound))
 }
 
@@ -359,7 +373,7 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
     let is_known = stop(batch, commands)?;
     let known = commands.iter().zip(&is_known).filter(|(_, is_known)| **is_known);
     let ids = known.map(|(command, _)| (command.app, command.watch));
-    let mut shown = find_all(&batch.tx, &batch.shared.keyring, ids)?.into_iter();
+    let mut shown = find_all(&batch.tx, batch.shared, ids)?.into_iter();
     let result = |is_known: bool| if is_known { shown.next().ok_or(NotFound) } else { Err(NotFound) };
     Ok(is_known.into_iter().map(result).collect())
 }

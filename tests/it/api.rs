@@ -536,7 +536,7 @@ async fn a_stop_whose_answer_cannot_be_read_changes_nothing() {
     let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
     let other = rusqlite::Connection::open(t.file()).unwrap();
     let broken =
-        "create trigger broken after update of status on watches begin update jobs set seen = 'x'; end";
+        "create trigger broken after update of status on watches begin update jobs set provider = x'ff'; end";
     other.execute_batch(broken).unwrap();
     t.stop_watch(&watch).await.expect(500);
     other.execute_batch("drop trigger broken").unwrap();

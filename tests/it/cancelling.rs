@@ -341,6 +341,49 @@ async fn a_job_that_another_app_watches_is_not_cancelled() {
 }
 
 #[tokio::test]
+async fn a_cancellation_without_an_api_key_stays_pending() {
+    let mut acme = Acme::start(&[]).await;
+    let (watch, other) = (acme.watch("job_1").await, acme.watch("job_2").await);
+    acme.reply([Reply::status(503)]);
+    acme.cancel(&watch).await;
+    acme.t.rest().await;
+    acme.t.set("RINGBACK_PROVIDERS__ACME__API_KEY", "");
+    acme.t.stop().await;
+    acme.t.restart().await;
+    acme.t.pass(minutes(20)).await;
+    let [status, _, message] = acme.result(&watch).await;
+    assert_eq!((&status, acme.cancels().len()), (&json!("pending"), 1), "{message}");
+    assert!(message.as_str().unwrap().contains("no API key is configured"), "{message}");
+    let stop = format!("/v1/watches/{other}/stop");
+    let problem = acme.t.post(&stop, &json!({ "cancelJob": true })).await.expect(422);
+    assert_eq!(problem["errors"][0]["code"], "no_credential", "{problem}");
+    acme.t.set("RINGBACK_PROVIDERS__ACME__API_KEY", ACME_KEY);
+    acme.t.stop().await;
+    acme.t.restart().await;
+    acme.t.pass(minutes(2)).await;
+    assert_eq!((acme.result(&watch).await[0].clone(), acme.cancels().len()), (json!("accepted"), 2));
+    acme.t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_large_body_does_not_change_what_the_status_means() {
+    let when = DEFINITION.replace("[errors]", "[errors]\nwhen = { path = \"$.ok\", is = false }");
+    for definition in [DEFINITION, &when] {
+        let acme = Acme::defined(definition, &[]).await;
+        for (job, status, expected) in [("job_1", 202, "accepted"), ("job_2", 404, "refused")] {
+            let watch = acme.watch(job).await;
+            acme.reply([Reply::new(status, "x".repeat(200 * 1024))]);
+            acme.cancel(&watch).await;
+            acme.t.pass(minutes(1)).await;
+            let [found, http_status, _] = acme.result(&watch).await;
+            assert_eq!((found, http_status), (json!(expected), json!(status)));
+        }
+        assert_eq!(acme.cancels().len(), 2);
+        acme.t.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn an_app_that_comes_later_withholds_the_cancellation() {
     let acme = Acme::start(&[]).await;
     let tenant = tenant(&acme.t, "other").await;
@@ -565,6 +608,8 @@ crate::postgres::on_postgres_too! {
     a_cancellation_that_fails_is_repeated,
     a_refused_key_of_a_cancellation_stops_no_polls,
     a_job_that_another_app_watches_is_not_cancelled,
+    a_cancellation_without_an_api_key_stays_pending,
+    a_large_body_does_not_change_what_the_status_means,
     an_app_that_comes_later_withholds_the_cancellation,
     what_cannot_be_cancelled_is_refused_and_not_stopped,
     an_expiry_cancels_the_job_if_the_registration_wants_it,

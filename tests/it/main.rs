@@ -98,6 +98,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod traces;
+mod unreadable;
 mod user_errors;
 mod verdict;
 mod waiting;

@@ -232,7 +232,7 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     let (manual, scheduled) = (watch("job_1s_completed_k"), watch("job_9s_completed_d"));
     assert_eq!(due, [(manual.id, true, 2, 3), (scheduled.id, false, 1, 1)]);
     // The requested poll and the unfinished ending are not lost.
-    let jobs = fixture.store.jobs(JobNo(0), 10, now).await.expect("read");
+    let jobs = fixture.store.jobs(JobNo(0), 10, now).await.expect("read").jobs;
     let polled: Vec<_> = jobs.iter().map(|job| (job.name.job_id.as_str(), job.poll_requested)).collect();
     assert_eq!(polled, [("job_never_g", true)]);
     let unfinished = fixture.store.unfinished_endings().await.expect("read");
@@ -296,7 +296,7 @@ async fn long_parameters_of_the_previous_release_are_kept() {
     let sql = format!("update jobs set params = '{params}' where job_id = 'job_never_g'");
     change(&location, &sql);
     let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
-    let job = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read").remove(0);
+    let job = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read").jobs.remove(0);
     assert_eq!((job.name.job_id.as_str(), &job.name.params), ("job_never_g", &params));
     let mut watch = fixture.watch("job_never_g");
     watch.job = job.name;

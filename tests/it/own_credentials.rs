@@ -86,6 +86,38 @@ async fn acme(t: &Harness, key: &str) -> Value {
     t.as_key(key, "GET", "/v1/providers/acme", "").await.expect(200)
 }
 
+// Once: the test changes the SQLite file.
+#[tokio::test]
+async fn a_credential_in_use_before_an_upgrade_is_so_after_it() {
+    let (api, mut t, _folder) = start(&[]).await;
+    for name in ["used", "unused"] {
+        t.post("/v1/credentials", &api.key(name, "canary-of-the-app")).await.expect(201);
+    }
+    let watch = t.register(&job("job_1", "used")).await;
+    let ended = t.register(&job("job_2", "unused")).await;
+    t.stop_watch(&ended).await.expect(200);
+    t.stop().await;
+    // The tables of the previous version, and the migration of them.
+    let db = rusqlite::Connection::open(t.file()).unwrap();
+    for table in ["watches", "job_cancels"] {
+        for column in ["definition", "credential"] {
+            let before = format!("drop index {table}_{column}; alter table {table} drop column {column};");
+            db.execute_batch(&before).unwrap();
+        }
+    }
+    let before = "create index job_polls_definition on job_polls (definition) where definition is not null;
+                  create index job_polls_credential on job_polls (credential) where credential is not null;";
+    db.execute_batch(before).unwrap();
+    db.execute_batch(include_str!("../../migrations/sqlite/0028_use_of_definitions.sql")).unwrap();
+    drop(db);
+    t.restart().await;
+    t.delete("/v1/credentials/used").await.expect(409);
+    assert_eq!(t.delete("/v1/credentials/unused").await.status, 204);
+    t.stop_watch(&watch).await.expect(200);
+    assert_eq!(t.delete("/v1/credentials/used").await.status, 204);
+    t.give_up().await;
+}
+
 #[tokio::test]
 async fn a_credential_of_the_app_replaces_the_operators_key() {
     let (api, mut t, _folder) = start(&[]).await;

@@ -128,6 +128,25 @@ async fn a_definition_of_an_app_polls_its_jobs() {
     t.give_up().await;
 }
 
+// Once: the test damages the SQLite file.
+#[tokio::test]
+async fn a_watch_says_that_its_definition_cannot_be_read() {
+    let (server, mut t) = api(r#"{"state": "running"}"#).await;
+    put(&t, &of(&server)).await.expect(201);
+    let watch = t.register(&job("job_1")).await;
+    t.crash().await;
+    let db = rusqlite::Connection::open(t.file()).unwrap();
+    db.execute("update definitions set text = x'ff'", []).unwrap();
+    drop(db);
+    t.restart().await;
+    t.pass(seconds(30)).await;
+    let shown = t.shown(&watch).await;
+    let error = shown["job"]["lastError"].as_str().unwrap_or_default();
+    assert!(error.contains("cannot read the credential or the definition"), "{shown}");
+    assert_eq!((&shown["status"], server.count()), (&json!("watching"), 0));
+    t.give_up().await;
+}
+
 #[tokio::test]
 async fn a_running_watch_keeps_its_version_of_a_definition() {
     let (server, t) = api(r#"{"state": "strange"}"#).await;

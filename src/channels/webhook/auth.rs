@@ -20,8 +20,9 @@ use sha2::{Digest as _, Sha256};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::super::channel::{AttemptResult, Headers, Reach, Services, TokenUse, webhook_queue};
+use crate::clock::Clock;
 use crate::domain::{AppNo, BasicAuth, ClientCredentials, Outcome};
-use crate::egress::{NoToken, Post, SendError, TOKEN_ANSWER_MAX, Token, TokenSlot, read_token};
+use crate::egress::{Egress, NoToken, Post, SendError, TOKEN_ANSWER_MAX, Token, TokenSlot, read_token};
 
 /// Maximum number of credentials whose tokens are kept.
 const ENTRIES_MAX: usize = 1_024;
@@ -67,11 +68,12 @@ impl TokenFailure {
 }
 
 /// What a token is requested for.
-#[derive(Clone, Copy)]
-pub(super) struct TokenRequest<'a> {
-    pub(super) services: &'a Services,
-    pub(super) app: AppNo,
-    pub(super) credentials: &'a ClientCredentials,
+#[derive(Clone)]
+pub(super) struct TokenRequest {
+    egress: Arc<Egress>,
+    clock: Clock,
+    app: AppNo,
+    credentials: ClientCredentials,
 }
 
 type Slot = TokenSlot<TokenFailure>;
@@ -92,7 +94,7 @@ impl Tokens {
     /// Returns a valid token within `limit`, and how a request for it ended, if one was made.
     pub(super) async fn get(
         &self,
-        request: TokenRequest<'_>,
+        request: &TokenRequest,
         limit: Duration,
     ) -> Result<(Token, Option<TokenUse>), TokenFailure> {
         self.get_other(request, limit, None).await
@@ -102,11 +104,11 @@ impl Tokens {
     /// be requested now.
     pub(super) async fn renew(
         &self,
-        request: TokenRequest<'_>,
+        request: &TokenRequest,
         limit: Duration,
         refused: &Token,
     ) -> Option<Result<(Token, Option<TokenUse>), TokenFailure>> {
-        if !refused.is_worth_renewing(request.services.clock.moment()) {
+        if !refused.is_worth_renewing(request.clock.moment()) {
             return None;
         }
         let renewed = self.get_other(request, limit, Some(refused)).await;
@@ -115,12 +117,16 @@ impl Tokens {
 
     async fn get_other(
         &self,
-        request: TokenRequest<'_>,
+        request: &TokenRequest,
         limit: Duration,
         refused: Option<&Token>,
     ) -> Result<(Token, Option<TokenUse>), TokenFailure> {
-        let clock = &request.services.clock;
-        let got = self.slot(request).get(clock, limit, refused, |left| request.send(left)).await;
+        let send = |left| {
+            let request = request.clone();
+            async move { request.send(left).await }
+        };
+        let context = (&request.clock, request.egress.background_work());
+        let got = self.slot(request).get(context, limit, refused, send).await;
         got.map_err(|no_token| match no_token {
             NoToken::Failed(failure) => failure,
             NoToken::Held(failure, wait) => failure.awaited(wait),
@@ -129,7 +135,7 @@ impl Tokens {
     }
 
     /// Returns the slot of these credentials.
-    fn slot(&self, request: TokenRequest<'_>) -> Arc<Slot> {
+    fn slot(&self, request: &TokenRequest) -> Arc<Slot> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key();
         if slots.len() >= ENTRIES_MAX && !slots.contains_key(&key) {
@@ -140,10 +146,15 @@ impl Tokens {
     }
 }
 
-impl TokenRequest<'_> {
+impl TokenRequest {
+    pub(super) fn new(services: &Services, app: AppNo, credentials: &ClientCredentials) -> Self {
+        let (egress, clock) = (Arc::clone(&services.egress), services.clock.clone());
+        Self { egress, clock, app, credentials: credentials.clone() }
+    }
+
     /// Returns what distinguishes the tokens. Apps never share one.
     fn key(&self) -> [u8; 32] {
-        let ClientCredentials { token_url, client_id, client_secret, audience, scopes } = self.credentials;
+        let ClientCredentials { token_url, client_id, client_secret, audience, scopes } = &self.credentials;
         let mut hash = Sha256::new();
         hash.update(self.app.0.to_be_bytes());
         let audience = audience.as_deref().unwrap_or_default();
@@ -157,13 +168,13 @@ impl TokenRequest<'_> {
 
     /// Returns the origin of the token URL, which errors may show: path and query can hold a secret.
     fn host(&self) -> String {
-        let target = self.services.egress.parse(&self.credentials.token_url);
+        let target = self.egress.parse(&self.credentials.token_url);
         target.map_or_else(|_| "the token URL".to_owned(), |target| target.origin())
     }
 
     fn used(&self, reach: Reach, has_failed: bool) -> TokenUse {
         let url = &self.credentials.token_url;
-        let target = self.services.egress.parse(url).ok();
+        let target = self.egress.parse(url).ok();
         TokenUse::Requested { queue: webhook_queue(self.app, url, target.as_ref()), reach, has_failed }
     }
 
@@ -179,8 +190,8 @@ impl TokenRequest<'_> {
 
     /// Requests a token.
     async fn send(&self, timeout: Duration) -> Result<(Token, TokenUse), TokenFailure> {
-        let Services { egress, clock, .. } = self.services;
-        let ClientCredentials { token_url, client_id, client_secret, audience, scopes } = self.credentials;
+        let Self { egress, clock, .. } = self;
+        let ClientCredentials { token_url, client_id, client_secret, audience, scopes } = &self.credentials;
         let body = form(scopes, audience.as_deref());
         // Section 2.3.1: both are encoded as in a form before they are joined.
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();

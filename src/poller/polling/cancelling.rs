@@ -26,6 +26,8 @@
 //! all polls. While a poll has paused it, requests are probes as polls are, one a minute. An error opens no breaker: it may
 //! be about this kind of request only.
 //!
+//! **Without an API key** no request is made. It stays pending, as polls wait, and an attempt is not counted.
+//!
 //! **The credential** is sent to the hosts of polls only, and hidden in the answer before anything reads it.
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use tokio::sync::mpsc;
 use super::{AFTER_BUG, PAGE, Poller};
 use crate::domain::{
     AppNo, CancelAttempt, CancelResult, CancelStatus, JobNo, PendingCancel, ProviderHealth, Timestamp,
+    credential_variable,
 };
 use crate::poller::decide::log_health;
 use crate::poller::own_providers::NoProvider;
@@ -45,6 +48,9 @@ use crate::store::{RecordCancel, StoreError};
 
 /// Pause after which an attempt is repeated that could not read the database.
 const AFTER_READ: Duration = Duration::from_secs(5);
+
+/// Pause after which a request is considered again that cannot be made without an API key.
+const WITHOUT_KEY: Duration = Duration::from_secs(60);
 
 /// The requests of an app to cancel a job, with the index of the provider's queue.
 type CancelKey = (u32, JobNo, AppNo);
@@ -66,14 +72,21 @@ impl Poller {
     pub(super) async fn load_cancels(&self) -> Result<(), StoreError> {
         let mut after = (JobNo(0), AppNo(0));
         loop {
-            let page = self.store.pending_cancels(after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = (last.job, last.app);
+            let (page, last) = self.store.pending_cancels(after, PAGE).await?;
+            let Some(last) = last else { return Ok(()) };
+            after = last;
             for pending in &page {
                 let now = self.clock.now();
                 let is_known = self.scheduler().add_cancel(pending, now);
-                if !is_known {
-                    self.give_up_cancel(pending).await?;
+                if is_known {
+                    continue;
+                }
+                match self.give_up_cancel(pending).await {
+                    // One broken row must not stop the start.
+                    Err(error @ StoreError::Inconsistent(_)) => {
+                        tracing::error!(%error, row = pending.job.0, "a request to cancel a job cannot be read; it waits until the next start");
+                    }
+                    given_up => given_up?,
                 }
             }
         }
@@ -161,6 +174,12 @@ impl CancelTask {
         };
         if let Some(why) = refusal(&provider, attempt.poll.is_some()) {
             return attempt.given_up(why.to_owned());
+        }
+        if provider.definition.needs_credential() && provider.key().is_none() {
+            // As polls do, it waits until the operator has set the API key.
+            let variable = credential_variable(&provider.definition.id);
+            let why = format!("no API key is configured; the operator can set {variable}");
+            return attempt.postponed(why, poller.clock.now().plus(WITHOUT_KEY));
         }
         let response = provider.cancel(&poller.egress, &poller.clock, &attempt.name).await;
         let (now, http_status) = (poller.clock.now(), response.http_status);

@@ -76,7 +76,7 @@ const MIN_VERSION: i64 = 140_000;
 
 /// Every `migrations/postgres/*.sql`: (file name, text), in the order of their versions. The build script
 /// lists the folder. A released migration never changes.
-const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_postgres.rs"));
+pub const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_postgres.rs"));
 
 /// The connection that writes.
 #[derive(Debug)]

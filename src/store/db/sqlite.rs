@@ -92,7 +92,7 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Every `migrations/sqlite/*.sql`: (file name, text), in the order of their versions. The build script lists
 /// the folder. A released migration never changes.
-const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_sqlite.rs"));
+pub const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_sqlite.rs"));
 
 /// The connection that writes. The locks are the last field, so they are released after the last write.
 #[derive(Debug)]

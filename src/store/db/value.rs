@@ -269,6 +269,23 @@ impl Row<'_> {
         parse(self.borrowed(column)?).ok_or_else(|| self.broken(column))
     }
 
+    /// Returns a column for the log: an integer, a text, or bytes in the notation of SQL, and an id in both notations.
+    pub fn shown(&self, column: usize) -> String {
+        match self.value(column) {
+            Some(Value::Int(int)) => int.to_string(),
+            Some(Value::Text(text)) => text.chars().take(64).collect(),
+            Some(Value::Bytes(bytes)) => {
+                let mut hex = String::from("x'");
+                bytes.iter().take(64).for_each(|byte| {
+                    let _ = write!(hex, "{byte:02x}");
+                });
+                let id = <[u8; 16]>::try_from(bytes).map(|id| format!("{:?} = ", Id::from_bytes(id)));
+                format!("{}{hex}'", id.unwrap_or_default())
+            }
+            Some(Value::Null | Value::Id(_)) | None => "unknown".to_owned(),
+        }
+    }
+
     /// Whether a column holds exactly this text.
     pub fn is(&self, column: usize, text: &str) -> Result<bool> {
         Ok(self.borrowed(column)? == text)

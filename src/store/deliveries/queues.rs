@@ -1,10 +1,11 @@
 //! Destination queues: loading due deliveries, and rescheduling them after the clock was set back.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, params, row_sql};
+use super::super::db::{Result, Row, Tx, params, row_sql};
 use super::super::destinations::{self, QueueState};
 use super::super::reads::{INTERNAL, ReadStore};
 use super::{are_sendable, load_pending};
@@ -63,6 +64,29 @@ pub struct FoundDue {
     pub has_more: bool,
     /// Time of the next retry that is not due.
     pub next_retry_at: Option<Timestamp>,
+}
+
+impl FoundDue {
+    /// Returns the page with the deliveries that were loaded. If none of those that were due could be, the page is read
+    /// again after a pause: what cannot be read stays due.
+    pub(in crate::store) fn with(
+        self,
+        deliveries: Vec<PendingDelivery>,
+        were_due: bool,
+        now: Timestamp,
+    ) -> DueDeliveries {
+        let Self { ids: _, has_more, next_retry_at } = self;
+        if were_due && deliveries.is_empty() {
+            return DueDeliveries { next_retry_at: pause(next_retry_at, now), ..DueDeliveries::default() };
+        }
+        DueDeliveries { deliveries, has_more, next_retry_at }
+    }
+}
+
+/// Returns when a page is read again of which nothing could be loaded.
+fn pause(next_retry_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    let again_at = now.plus(LEFT_OUT_PAUSE);
+    Some(next_retry_at.map_or(again_at, |at| at.min(again_at)))
 }
 
 /// Result of [`LoadDueDeliveries`].
@@ -126,6 +150,7 @@ impl ReadStore {
     /// origins, and within an origin the earliest queue is the first. So neither an app nor a host fills the result
     /// while another has waiting deliveries.
     pub async fn destination_queues(&self, limit: usize) -> Result<DestinationQueues> {
+        let unreadable = self.shared.unreadable.clone();
         let rows = self.read(INTERNAL, move |tx| {
             tx.list(
                 // Without the hash of its URL, the name of a webhook's queue is its origin.
@@ -145,10 +170,13 @@ impl ReadStore {
                           from deliveries where next_attempt_at is not null group by queue) queues) by_origin) by_app
                  order by app_rank, due_at, queue limit $1",
                 params![i64::try_from(limit).unwrap_or(i64::MAX)],
-                |row| Ok((row.text(0)?, row.time(1)?, row.opt_time(2)?)),
+                |row| {
+                    let queue = || Ok((row.text(0)?, row.time(1)?, row.opt_time(2)?));
+                    unreadable.skip(("deliveries by queue", 0), row, queue())
+                },
             )
         });
-        let rows = rows.await?;
+        let rows: Vec<_> = rows.await?.into_iter().flatten().collect();
         let others_at = rows.last().and_then(|(_, _, others_at)| *others_at);
         Ok(DestinationQueues {
             queues: rows.into_iter().map(|(queue, at, _)| (queue, at)).collect(),
@@ -159,9 +187,9 @@ impl ReadStore {
     /// Returns these deliveries in their order, without those that are not waiting any more, that are to be skipped, or
     /// that are being erased.
     pub async fn pending_deliveries(&self, ids: Vec<(AppNo, DeliveryId)>) -> Result<Vec<PendingDelivery>> {
-        let keyring = self.shared.keyring.clone();
+        let shared = Arc::clone(&self.shared);
         self.read(INTERNAL, move |tx| {
-            let found = load_pending(tx, &keyring, ids.iter().map(|(app, id)| params![app, id]))?;
+            let found = load_pending(tx, &shared, ids.iter().map(|(app, id)| params![app, id]))?;
             Ok(found.into_iter().flatten().collect())
         })
         .await
@@ -228,8 +256,7 @@ pub fn find_due<'c>(batch: &mut Batch<'_>, commands: &[&'c FindDue]) -> Result<V
     let found = |(mut page, next_retry_at): (QueuePage<'_>, Option<Timestamp>)| {
         let next_retry_at = next_retry_at.filter(|_| !page.state.is_disabled);
         if page.is_blocked {
-            let again_at = page.command.now.plus(LEFT_OUT_PAUSE);
-            let next_retry_at = Some(next_retry_at.map_or(again_at, |at| at.min(again_at)));
+            let next_retry_at = pause(next_retry_at, page.command.now);
             return FoundDue { next_retry_at, ..FoundDue::default() };
         }
         page.ids.truncate(page.limit);
@@ -346,14 +373,19 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
     let (tx, now) = (&batch.tx, command.now);
     let is_future = |at: Timestamp| at > now.plus(TURN_MAX);
     let (queue, is_retry, at, app, id) = &command.after;
-    let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
+    let read = |row: &Row<'_>| {
         Ok(Waiting {
             position: (row.text(0)?, row.int(1)?, row.time(2)?, AppNo(row.int(3)?), DeliveryId(row.id(4)?)),
             step: row.count(5)? as usize,
             is_manual: row.flag(6)?,
             last_attempt_at: row.opt_time(7)?,
         })
+    };
+    let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
+        batch.shared.unreadable.skip(("deliveries", 4), row, read(row))
     })?;
+    let is_full = found.len() == CHUNK as usize;
+    let found: Vec<Waiting> = found.into_iter().flatten().collect();
     let is_retry = |one: &&Waiting| one.position.1 == 1;
     // Step 1 follows the first pause. A wait that an outage has shortened keeps step 0.
     let due_at = |step: usize| Some(now.plus(*command.schedule.get(step.saturating_sub(1))?));
@@ -380,7 +412,6 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
             .map(|one| params![now, one.position.3, one.position.4]),
     )?;
     let count = retries.into_iter().chain(at_once).sum();
-    let is_full = found.len() == CHUNK as usize;
     let next = found.into_iter().next_back().map(|one| one.position).filter(|_| is_full);
     Ok(Rescheduled { count, next })
 }

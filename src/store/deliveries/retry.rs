@@ -50,7 +50,7 @@ pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome
         "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
         params![now, app, id],
     )?;
-    let pending = load_pending(&batch.tx, &batch.shared.keyring, [params![app, id]])?.into_iter().flatten();
+    let pending = load_pending(&batch.tx, batch.shared, [params![app, id]])?.into_iter().flatten();
     let messages = pending.map(|pending| DispatcherMessage::Dispatch(Box::new(pending)));
     batch.effects.dispatcher_messages.extend(messages);
     Ok(Ok(()))

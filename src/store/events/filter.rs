@@ -6,6 +6,7 @@
 
 use super::super::db::{Result, Row, Tx, Value, Where, params};
 use super::super::lists::{Fitting, Part, Remaining, SCAN_MAX};
+use super::super::unreadable::UnreadableRows;
 use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
 /// Columns of an event `e`, for [`read_event`].
@@ -143,7 +144,7 @@ pub(in crate::store) fn scanned(
 
 /// Reads the part of a page that begins after a position.
 pub(super) fn part(
-    tx: &Tx<'_>,
+    (tx, unreadable): (&Tx<'_>, &UnreadableRows),
     app: AppNo,
     filter: &EventFilter,
     after: Option<i64>,
@@ -155,7 +156,9 @@ pub(super) fn part(
         None => None,
     };
     let query = query((app, filter), index, (after, scanned), remaining.limit());
-    let found = Fitting::take(tx, &query, remaining, read_event, |event| 256 + event.body.len())?;
+    let size = |event: &Event| 256 + event.body.len();
+    let (of, read) = ((unreadable, ("events", 0)), (read_event, |row: &Row<'_>| row.int(1)));
+    let found = Fitting::take_readable(tx, &query, remaining, of, read, size)?;
     Ok(found.part(|event| event.position, scanned))
 }
 

@@ -41,5 +41,5 @@ pub(in crate::store) fn stop_and_cancel(
         job_cancels::request(batch, watch, (job, app), now)?;
     }
     stop(batch, &[&command.0])?;
-    Ok(find(&batch.tx, &batch.shared.keyring, app, watch)?.ok_or(CancelRefusal::NotFound))
+    Ok(find(&batch.tx, batch.shared, app, watch)?.ok_or(CancelRefusal::NotFound))
 }

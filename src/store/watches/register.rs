@@ -271,8 +271,8 @@ fn insert_watches(
     tx.insert_each(
         row_sql!(
             "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
-               expected_at, traceparent, created_at, expires_at, name, reference, watch_group)"
-            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16")
+               expected_at, traceparent, created_at, expires_at, name, reference, watch_group, definition, credential)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18")
         ),
         watches.iter().zip(jobs).zip(groups).map(|((new, job), group)| {
             params![
@@ -292,6 +292,8 @@ fn insert_watches(
                 &new.name,
                 &new.reference,
                 *group,
+                new.poll.as_ref().and_then(|poll| poll.source.definition_id()),
+                new.poll.as_ref().and_then(|poll| poll.credential),
             ]
         }),
     )?;

@@ -127,7 +127,7 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     fixture.record(&pending, NextStep::Succeeded).await;
     assert_eq!(prune(61, 61).await, 2, "both at once");
     assert_eq!(left().await, (1, 0));
-    assert_eq!(fixture.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
+    assert_eq!(fixture.store.jobs(JobNo(0), 9, at(0)).await.expect("read").jobs[0].no, running.job_no);
     // The positions of the feed continue.
     fixture.end(running.job_no, 0).await;
     let feed =
@@ -383,13 +383,13 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     };
     let _ = fixture.store.load_due_deliveries(page).await;
     assert!(fixture.store.refusing(), "a read is no sign of recovery");
-    assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);
+    assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").jobs.len(), made);
     std::fs::remove_file(ballast).expect("freed");
     fixture.store.check_writes().await.expect("taken again");
     assert!(!fixture.store.refusing());
     fixture.register(fixture.watch("job_last")).await;
     let fixture = fixture.reopen(START).await;
-    assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made + 1);
+    assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").jobs.len(), made + 1);
 }
 
 crate::postgres::on_postgres_too! {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{StoreFixture, register_command};
 use crate::fakes::Reply;
 use crate::harness::{Harness, guarded, minutes, seconds};
+use crate::postgres::{On, on};
 
 #[tokio::test]
 async fn a_missing_table_fails_the_check_until_it_is_there_again() {
@@ -23,6 +24,33 @@ async fn a_missing_table_fails_the_check_until_it_is_there_again() {
     }
     fixture.run("alter table away rename to watches");
     fixture.store.check_reads().await.expect("complete");
+    fixture.register(fixture.watch("job_1")).await;
+}
+
+#[tokio::test]
+async fn a_missing_unique_index_fails_the_check_with_the_remedy() {
+    let fixture = StoreFixture::new().await;
+    fixture.store.check_reads().await.expect("complete");
+    fixture.run("drop index events_one_ending");
+    let checked = fixture.store.check_reads().await;
+    let Err(StoreError::Schema(remedy)) = checked else { panic!("{checked:?}") };
+    assert_eq!(remedy, "create unique index events_unique_watch on events (watch) where ending = 1");
+    fixture.run(&remedy);
+    fixture.store.check_reads().await.expect("complete");
+    if on() == On::Sqlite {
+        return;
+    }
+    for (table, constraint, columns) in [
+        ("jobs", "jobs_job_id_provider_account_params_key", "job_id, provider, account, params"),
+        ("job_cancels", "job_cancels_pkey", "watch"),
+    ] {
+        fixture.run(&format!("alter table {table} drop constraint {constraint}"));
+        let checked = fixture.store.check_reads().await;
+        let Err(StoreError::Schema(remedy)) = checked else { panic!("{checked:?}") };
+        assert!(remedy.contains(&format!(" on {table} ({columns})")), "{remedy}");
+        fixture.run(&remedy);
+        fixture.store.check_reads().await.expect("complete");
+    }
     fixture.register(fixture.watch("job_1")).await;
 }
 
@@ -200,5 +228,6 @@ async fn no_attempt_starts_after_a_result_that_could_not_be_recorded() {
 
 crate::postgres::on_postgres_too! {
     a_missing_table_fails_the_check_until_it_is_there_again,
+    a_missing_unique_index_fails_the_check_with_the_remedy,
     a_missing_column_fails_the_check_after_a_statement_needed_it,
 }

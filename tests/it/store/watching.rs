@@ -40,7 +40,7 @@ async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
         })
         .collect();
     assert_eq!(messages, [(first.job_no, 1), (first.job_no, 1), (other.job_no, 1)]);
-    let jobs = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read");
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read").jobs;
     let waiting: Vec<(JobNo, u32)> = jobs.iter().map(|facts| (facts.no, facts.watching)).collect();
     assert_eq!(waiting, [(first.job_no, 2), (other.job_no, 1)]);
 }
@@ -236,14 +236,14 @@ async fn the_bytes_of_a_round_of_progress_are_stored_with_its_events() {
     assert!(all > 250 * 1_024 && first == all / 250 * 200, "{rounds:?}");
     assert_eq!(rounds, [(first, all); 4], "each round anew");
     let fixture = fixture.reopen(at(12)).await;
-    let stored = fixture.store.jobs(JobNo(0), 10, at(12)).await.expect("read").remove(0);
+    let stored = fixture.store.jobs(JobNo(0), 10, at(12)).await.expect("read").jobs.remove(0);
     let round = ProgressRound { app: fixture.app, at: at(10), bytes: all, progress: Some(20) };
     let known = Known::new(&seen(JobStatus::Processing, Some(20)), &[round], at(12));
     assert_eq!((stored.known, stored.apart), (known, AppsApart::NONE));
     // A job that is registered again has other watches.
     fixture.end(job, 0).await;
     fixture.register(fixture.watch("job_1")).await;
-    let stored = fixture.store.jobs(JobNo(0), 10, at(20)).await.expect("read").remove(0);
+    let stored = fixture.store.jobs(JobNo(0), 10, at(20)).await.expect("read").jobs.remove(0);
     assert_eq!(stored.known, Known::new(&Observation::default(), &[], at(20)));
 }
 
@@ -401,7 +401,7 @@ async fn only_early_watches_of_an_unknown_job_end() {
     for watch in &late {
         assert_eq!(fixture.shown(*watch).await.status, WatchStatus::Watching);
     }
-    let jobs = fixture.store.jobs(JobNo(0), 10, at(100)).await.expect("read");
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(100)).await.expect("read").jobs;
     assert_eq!((jobs[0].generation, jobs[0].watching), (0, 5));
     // The job ends with its last watch, and begins another generation with the next.
     command.registered_until = at(50);
@@ -411,7 +411,7 @@ async fn only_early_watches_of_an_unknown_job_end() {
     assert_eq!(fixture.shown(late[0]).await.status, WatchStatus::NotFound);
     assert_eq!(fixture.events().await.len(), 450);
     let next = fixture.register(fixture.watch("job_1")).await;
-    let jobs = fixture.store.jobs(JobNo(0), 10, at(100)).await.expect("read");
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(100)).await.expect("read").jobs;
     assert_eq!((jobs[0].generation, jobs[0].watching, next.job_no), (1, 1, job));
 }
 
@@ -480,7 +480,7 @@ async fn a_requested_poll_survives_a_restart() {
     let [PollerMessage::PollNow(facts)] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!((facts.watching, facts.poll_requested), (0, true));
     let fixture = fixture.reopen(at(80)).await;
-    let jobs = fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read");
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read").jobs;
     assert!(jobs.len() == 1 && jobs[0].poll_requested && jobs[0].terms.is_none());
     let mut fresh = seen(JobStatus::Completed, Some(100));
     fresh.output = Some("https://cdn.example/fresh".to_owned());
@@ -488,7 +488,7 @@ async fn a_requested_poll_survives_a_restart() {
         |seen| fixture.store.refresh_ending(RefreshEnding { job: watch.job_no, seen, has_status: true });
     refresh(Some(fresh.clone())).await.expect("written");
     assert_eq!(fixture.shown(watch.id).await.seen.output, fresh.output);
-    assert!(fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read").is_empty(), "one poll");
+    assert!(fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read").jobs.is_empty(), "one poll");
     refresh(Some(seen(JobStatus::Failed, None))).await.expect("written");
     assert_eq!(fixture.shown(watch.id).await.seen.output, fresh.output, "another ending changes nothing");
     let unknown = PollNow { app: super::app(&fixture.store, "other").await, ..poll };
@@ -511,7 +511,7 @@ async fn jobs_to_poll_are_paged_and_exclude_ended_watches() {
     }
     let (mut after, mut found) = (JobNo(0), Vec::new());
     loop {
-        let page = fixture.store.jobs(after, 3, at(0)).await.expect("read");
+        let page = fixture.store.jobs(after, 3, at(0)).await.expect("read").jobs;
         let Some(last) = page.last() else { break };
         after = last.no;
         found.extend(page.iter().map(|facts| facts.no));
@@ -529,7 +529,7 @@ async fn the_terms_of_a_jobs_watches_are_combined() {
     let expected = one.terms.and(two.terms);
     fixture.register(one).await;
     fixture.register(two).await;
-    let jobs = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read");
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read").jobs;
     assert_eq!(jobs[0].terms, Some(expected));
     assert_eq!(jobs[0].registered_at, at(0));
 }
@@ -587,7 +587,7 @@ async fn a_job_is_found_by_parameters_of_any_length() {
     assert_eq!(fixture.register(watch).await.job_no, first.job_no);
     assert_ne!(fixture.register(other).await.job_no, first.job_no);
     assert_eq!(fixture.shown(first.id).await.job.params, params);
-    let jobs = fixture.store.jobs(ringback::domain::JobNo(0), 9, at(1)).await.expect("read");
+    let jobs = fixture.store.jobs(ringback::domain::JobNo(0), 9, at(1)).await.expect("read").jobs;
     assert_eq!((jobs.len(), &jobs[0].name.params), (2, &params));
     fixture.end(first.job_no, 0).await;
     assert_eq!(fixture.shown(first.id).await.status, ringback::domain::WatchStatus::Completed);

@@ -174,6 +174,17 @@ const OUTPUT_FIELD: usize = 16;
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 impl Observation {
+    /// Returns the texts that the provider wrote.
+    pub fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let Self { raw_status, output, outputs, error, .. } = self;
+        let outputs = outputs
+            .iter_mut()
+            .flatten()
+            .flat_map(|Output { url, kind, thumbnail, poster_image }| [url, kind, thumbnail, poster_image]);
+        let error = error.iter_mut().flat_map(|JobError { code, message }| [code, message]);
+        [raw_status, output].into_iter().chain(outputs).chain(error).flatten()
+    }
+
     /// Returns the size of its texts, in bytes: about that of an event about the job.
     pub fn text_size(&self) -> usize {
         fn size(text: Option<&String>) -> usize {

@@ -27,6 +27,10 @@ const RAW_MAX: usize = 256 * 1024;
 /// the runtime could do nothing else.
 const INLINE_MAX: usize = 256 * 1024;
 
+/// Few answers are as large as they may be, so a part of that size is reserved for an answer of an app: one of this
+/// number of parts.
+const RESERVED: usize = 4;
+
 /// Large bodies are parsed one at a time, because each takes several times its size of memory meanwhile.
 static LARGE_BODIES: Semaphore = Semaphore::const_new(1);
 
@@ -49,6 +53,8 @@ pub struct Provider {
     tokens: Tokens,
     /// The texts by which an answer could repeat the API key.
     hidden: Arc<OnceLock<SecretTexts>>,
+    /// The texts that are replaced in messages.
+    in_messages: OnceLock<SecretTexts>,
     /// The app whose definition it is. `None`: the operator's.
     owner: Option<Owner>,
 }
@@ -139,6 +145,7 @@ impl Provider {
             allow_cancel: false,
             tokens: Tokens::default(),
             hidden: Arc::default(),
+            in_messages: OnceLock::new(),
             owner: None,
         }
     }
@@ -162,7 +169,9 @@ impl Provider {
 
     /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
     pub fn masked(&self, text: String, derived: &[String]) -> String {
-        self.definition.mask(text, self.key(), derived)
+        let own = self.in_messages.get_or_init(|| self.definition.masked_texts(self.key()));
+        let secrets = if derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(derived)) };
+        secrets.hide(&text).unwrap_or(text)
     }
 
     /// Returns what replaces the credential in answers, and what was derived from it.
@@ -309,7 +318,7 @@ impl Provider {
             };
             PollResponse { no_answer: Some(kind), ..PollResponse::failed(failure, error.to_string()) }
         })?;
-        let read = self.read(received, &secrets, interpreter(definition, name, purpose));
+        let read = self.read(received, &secrets, interpreter(self.answer_mask(&secrets), name, purpose));
         let (received, mut meaning) =
             read.await.map_err(|why| PollResponse::failed(PollFailure::Error, why.to_string()))?;
         let now = clock.now();
@@ -320,7 +329,9 @@ impl Provider {
             report.unknown_status &= definition.id != INLINE;
         }
         if let Interpretation::Failed { failure, message } = &mut meaning {
-            let refused = token.as_ref().filter(|_| received.status == 401);
+            // Some APIs answer another status to a token that has expired.
+            let is_refused = received.status == 401 || matches!(failure, PollFailure::Unauthorized { .. });
+            let refused = token.as_ref().filter(|_| is_refused);
             if let Some(token) = refused
                 && self.tokens.discard_old(clock, token)
             {
@@ -340,7 +351,7 @@ impl Provider {
     /// Takes memory for the answer to a request, if an app decides how large it is.
     fn space_for(&self, request: &Request) -> Result<Option<AppSpace>, PollResponse> {
         let Some(owner) = &self.owner else { return Ok(None) };
-        let kib = u32::try_from(request.max_body.div_ceil(1024)).unwrap_or(u32::MAX);
+        let kib = u32::try_from(request.max_body.div_ceil(1024 * RESERVED)).unwrap_or(u32::MAX);
         let space = owner.answers.take(owner.app, kib);
         let too_many = "too many answers are being received for this app; the next try follows".to_owned();
         space.map(Some).ok_or_else(|| PollResponse::failed(PollFailure::NotMade, too_many))
@@ -419,11 +430,24 @@ struct AnswerMask {
 }
 
 impl AnswerMask {
-    fn apply(&self, received: &mut Received) {
+    fn secrets(&self) -> Cow<'_, SecretTexts> {
         let key = self.credential.as_ref().map(Masked::reveal);
         let own = self.own.get_or_init(|| self.definition.hidden_texts(key));
-        let secrets =
-            if self.derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(&self.derived)) };
+        if self.derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(&self.derived)) }
+    }
+
+    /// Replaces the credential in texts that were decoded.
+    fn hide<'t>(&self, texts: impl Iterator<Item = &'t mut String>) {
+        let secrets = self.secrets();
+        for text in texts {
+            if let Some(hidden) = secrets.hide(text) {
+                *text = hidden;
+            }
+        }
+    }
+
+    fn apply(&self, received: &mut Received) {
+        let secrets = self.secrets();
         if secrets.is_empty() {
             return;
         }
@@ -441,11 +465,11 @@ impl AnswerMask {
 
 /// Returns what interprets the answer to a request about a job.
 fn interpreter(
-    definition: &Arc<Definition>,
+    mask: AnswerMask,
     name: &JobName,
     purpose: Purpose<'_>,
 ) -> impl FnOnce(&Received) -> Interpretation + Send + 'static {
-    let (definition, job_id, params) = (Arc::clone(definition), name.job_id.clone(), name.params.clone());
+    let (job_id, params) = (name.job_id.clone(), name.params.clone());
     let before = match purpose {
         Purpose::Poll | Purpose::Cancel => None,
         Purpose::Result(report) => Some(report.clone()),
@@ -453,9 +477,15 @@ fn interpreter(
     move |received| {
         let (job, Received { status, headers, body, .. }) = ((job_id.as_str(), params.as_str()), received);
         let answer = Answer { status: *status, headers, body };
-        match &before {
-            Some(before) => definition.interpret_result_of(job, before, answer),
-            None => definition.interpret_of(job, answer),
+        let mut meaning = match &before {
+            Some(before) => mask.definition.interpret_result_of(job, before, answer),
+            None => mask.definition.interpret_of(job, answer),
+        };
+        if mask.definition.decodes()
+            && let Interpretation::Ok(report) = &mut meaning
+        {
+            mask.hide(report.observation.texts_mut());
         }
+        meaning
     }
 }

@@ -450,10 +450,23 @@ impl Definition {
     ///
     /// [`Request::secrets`]: super::Request::secrets
     pub fn mask(&self, text: String, key: Option<&str>, derived: &[String]) -> String {
+        self.masked_texts(key).with(derived).hide(&text).unwrap_or(text)
+    }
+
+    /// Returns whether a part of an answer is encoded, so that a secret can stand in it that the answer does not show.
+    pub fn decodes(&self) -> bool {
+        fn decodes(meaning: &Meaning) -> bool {
+            !meaning.decode.is_empty() || meaning.results.iter().any(|result| decodes(&result.meaning))
+        }
+        decodes(&self.meaning)
+    }
+
+    /// Returns the texts that are replaced in messages: the credential in every form in which it is sent, and other
+    /// secrets of the request.
+    pub fn masked_texts(&self, key: Option<&str>) -> SecretTexts {
         let auth = self.request.auth.as_ref().zip(key);
         let secrets = auth.map(|(auth, key)| auth.secrets(key)).unwrap_or_default();
-        let texts = secrets.into_iter().chain(derived.iter().chain(&self.secrets).cloned());
-        SecretTexts::new(texts).hide(&text).unwrap_or(text)
+        SecretTexts::new(secrets.into_iter().chain(self.secrets.iter().cloned()))
     }
 
     /// Returns the id of the definition: another one for a named instance.

@@ -11,6 +11,7 @@ use url::Url;
 use super::field::{Field, Place, Scope};
 use super::text_template::TextTemplate;
 use super::value::{Json, MAX_TEXT, Scalar, cut, number, text};
+use super::work;
 use crate::domain::{Output, Timestamp, format_duration};
 
 /// Largest number of outputs of one job that is kept; the raw response contains all. A body of the largest size
@@ -197,6 +198,9 @@ impl Outputs {
             let mut is_empty = true;
             one.find(scope, |item| {
                 is_empty = false;
+                if !work::spend(1) {
+                    return Some(());
+                }
                 let output = self.output(item, scope)?;
                 if outputs.len() < MAX_OUTPUTS && fits(&mut used, &output) {
                     outputs.push(output);
@@ -230,7 +234,8 @@ fn selects_empty_list(place: &Place, scope: Scope<'_>) -> bool {
 }
 
 fn is_url(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http" | "data"))
+    work::spend_on(text.len()).is_some()
+        && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http" | "data"))
 }
 
 /// Returns whether an output fits into [`MAX_TEXT`] with those before it that fit, of which `used` is the size. A large

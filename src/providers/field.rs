@@ -231,7 +231,7 @@ impl Field {
     /// Returns the first value that `read` accepts. Values that mean null are skipped.
     pub(super) fn find<T>(&self, scope: Scope<'_>, read: impl Fn(&Json<'_>) -> Option<T>) -> Option<T> {
         let usable = |value: &Json<'_>| {
-            work::spend(scope.nulls.len() * work::COMPARISON)
+            work::spend(1 + scope.nulls.len() * work::COMPARISON)
                 && !scope.nulls.iter().any(|null| null.is(value))
         };
         let read = |value: &Json<'_>| usable(value).then(|| read(value)).flatten();

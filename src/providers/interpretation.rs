@@ -624,7 +624,9 @@ impl JobReader<'_> {
     /// Returns the error of the job. If the job has none, that of its rule or of its status is used.
     fn error(&self, job: Scope<'_>) -> Option<JobError> {
         let (code, message) = self.error.clone();
-        let code = self.extract.error_code.find(job, label).or(code);
+        let found = self.extract.error_code.find(job, label);
+        // The code of a partial success says that it is one.
+        let code = if self.outcome == Outcome::Partial { code.or(found) } else { found.or(code) };
         let message = self.extract.error_message.find(job, text).or(message);
         let code = code.map(|code| clip(&code, MAX_WORD));
         let message = message.map(|text| cut(text, MAX_TEXT));

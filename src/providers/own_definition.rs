@@ -58,6 +58,9 @@ const PART_MAX: usize = 16 * 1024;
 /// Number of bytes of one answer in which all `match` together search.
 const PARTS_SEARCHED: usize = 8 * 1024;
 
+/// Largest number of fields with parts of the credential. Each is searched in every answer.
+const AUTH_FIELDS: usize = 32;
+
 /// Largest number of patterns, rules, examples, and of what visits a whole answer once more.
 const PARTS: [(&[&str], usize, &str); 4] = [
     (&["pattern", "matches", "match"], 40, "patterns"),
@@ -72,7 +75,8 @@ impl Definition {
     pub fn parse_own(text: &str) -> Result<Self, Vec<Mistake>> {
         let (mut mistakes, compiled) = too_many(text);
         if mistakes.is_empty() {
-            match Self::parse(text) {
+            let parsed = work::limited_examples(|| Self::parse(text));
+            match parsed.unwrap_or_else(|| Err(vec![costly_examples()])) {
                 Ok(mut definition) => {
                     limit_searches(&mut definition.meaning);
                     if let Some(cancel) = &mut definition.cancel {
@@ -122,6 +126,13 @@ impl Definition {
     }
 }
 
+/// The mistake of a definition whose examples take too much work.
+fn costly_examples() -> Mistake {
+    let text = "the examples take too much work for a definition of an app: use fewer rules about large lists, and \
+                smaller bodies";
+    Mistake { line: 1, column: 1, text: text.to_owned() }
+}
+
 /// Limits what the patterns of all rules search.
 fn limit_searches(meaning: &mut Meaning) {
     meaning.searched = PARTS_SEARCHED;
@@ -142,6 +153,16 @@ fn too_many(text: &str) -> (Vec<Mistake>, u32) {
             mistake(format!("the definition has {count} {what}; a definition of an app has at most {most}"))
         })
         .collect();
+    let auth = parsed.get_ref().get("auth").and_then(|auth| auth.get_ref().as_table());
+    for (key, value) in auth.into_iter().flatten() {
+        let fields = value.get_ref().as_table().map_or(0, |table| table.len());
+        if fields > AUTH_FIELDS {
+            mistakes.push(mistake(format!(
+                "auth.{} has {fields} fields; that of a definition of an app has at most {AUTH_FIELDS}",
+                key.get_ref()
+            )));
+        }
+    }
     let total: usize = parts.patterns.iter().map(|(_, pattern, _)| pattern.len()).sum();
     if total > PATTERNS_TOTAL {
         mistakes.push(mistake(format!(
@@ -307,6 +328,56 @@ mod tests {
         assert!(large.message().is_some_and(|message| message.contains("too much work")), "{large:?}");
         let small = interpret(10);
         assert!(!small.message().is_some_and(|message| message.contains("too much work")), "{small:?}");
+    }
+
+    /// A definition with these outputs, this authorization and this example.
+    fn small(outputs: &str, auth: &str, body: &str) -> String {
+        let example = |word: &str, status: &str, body: &str| {
+            format!(
+                "[[example]]\njob_id = \"a1\"\nbody = '{{\"s\": \"{word}\"{body}}}'\n\
+                 expect = {{ answer = \"seen\", status = \"{status}\", raw_status = \"{word}\" }}\n"
+            )
+        };
+        let examples = [
+            example("run", "processing", body),
+            example("ok", "completed", ""),
+            example("bad", "failed", ""),
+        ];
+        format!(
+            "schema = 2\nid = \"small\"\nname = \"Small\"\ndocs = \"https://small.example\"\n[params.job_id]\n\
+             pattern = \"[a-z0-9]+\"\n{auth}\n[request]\nurl = \"https://api.small.example/{{job_id}}\"\n[status]\n\
+             path = \"$.s\"\n[status.map]\nprocessing = [\"run\"]\ncompleted = [\"ok\"]\nfailed = [\"bad\"]\n[extract]\n\
+             job_id = \"none\"\noutputs = {outputs}\n{}",
+            examples.concat()
+        )
+    }
+
+    #[test]
+    fn outputs_and_examples_take_limited_work() {
+        let many = vec!["\"$\""; 100].join(", ");
+        let outputs =
+            format!("{{ each = \"$.list[*]\", url = [{many}], type = [{many}], thumbnail = [{many}] }}");
+        let long = format!(
+            "{{ each = \"$.list[*]\", url = {{ template = \"https://h.example/{}/{{$}}\" }} }}",
+            "a".repeat(9_000)
+        );
+        let (none, list) =
+            ("[auth]\ntype = \"none\"", format!("{{\"s\": \"ok\", \"list\": [{}0]}}", "0,".repeat(200_000)));
+        for outputs in [&outputs, &long] {
+            let mut definition = Definition::parse(&small(outputs, none, "")).expect("a definition");
+            definition.own_kib = Some(16);
+            let answer = super::super::Answer { status: 200, headers: &[], body: list.as_bytes() };
+            let meaning = definition.interpret("a1", answer);
+            assert!(meaning.message().is_some_and(|text| text.contains("too much work")), "{meaning:?}");
+        }
+        let costly = small(&outputs, none, &format!(", \"list\": [{}0]", "0,".repeat(25_000)));
+        let refused = Definition::parse_own(&costly).expect_err("too much");
+        assert!(refused[0].to_string().contains("the examples take too much work"), "{refused:?}");
+        let fields: String = (0..33).map(|n| format!("f{n} = \"{{f{n}}}\"\n")).collect::<Vec<_>>().concat();
+        let auth =
+            format!("[auth]\ntype = \"body\"\nsend_to = [\"api.small.example\"]\n[auth.body]\n{fields}");
+        let refused = Definition::parse_own(&small(&outputs, &auth, "")).expect_err("too many");
+        assert!(refused[0].to_string().contains("auth.body has 33 fields"), "{refused:?}");
     }
 
     #[test]

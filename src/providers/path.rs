@@ -103,6 +103,9 @@ impl Path {
 
 fn nodes<'a>(steps: &[Step], root: &'a Json<'a>, names: Names<'_>) -> Vec<&'a Json<'a>> {
     let mut nodes = vec![root];
+    if !work::spend(1) {
+        return Vec::new();
+    }
     for step in steps {
         if !work::spend(nodes.iter().map(|node| 1 + cost(step, node)).sum()) {
             return Vec::new();

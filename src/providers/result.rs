@@ -81,6 +81,10 @@ fn merged(before: &Observation, found: Observation) -> Observation {
         (Some(found), Some(kept)) if before.status != JobStatus::Completed => {
             Some(JobError { code: found.code.or(kept.code), message: found.message.or(kept.message) })
         }
+        // The code says that a success is partial.
+        (Some(found), Some(kept)) if kept.code.as_deref() == Outcome::Partial.code() => {
+            Some(JobError { code: kept.code, message: found.message.or(kept.message) })
+        }
         (found, kept) => found.or(kept),
     };
     Observation {

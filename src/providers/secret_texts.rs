@@ -12,12 +12,16 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::template::percent_encode;
 
 /// Text that stands for a secret.
 pub(super) const MASK: &str = "***";
+
+/// Number of searches for secrets that begin within another one, and of bytes after it that each reads.
+const OVERLAPS_MAX: usize = 1_000;
+const LONGEST_OVERLAP: usize = 16 * 1024;
 
 /// Number of times that the escapes of a text are read.
 const DEPTH: usize = 3;
@@ -81,12 +85,12 @@ impl SecretTexts {
     /// Returns where secrets are, in order and without overlaps.
     fn find(&self, text: &str) -> Vec<Range<usize>> {
         let Some(search) = self.search.get_or_init(|| searcher(&self.texts)) else { return Vec::new() };
-        let mut found: Vec<Range<usize>> = search.find_iter(text).map(|found| found.range()).collect();
+        let mut found = with_overlaps(search, text);
         let mut views: Vec<Unescaped> = Vec::new();
         while views.len() < DEPTH
             && let Some(view) = Unescaped::of(views.last().map_or(text, |view| &view.text))
         {
-            let in_view = search.find_iter(&view.text).map(|found| found.range());
+            let in_view = with_overlaps(search, &view.text).into_iter();
             let in_text =
                 |range| views.iter().rev().fold(view.original(range), |range, view| view.original(range));
             found.extend(in_view.map(in_text));
@@ -110,6 +114,24 @@ fn searcher(texts: &[String]) -> Option<AhoCorasick> {
     let kind = Some(AhoCorasickKind::ContiguousNFA);
     let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).kind(kind).build(texts);
     search.ok().filter(|_| !texts.is_empty())
+}
+
+/// Returns where secrets are, also those that begin within another one. Of a hostile answer, not all overlaps are found.
+fn with_overlaps(search: &AhoCorasick, text: &str) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = search.find_iter(text).map(|found| found.range()).collect();
+    let mut searches = OVERLAPS_MAX;
+    for at in 0..found.len() {
+        let mut within = found[at].clone();
+        while searches > 0 {
+            searches -= 1;
+            let end = text.len().min(within.end + LONGEST_OVERLAP);
+            let next = search.find(Input::new(text).span(within.start + 1..end)).map(|next| next.range());
+            let Some(next) = next.filter(|next| next.start < within.end) else { break };
+            found.push(next.clone());
+            within = next;
+        }
+    }
+    found
 }
 
 /// A text whose escapes, as JSON has them in strings, are replaced by their characters.
@@ -236,8 +258,10 @@ mod tests {
     #[test]
     fn secrets_that_overlap_as_escapes_are_replaced_once() {
         let texts = SecretTexts::new(["token-1", "en-1\"x", "x"].map(str::to_owned));
-        assert_eq!(texts.hide(r#"token-1\"x, \u0078"#).as_deref(), Some(r#"***\"***, ***"#));
+        assert_eq!(texts.hide(r#"token-1\"x, \u0078"#).as_deref(), Some("***, ***"));
         let texts = SecretTexts::new([r"\u0041bc", "Abcd"].map(str::to_owned));
         assert_eq!(texts.hide(r"-\u0041bcd-").as_deref(), Some("-***-"));
+        let texts = SecretTexts::new(["account-sk", "sk-live-0123"].map(str::to_owned));
+        assert_eq!(texts.hide("account-sk-live-0123.").as_deref(), Some("***."));
     }
 }

@@ -7,6 +7,7 @@
 use super::path::Path;
 use super::template::percent_encode;
 use super::value::MAX_TEXT;
+use super::work;
 
 /// Largest number of values in one template.
 const MAX_VALUES: usize = 16;
@@ -122,12 +123,14 @@ impl TextTemplate {
         for part in &self.parts {
             let value = match part {
                 Part::Text(fixed) => {
+                    work::spend_on(fixed.len())?;
                     text.push_str(fixed);
                     continue;
                 }
                 Part::Value(path) => value(path)?,
                 Part::Name(name) => named(name)?,
             };
+            work::spend_on(value.len())?;
             if !self.is_url {
                 text.push_str(&value);
                 // Only the beginning of a longer text is passed on.

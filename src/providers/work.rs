@@ -31,9 +31,24 @@ impl Drop for Limit {
     }
 }
 
-/// Does limited work. Returns `None` if it was too much: its result is not complete then.
+/// Bytes of a text that are read or copied for one unit.
+const BYTES: usize = 16;
+
+/// Answers that the examples of a definition may together take as much work as.
+const EXAMPLES: u64 = 4;
+
+/// Does limited work for one answer. Returns `None` if it was too much: its result is not complete then.
 pub(super) fn limited<T>(work: impl FnOnce() -> T) -> Option<T> {
-    LEFT.set(Some(MOST));
+    within(MOST, work)
+}
+
+/// Does the same for all examples of a definition together.
+pub(super) fn limited_examples<T>(work: impl FnOnce() -> T) -> Option<T> {
+    within(EXAMPLES * MOST, work)
+}
+
+fn within<T>(most: u64, work: impl FnOnce() -> T) -> Option<T> {
+    LEFT.set(Some(most));
     let _limit = Limit;
     let done = work();
     LEFT.get().is_some_and(|left| left > 0).then_some(done)
@@ -46,6 +61,11 @@ pub(super) fn spend(units: usize) -> bool {
         LEFT.set(Some(left));
         left > 0
     })
+}
+
+/// Counts the bytes of a text that is read or copied. `None`: that may not be done.
+pub(super) fn spend_on(bytes: usize) -> Option<()> {
+    spend(1 + bytes / BYTES).then_some(())
 }
 
 #[cfg(test)]

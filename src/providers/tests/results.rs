@@ -4,7 +4,7 @@ use url::Url;
 
 use super::schema_2::{compiled, text};
 use super::{Answer, Definition, Interpretation, JobReport, PollFailure, report};
-use crate::domain::{JobStatus, Timestamp};
+use crate::domain::{JobStatus, Observation, Timestamp};
 use crate::providers::compile::compile;
 
 const AUTH: &str = r#"
@@ -299,6 +299,36 @@ fn outputs_expire_at_a_time_or_after_a_span() {
             mistakes.iter().any(|mistake| mistake.text.contains("outputs_expire")),
             "{wrong} {mistakes:?}"
         );
+    }
+}
+
+#[test]
+fn a_partial_success_keeps_its_code() {
+    let definition = compiled(
+        r#"
+[extract]
+job_id = "none"
+error_code = "$.code"
+error_message = "$.why"
+[[rule]]
+all = [{ path = "$.some", is = true }]
+status = "partial"
+[[result]]
+when = ["partial"]
+url = "https://api.two.example/jobs/{job_id}/errors"
+extract = { error_message = "$.message", error_code = "$.code" }
+"#,
+    );
+    let before = polled(&definition, r#"{"s": "ok", "some": true, "code": "E1", "why": "one failed"}"#);
+    let error = |found: &Observation| {
+        let error = found.error.clone().unwrap();
+        (error.code.unwrap_or_default(), error.message.unwrap_or_default())
+    };
+    let pair = |message: &str| ("partial".to_owned(), message.to_owned());
+    assert_eq!(error(&before.observation), pair("one failed"));
+    for (body, message) in [(r#"{"message": "no codec", "code": "7"}"#, "no codec"), ("{}", "one failed")] {
+        let seen = report(result(&definition, &before, 200, body)).observation;
+        assert_eq!((seen.status, error(&seen)), (JobStatus::Completed, pair(message)), "{body}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The poller: it starts polls, writes their results, and reports its state.
 
 mod cancelling;
+mod own;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,14 +12,14 @@ use tokio::sync::{Semaphore, mpsc};
 use super::app_memory::AppMemory;
 use super::decide::{Decision, decide, give_up};
 use super::decide_result::{ResultRequest, decide_result, give_up_result};
-use super::own_providers::{NoProvider, OwnProviders, Source};
+use super::own_providers::{NoProvider, OwnProviders};
 use super::pending_result::{PendingResult, memory_kib};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AppNo, CredentialState, INLINE, JobName, JobNo, Limits, PollPolicy, PollSource, PollStats,
-    ProgressRound, ProviderHealth, ProviderState, Rate, Timestamp,
+    Activity, AppNo, CredentialState, INLINE, JobName, JobNo, Limits, PollPolicy, PollStats, ProgressRound,
+    ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::own_work::OwnWork;
@@ -43,9 +44,6 @@ const WAITING_SHOWN: usize = 10_000;
 /// provider, all of its jobs can expire at the same moment.
 const GIVE_UPS: usize = 16;
 
-/// Label of the metrics of all definitions of apps, whose number is not bounded. It is no id of a provider.
-const OF_APPS: &str = "of_apps";
-
 /// Error of a job that the last start could not read.
 const UNREADABLE: &str =
     "the server cannot read what it has stored of the job, so the job is not polled; ask the operator";
@@ -53,6 +51,9 @@ const UNREADABLE: &str =
 /// Error of a job whose credential or definition cannot be read.
 const UNREADABLE_SOURCE: &str = "the server cannot read the credential or the definition that it has stored, so the job is not polled; ask the \
      operator, or create it again and register the job again";
+
+/// Label of the metrics of all definitions of apps, whose number is not bounded. It is no id of a provider.
+const OF_APPS: &str = "of_apps";
 
 /// Polls jobs.
 #[derive(Debug)]
@@ -360,58 +361,6 @@ impl Poller {
             .await
             .inspect_err(|error| tracing::error!(%error, "the result of a poll cannot be written"))
             .ok()
-    }
-}
-
-impl Poller {
-    /// Returns the provider of a job that is an app's alone, and its metrics. `is_accepted`: the last good answer was
-    /// [`InlinePoll::ACCEPTED`].
-    async fn own_provider(
-        &self,
-        (app, name): (AppNo, &JobName),
-        source: &PollSource,
-        is_accepted: bool,
-    ) -> Result<(Arc<ProviderMetrics>, Arc<Provider>), NoProvider> {
-        match source {
-            PollSource::Inline { poll, credential } => {
-                let made = Definition::inline(poll, credential.as_ref(), is_accepted);
-                let (definition, credential) = made.map_err(NoProvider::Unusable)?;
-                let (policy, limits) = self.scheduler().on_demand.settings();
-                let owner = Some(self.own.owner(app));
-                let made = Provider::new(definition, credential, None, policy, limits).with_owner(owner);
-                Ok((self.metrics_of(INLINE), Arc::new(made)))
-            }
-            PollSource::OfOperator { provider: id, credential } => {
-                let of = |(_, provider): &(_, Arc<Provider>)| provider.definition.id.cmp(id);
-                let operators = self.providers.binary_search_by(of).map(|index| &self.providers[index]);
-                let removed = |_| NoProvider::Unusable(format!("there is no provider `{id}` any more"));
-                let (metrics, operators) = operators.map_err(removed)?;
-                let source = Source::OfOperator(operators);
-                let account = (app, name.account.as_str());
-                let provider = self.own.get(&self.store, account, Some(credential), source).await?;
-                let is_exported = is_configured(operators);
-                Ok((if is_exported { Arc::clone(metrics) } else { self.metrics_of(id) }, provider))
-            }
-            PollSource::OfApp { definition, credential } => {
-                let (policy, limits) = self.scheduler().on_demand.settings();
-                let (policy, limits) = definition.pace.within(&policy, limits);
-                let source = Source::OfApp(definition.id, policy, limits);
-                let account = (app, name.account.as_str());
-                let provider = self.own.get(&self.store, account, credential.as_ref(), source).await?;
-                Ok((self.metrics_of(OF_APPS), provider))
-            }
-        }
-    }
-
-    fn own_metrics(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ProviderMetrics>>> {
-        self.own_metrics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the metrics of a provider that the operator has no credential for.
-    fn metrics_of(&self, provider: &str) -> Arc<ProviderMetrics> {
-        let mut known = self.own_metrics();
-        let make = || Arc::new(self.store.metrics().provider(provider, true));
-        Arc::clone(known.entry(provider.to_owned()).or_insert_with(make))
     }
 }
 

@@ -155,7 +155,7 @@ fn too_many(text: &str) -> (Vec<Mistake>, u32) {
         .collect();
     let auth = parsed.get_ref().get("auth").and_then(|auth| auth.get_ref().as_table());
     for (key, value) in auth.into_iter().flatten() {
-        let fields = value.get_ref().as_table().map_or(0, |table| table.len());
+        let fields = value.get_ref().as_table().map_or(0, toml::map::Map::len);
         if fields > AUTH_FIELDS {
             mistakes.push(mistake(format!(
                 "auth.{} has {fields} fields; that of a definition of an app has at most {AUTH_FIELDS}",

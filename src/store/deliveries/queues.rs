@@ -77,16 +77,19 @@ impl FoundDue {
     ) -> DueDeliveries {
         let Self { ids: _, has_more, next_retry_at } = self;
         if were_due && deliveries.is_empty() {
-            return DueDeliveries { next_retry_at: pause(next_retry_at, now), ..DueDeliveries::default() };
+            return DueDeliveries {
+                next_retry_at: Some(pause(next_retry_at, now)),
+                ..DueDeliveries::default()
+            };
         }
         DueDeliveries { deliveries, has_more, next_retry_at }
     }
 }
 
 /// Returns when a page is read again of which nothing could be loaded.
-fn pause(next_retry_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+fn pause(next_retry_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
     let again_at = now.plus(LEFT_OUT_PAUSE);
-    Some(next_retry_at.map_or(again_at, |at| at.min(again_at)))
+    next_retry_at.map_or(again_at, |at| at.min(again_at))
 }
 
 /// Result of [`LoadDueDeliveries`].
@@ -256,7 +259,7 @@ pub fn find_due<'c>(batch: &mut Batch<'_>, commands: &[&'c FindDue]) -> Result<V
     let found = |(mut page, next_retry_at): (QueuePage<'_>, Option<Timestamp>)| {
         let next_retry_at = next_retry_at.filter(|_| !page.state.is_disabled);
         if page.is_blocked {
-            let next_retry_at = pause(next_retry_at, page.command.now);
+            let next_retry_at = Some(pause(next_retry_at, page.command.now));
             return FoundDue { next_retry_at, ..FoundDue::default() };
         }
         page.ids.truncate(page.limit);

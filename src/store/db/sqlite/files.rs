@@ -218,8 +218,8 @@ struct Known {
 }
 
 /// The end of a process whose files were changed. Several threads can notice a fault at the same time: the check of
-/// every second, the writer, and a reader of a damaged page. A rescue changes files itself, and each change looks like
-/// another fault. So the first fault is the one that all report, and it is rescued once.
+/// every second, the writer, and a reader of a damaged page. A rescue changes files itself, and each change would be
+/// reported as another fault. So the first fault is the one that all report, and it is rescued once.
 #[derive(Debug, Default)]
 struct Rescue {
     /// The fault. It is set before a rescue changes a file.

@@ -228,9 +228,10 @@ impl DispatchState {
         Self { in_flight_max, per_origin_max, queues_max: QUEUES_MAX, ..Self::default() }
     }
 
-    /// Returns how many deliveries to one origin may be loaded: enough to send some while a page is read.
+    /// Returns how many deliveries to one origin may be loaded: those in flight, half as many whose records are being
+    /// written, and enough to send while a page is read. A page waits for the commits before it.
     fn loaded_per_origin(&self) -> usize {
-        self.per_origin_max * 2
+        self.per_origin_max * 4
     }
 
     /// Returns whether a delivery can be sent now.
@@ -370,7 +371,7 @@ impl DispatchState {
     /// Loads a manual retry to a destination that is held back, or that would wait for slow ones. If its origin has
     /// enough of them, it stays in the store: they must not use up the share of their app.
     fn load_urgent(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
-        let most = self.loaded_per_origin();
+        let most = self.per_origin_max * 2;
         let queue = self.queue(name);
         let origin = Arc::clone(&queue.origin);
         let known = queue.page.as_ref().map_or(0, |page| page.urgent.len());

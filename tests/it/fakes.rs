@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringback::clock::Clock;
@@ -103,7 +104,7 @@ impl Reply {
     /// Writes the response. Returns whether the connection can be used again.
     async fn write(mut self, stream: &mut TcpStream, held: &Held) -> bool {
         if let Some(gate) = &mut self.held {
-            let _holding = held.hold(Some(gate.clone()));
+            let _holding = held.hold(Some(gate.clone()), Some(stream));
             tokio::select! {
                 _ = gate.wait_for(|open| *open) => {}
                 () = closed(stream) => return false,
@@ -121,7 +122,7 @@ impl Reply {
             Body::Stalled => {
                 top.push_str("content-length: 1000\r\n\r\nthe beginning");
                 let _ = stream.write_all(top.as_bytes()).await;
-                let _holding = held.hold(None);
+                let _holding = held.hold(None, Some(stream));
                 closed(stream).await;
                 false
             }
@@ -159,22 +160,41 @@ async fn closed(stream: &TcpStream) {
 }
 
 /// Responses that are held back: they are in progress, and a test does not wait for them.
+///
+/// One whose client has closed the connection is not held back any more, from the moment of the close: its attempt has
+/// ended, and the test waits for the record of it. The task of the connection notices the close later.
 #[derive(Clone, Debug)]
 pub struct Held(Arc<Shared<Slots>>);
 
 #[derive(Debug, Default)]
 struct Slots {
     next: usize,
+    slots: HashMap<usize, Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
     /// A response with a gate counts until the gate is opened.
-    slots: HashMap<usize, Option<watch::Receiver<bool>>>,
+    gate: Option<watch::Receiver<bool>>,
+    /// Absent if it may be encrypted: its end is noticed by its task.
+    connection: Option<std::net::TcpStream>,
+}
+
+impl Slot {
+    fn is_held(&self) -> bool {
+        let is_shut = self.gate.as_ref().is_none_or(|gate| !*gate.borrow() && gate.has_changed().is_ok());
+        // The socket is not blocking.
+        let is_open = self.connection.as_ref().is_none_or(|connection| match connection.peek(&mut [0]) {
+            Ok(read) => read > 0,
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+        is_shut && is_open
+    }
 }
 
 impl Slots {
     fn count(&self) -> usize {
-        let shut = |gate: &&Option<watch::Receiver<bool>>| {
-            gate.as_ref().is_none_or(|gate| !*gate.borrow() && gate.has_changed().is_ok())
-        };
-        self.slots.values().filter(shut).count()
+        self.slots.values().filter(|slot| slot.is_held()).count()
     }
 }
 
@@ -194,10 +214,11 @@ impl Held {
         self.0.until("no waiting client", |slots| (slots.count() == 0).then_some(())).await;
     }
 
-    pub fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
+    pub fn hold(&self, gate: Option<watch::Receiver<bool>>, connection: Option<&TcpStream>) -> Holding {
+        let connection = connection.map(|connection| connection.as_fd().try_clone_to_owned().unwrap().into());
         let slot = self.0.change(|slots| {
             slots.next += 1;
-            slots.slots.insert(slots.next, gate);
+            slots.slots.insert(slots.next, Slot { gate, connection });
             slots.next
         });
         Holding(self.clone(), slot)

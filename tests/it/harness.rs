@@ -461,12 +461,17 @@ impl Harness {
     async fn rest_until(&self, is_idle: impl Fn(&Activity) -> bool) {
         let now = self.now();
         let resting = async {
+            let mut found = 0;
             loop {
                 // In this order: a held request is in progress and remains so.
                 let held = self.held.count();
                 let activity = self.activity();
                 let is_due = activity.next_at.is_some_and(|at| at <= now);
-                if activity.in_progress == held && !is_due && is_idle(&activity) {
+                let rests = activity.in_progress == held && !is_due && is_idle(&activity);
+                found = if rests { found + 1 } else { 0 };
+                // The clock may just have passed the deadline of a held request. The one thread of the application
+                // has ended such a request before it has answered a few others.
+                if found > if held == 0 { 0 } else { 3 } {
                     return;
                 }
                 // A round trip instead of a sleep: the application makes progress in the meantime.

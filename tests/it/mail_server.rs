@@ -378,12 +378,12 @@ impl WriterLoop {
             Quirk::Replies(_, says) if self.quirk.at(word) => says,
             Quirk::Hangs(_) if self.quirk.at(word) => return None,
             Quirk::Late(_, gate) if self.quirk.at(word) => {
-                let _holding = self.held.hold(Some(gate.clone()));
+                let _holding = self.held.hold(Some(gate.clone()), None);
                 gate.clone().wait_for(|open| *open).await.ok()?;
                 usual
             }
             Quirk::Silent(_) | Quirk::Half(_) if self.quirk.at(word) => {
-                let _holding = self.held.hold(None);
+                let _holding = self.held.hold(None, None);
                 if matches!(self.quirk, Quirk::Half(_)) {
                     stream.get_mut().write_all(b"250-").await.ok()?;
                     stream.get_mut().flush().await.ok()?;

@@ -36,6 +36,7 @@ mod pool;
 mod ranges;
 mod redirect;
 mod resolver;
+mod sent_secrets;
 mod target_cache;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,7 @@ use url::{Host, Url};
 use crate::clock::{Clock, Moment};
 use crate::dns::LookupError;
 use crate::domain::{AddressError, AppNo, Timestamp, TlsPem, parse_http_date, parse_retry_after};
+use crate::providers::SecretTexts;
 use crate::tls::{self, Trust};
 use address::AddressClass;
 use connect::{Connector, ProxyPeer};
@@ -111,6 +113,8 @@ pub struct Egress {
     verifier: Arc<dyn ServerCertVerifier>,
     /// Has another owner for each request that no poll and no attempt waits for.
     background: Arc<()>,
+    /// The password of the proxy, which no answer shows.
+    proxy_secrets: SecretTexts,
 }
 
 /// Makes a client without the guard, for commands that call the user's own server, through the proxy if there is one.
@@ -264,6 +268,8 @@ impl Egress {
                 .ok_or_else(|| anyhow::anyhow!("[egress] proxy: the HTTP client cannot use this URL"))
         });
         let proxy = proxy.transpose()?;
+        let proxy_secrets =
+            settings.proxy.as_ref().map(|proxy| sent_secrets::of_proxy(proxy.url())).unwrap_or_default();
         let pool = Pool::new(settings.limits.unused, clock.clone());
         let client = |policy, decodes| {
             // With a proxy, only the proxy's name is resolved.
@@ -287,6 +293,7 @@ impl Egress {
             tls: Arc::new(bare),
             verifier,
             background: Arc::default(),
+            proxy_secrets,
             lookup_cache: LookupCache::default(),
             targets: TargetCache::default(),
             lookup_limiter: LookupLimiter::new(settings.limits.lookups),
@@ -408,6 +415,7 @@ impl Egress {
         (identity, trust): (Option<&Arc<ClientIdentity>>, Trust),
     ) -> Result<Received, SendError> {
         let Post { url, headers, body, timeout, max_answer } = post;
+        let secrets = sent_secrets::of_headers(&headers);
         let request = HttpRequest {
             method: Method::POST,
             url: url.into(),
@@ -416,7 +424,8 @@ impl Egress {
             identity: identity.map(Arc::clone),
             trust,
         };
-        let (received, _) = self.exchange(client, request, timeout, max_answer).await?;
+        let (mut received, _) = self.exchange(client, request, timeout, max_answer).await?;
+        received.hide(&secrets);
         Ok(received)
     }
 
@@ -525,7 +534,7 @@ impl Egress {
             read = response.read(&mut body, max_body) => read,
             () = &mut deadline => Err(SendError::timed_out(timeout)),
         };
-        let received = Received {
+        let mut received = Received {
             status,
             headers: recorded_headers(&headers),
             body: body.into(),
@@ -533,6 +542,7 @@ impl Egress {
             duration: watch.elapsed(),
             redirects: 0,
         };
+        received.hide(&self.proxy_secrets);
         Ok((received, read))
     }
 }

@@ -33,6 +33,7 @@ use super::templates::{TemplateFile, Templates};
 use crate::clock::Moment;
 use crate::domain::{AddressError, Attempt, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
 use crate::egress::SendError;
+use crate::providers::SecretTexts;
 use settings::{SETTINGS, SmtpServer};
 use smtp::{FINAL_REPLY_TIMEOUT, Failure, Mail, Reply, Stage};
 
@@ -84,6 +85,8 @@ struct Mailer {
     server: SmtpServer,
     from: Mailbox,
     allow: Vec<MailPattern>,
+    /// The password, which no reply shows.
+    secrets: SecretTexts,
     /// When the next line about an unreachable mail server is permitted.
     next_log: Mutex<Option<Moment>>,
 }
@@ -99,7 +102,8 @@ impl Mailer {
             Some(entries) => settings::patterns(entries.iter().map(Masked::reveal)).ok()?,
             None => MailPattern::of_sender(&from.address).into_iter().collect(),
         };
-        Some(Self { server, from, allow, next_log: Mutex::default() })
+        let secrets = server.secrets();
+        Some(Self { server, from, allow, secrets, next_log: Mutex::default() })
     }
 }
 
@@ -159,7 +163,7 @@ impl Mailer {
                 if reach == Reach::NotConnected {
                     self.log_unreachable(services, &failure);
                 }
-                let (outcome, error, reply) = classify(stage, failure);
+                let (outcome, error, reply) = classify(stage, self.without_secrets(failure));
                 return Ok(result(outcome, reach, Some(error), &reply));
             }
         };
@@ -167,16 +171,30 @@ impl Mailer {
         message.transmission.complete(result(Outcome::Unclear, Reach::Answered, Some(stopped), ""));
         let reply = services.clock.timeout(FINAL_REPLY_TIMEOUT, final_reply).await;
         Ok(match reply.unwrap_or_else(|| Err(SendError::timed_out(FINAL_REPLY_TIMEOUT).into())) {
-            Ok(reply) => result(Outcome::Ok, Reach::Answered, None, &reply.text),
+            Ok(reply) => {
+                let shown = self.secrets.hide(&reply.text).unwrap_or(reply.text);
+                result(Outcome::Ok, Reach::Answered, None, &shown)
+            }
             Err(Failure::Connection(error)) => {
                 let error = format!("{error}, after the message; {UNCLEAR}");
                 result(Outcome::Unclear, Reach::Answered, Some(error), "")
             }
             Err(failure) => {
-                let (outcome, error, reply) = classify(Stage::Content, failure);
+                let (outcome, error, reply) = classify(Stage::Content, self.without_secrets(failure));
                 result(outcome, Reach::Answered, Some(error), &reply)
             }
         })
+    }
+
+    /// Replaces the password in a reply that repeats it.
+    fn without_secrets(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Refused(reply) => {
+                let text = self.secrets.hide(&reply.text).unwrap_or(reply.text);
+                Failure::Refused(Reply { text, ..reply })
+            }
+            other @ (Failure::Connection(_) | Failure::NoTls | Failure::NoLogin { .. }) => other,
+        }
     }
 
     /// Logs that the mail server does not answer at its address, at most once in [`LOG_INTERVAL`]. The users who read

@@ -33,6 +33,7 @@ use super::templates::TemplateFile;
 use crate::clock::Clock;
 use crate::domain::{AddressError, ChannelKind, Outcome};
 use crate::egress::{Egress, Post, Received, SendError};
+use crate::providers::SecretTexts;
 use blocks::MessageParts;
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps
@@ -41,6 +42,9 @@ const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum length of a channel's name, in characters.
 const CHANNEL_MAX: usize = 80;
+
+/// Shortest part of a hook's URL that is taken for its secret: a shorter one is a word such as `hook`.
+const HOOK_SECRET_MIN: usize = 8;
 
 /// Slack's hosts for hooks.
 const HOOK_HOSTS: [&str; 2] = ["hooks.slack.com", "hooks.slack-gov.com"];
@@ -221,6 +225,14 @@ fn masked(address: &str) -> String {
     format!("{}{front}/***", &url[..url::Position::BeforePath])
 }
 
+/// Returns the part of a hook's URL that permits posting, for answers that repeat it.
+fn secrets_of_hook(address: &str) -> SecretTexts {
+    let url = Url::parse(address).ok();
+    let path = url.as_ref().map(|url| url[url::Position::BeforePath..].trim_matches('/')).unwrap_or_default();
+    let last = path.rsplit('/').next().unwrap_or_default();
+    SecretTexts::new([path, last].into_iter().filter(|text| text.len() >= HOOK_SECRET_MIN).map(str::to_owned))
+}
+
 impl Slack {
     /// Sends a message once. If its format is refused, its plain text follows at once.
     async fn send_once(&self, services: &Services, message: &Message<'_>) -> Result<AttemptResult, String> {
@@ -260,7 +272,12 @@ impl Slack {
             payload["channel"] = address.into();
             self.call_api(egress, headers, payload.to_string().into(), timeout).await
         } else {
-            post(egress, address, (headers, payload.to_string().into()), timeout).await
+            let (mut response, recorded) =
+                post(egress, address, (headers, payload.to_string().into()), timeout).await;
+            if let Ok(received) = &mut response {
+                received.hide(&secrets_of_hook(address));
+            }
+            (response, recorded)
         };
         let mut format_error = None;
         let result = AttemptResult::of_exchange(exchange, |received| {

@@ -32,6 +32,7 @@ use super::head_limit::{HeadLimit, LimitedStream};
 use super::identity::ClientIdentity;
 use super::pool::Pool;
 use super::resolver::{AddressPolicy, LookupPhase};
+use crate::clock::Moment;
 use crate::tls::Trust;
 
 /// Maximum size of the head of a response, in bytes, and of the buffer that reads a body.
@@ -42,6 +43,10 @@ const HEADERS_MAX: usize = 512;
 
 /// Maximum time for a connection to become free after its response is complete.
 const FREE_AFTER: Duration = Duration::from_secs(1);
+
+/// Maximum age of a connection that gets another request. Without it, a host that is used every few seconds would be
+/// reached at an address that its name has lost long ago, and with a certificate whose authority is not trusted any more.
+const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Number of compressed bytes that are decoded at a time. They become a thousand times as many at most.
 const DECODED_AT_ONCE: usize = 1024;
@@ -59,6 +64,14 @@ pub(super) struct PoolKey {
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     limit: Arc<HeadLimit>,
+    opened_at: Moment,
+}
+
+impl Connection {
+    /// Returns whether it is too old for another request.
+    fn is_old(&self, now: Moment) -> bool {
+        now.since(self.opened_at) >= AGE_MAX
+    }
 }
 
 /// The connections of all clients.
@@ -121,6 +134,8 @@ impl HttpClient {
         loop {
             // After a connection that was closed, others of the pool may be closed as well.
             let unused = if was_closed { None } else { self.pool.take(&*key) };
+            let now = self.connector.clock.moment();
+            let unused = unused.filter(|connection| !connection.is_old(now));
             let (mut connection, is_new) = match unused {
                 Some(connection) => (connection, false),
                 None => (self.connect(&key.peer, (identity.as_deref(), trust), phase).await?, true),
@@ -203,7 +218,7 @@ impl HttpClient {
             // The exchange gets the error.
             let _ = connection.await;
         });
-        Ok(Connection { sender, limit })
+        Ok(Connection { sender, limit, opened_at: self.connector.clock.moment() })
     }
 
     fn response(
@@ -268,6 +283,9 @@ impl HttpResponse {
     /// Returns the connection to the pool as soon as it is free.
     fn release(self) {
         let Self { key, mut connection, pool, clock, .. } = self;
+        if connection.is_old(clock.moment()) {
+            return;
+        }
         if connection.sender.is_ready() {
             pool.put(key, connection);
         } else if !connection.sender.is_closed() {

@@ -42,7 +42,7 @@ impl fmt::Debug for SecretTexts {
 
 impl SecretTexts {
     /// Makes the set. Empty texts are left out.
-    pub(super) fn new(texts: impl IntoIterator<Item = String>) -> Self {
+    pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
         let mut texts: Vec<String> = texts.into_iter().filter(|text| !text.is_empty()).collect();
         texts
             .sort_by(|one, other| Reverse(one.len()).cmp(&Reverse(other.len())).then_with(|| one.cmp(other)));

@@ -267,7 +267,8 @@ fn delete<'k>(tx: &Tx<'_>, keys: impl Iterator<Item = (AppNo, &'k str, &'k str)>
 const BATCH_PATH: &str = "/v1/watches/batch";
 
 /// Deletes the stored responses about watches, each with the time of its registration. The response to a registration
-/// has the same time, so it is found by the index of the age.
+/// has the same time, so it is found by the index of the age. The response to a batch of which other watches remain loses
+/// its body only.
 pub(super) fn forget_watches(tx: &Tx<'_>, app: AppNo, watches: &[(WatchId, Timestamp)]) -> Result<()> {
     let paths: Vec<String> = watches.iter().map(|(watch, _)| format!("/v1/watches/{watch}")).collect();
     let registrations = watches.iter().zip(&paths).map(|((_, at), path)| params![*at, app, path]);
@@ -283,11 +284,42 @@ pub(super) fn forget_watches(tx: &Tx<'_>, app: AppNo, watches: &[(WatchId, Times
         times.iter().map(|at| params![*at, app, BATCH_PATH]),
         |row| Ok((row.text(0)?, row.bytes(1)?)),
     )?;
-    let of_watches = batches.iter().flatten().filter(|(_, response)| {
-        let response = String::from_utf8_lossy(response);
-        watches.iter().any(|(watch, _)| response.contains(watch.to_string().as_str()))
-    });
-    delete(tx, of_watches.map(|(key, _)| (app, BATCH_PATH, key.as_str())))
+    let about = |(key, response): &(String, Vec<u8>)| {
+        let named = watches_of(response);
+        named.iter().any(|id| watches.iter().any(|(erased, _)| erased == id)).then(|| (key.clone(), named))
+    };
+    let batches: Vec<(String, Vec<WatchId>)> = batches.iter().flatten().filter_map(about).collect();
+    let rows = batches.iter().flat_map(|(_, named)| named.iter().map(|id| params![app, id]));
+    let mut exists = tx
+        .fetch_each("select 1 from watches where app = $1 and id = $2", rows, |row| row.int(0))?
+        .into_iter()
+        .map(|found| !found.is_empty());
+    let is_erased = |id: &WatchId| watches.iter().any(|(erased, _)| erased == id);
+    let (mut deleted, mut emptied) = (Vec::new(), Vec::new());
+    for (key, named) in &batches {
+        // Each is asked for, so that the next batch begins with its own.
+        let left = named.iter().zip(exists.by_ref()).filter(|(id, exists)| *exists && !is_erased(id)).count();
+        if left == 0 { &mut deleted } else { &mut emptied }.push(key.as_str());
+    }
+    delete(tx, deleted.into_iter().map(|key| (app, BATCH_PATH, key)))?;
+    // A repeated request would register the other watches once more.
+    tx.each(WITHOUT_RESPONSE, emptied.iter().map(|key| without_response(app, BATCH_PATH, key)))?;
+    Ok(())
+}
+
+/// Deletes the body of a response, and keeps its key.
+const WITHOUT_RESPONSE: &str =
+    "update idempotency set response = $1, status = status + $2 where app = $3 and path = $4 and key = $5";
+
+fn without_response<'v>(app: AppNo, path: &'v str, key: &'v str) -> [Value<'v>; 5] {
+    params![&[] as &[u8], i64::from(WITHOUT_BODY), app, path, key]
+}
+
+/// Returns the watches that the response to a registration of many names.
+fn watches_of(response: &[u8]) -> Vec<WatchId> {
+    let response: serde_json::Value = serde_json::from_slice(response).unwrap_or_default();
+    let items = response["data"].as_array().into_iter().flatten();
+    items.filter_map(|item| WatchId::parse(item["watch"]["id"].as_str()?)).collect()
 }
 
 /// Deletes the stored responses to retries of deliveries.
@@ -363,9 +395,6 @@ fn bound_large(tx: &Tx<'_>, app: AppNo) -> Result<()> {
             left > most
         },
     )?;
-    tx.each(
-        "update idempotency set response = $1, status = status + $2 where app = $3 and path = $4 and key = $5",
-        oldest.iter().map(|(path, key)| params![&[] as &[u8], i64::from(WITHOUT_BODY), app, path, key]),
-    )?;
+    tx.each(WITHOUT_RESPONSE, oldest.iter().map(|(path, key)| without_response(app, path, key)))?;
     Ok(())
 }

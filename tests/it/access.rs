@@ -274,6 +274,56 @@ async fn many_attempts_share_one_request_for_a_token() {
 }
 
 #[tokio::test]
+async fn a_receiver_cannot_show_what_was_sent_in_secret() {
+    let t = Harness::start().await;
+    let echo = "x-key: HEADERSECRET1234, authorization: Basic YWxhZGRpbjpvcGVuIHNlc2FtZQ==, open sesame";
+    t.receiver.always("/hook", Some(Reply::new(400, echo).with("x-echo", echo)));
+    let auth = json!({ "type": "basic", "username": "aladdin", "password": "open sesame" });
+    let headers = json!({ "x-key": "HEADERSECRET1234" });
+    let saved = save(&t, "/hook", json!({ "auth": auth, "headers": headers })).await;
+    notify(&t, &["job_1"], &saved).await;
+    t.pass(seconds(5)).await;
+    let delivery = t.get("/v1/deliveries").await.expect(200)["data"][0]["id"].as_str().unwrap().to_owned();
+    let delivery = t.get(&format!("/v1/deliveries/{delivery}")).await.expect(200);
+    let tested = t.act(&format!("/v1/destinations/{saved}/test")).await.expect(200);
+    let hidden = "x-key: ***, authorization: ***, ***";
+    for (shown, headers) in [
+        (&delivery["attempts"][0]["responseBody"], &delivery["attempts"][0]["responseHeaders"]),
+        (&tested["responseBody"], &tested["responseHeaders"]),
+    ] {
+        assert_eq!(shown, hidden);
+        assert!(!headers.to_string().contains("HEADERSECRET1234") && headers.to_string().contains(hidden));
+    }
+    t.receiver.read_all();
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_silent_token_url_leaves_places_of_the_host() {
+    let t = Harness::start().await;
+    t.receiver.other_signature("/token");
+    t.receiver.always("/token", Some(Reply::stalled(200)));
+    for n in 0..60 {
+        let mut auth = credentials(&t);
+        auth["clientId"] = json!(format!("client {n}"));
+        let url = t.receiver.url(&format!("/guarded/{n}"));
+        t.provider.completed(&format!("job_{n}"));
+        let notify = json!([{ "url": url, "auth": auth }]);
+        t.register(&json!({ "jobId": format!("job_{n}"), "notify": notify })).await;
+    }
+    t.pass(seconds(5)).await;
+    t.provider.completed("job_60");
+    let watch = t.register(&json!({ "jobId": "job_60", "callbackUrl": t.receiver.url("/hook") })).await;
+    // One timeout of the requests that were made before it was known that the URL is silent.
+    for _ in 0..30 {
+        t.pass(seconds(1)).await;
+    }
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    assert!(to(&t, "/token").len() < 20, "{}", to(&t, "/token").len());
+    t.give_up().await;
+}
+
+#[tokio::test]
 async fn fields_of_an_authentication_are_checked() {
     let t = Harness::start().await;
     let url = t.receiver.url("/hook");
@@ -312,5 +362,7 @@ crate::postgres::on_postgres_too! {
     an_audience_is_requested_and_shown,
     a_token_host_that_is_down_does_not_hold_the_receiver_back,
     many_attempts_share_one_request_for_a_token,
+    a_receiver_cannot_show_what_was_sent_in_secret,
+    a_silent_token_url_leaves_places_of_the_host,
     fields_of_an_authentication_are_checked,
 }

@@ -677,7 +677,37 @@ async fn unfinished_attempts_are_repeated_at_the_next_start() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_host_that_is_used_all_the_time_is_looked_up_again() {
+    let allow = "127.0.0.1, moving.example";
+    let t =
+        Harness::with(&[("RINGBACK_EGRESS__ALLOW", allow), ("RINGBACK_EGRESS__ALLOW_HTTP", "true")]).await;
+    t.resolve("moving.example", &["127.0.0.1"]);
+    let url = format!("http://moving.example:{}/hook", t.receiver.port());
+    let mut sent = 0;
+    let mut send = async || {
+        sent += 1;
+        let job = format!("job_{sent}");
+        t.provider.completed(&job);
+        let watch = t.register(&json!({ "jobId": job, "callbackUrl": url })).await;
+        t.pass(seconds(20)).await;
+        t.delivery(&watch).await["status"].clone()
+    };
+    assert_eq!(send().await, "succeeded");
+    // Nothing listens there.
+    t.resolve("moving.example", &["127.0.0.2"]);
+    let mut later = Vec::new();
+    for _ in 0..5 {
+        later.push(send().await);
+    }
+    // A kept connection may be used for a minute.
+    assert!(later[3..].iter().all(|status| status != "succeeded"), "{later:?}");
+    t.receiver.read_all();
+    t.give_up().await;
+}
+
 crate::postgres::on_postgres_too! {
+    a_host_that_is_used_all_the_time_is_looked_up_again,
     a_delivery_fails_after_the_schedule_with_jitter,
     a_clock_that_is_set_back_delays_no_retry,
     the_jitter_is_the_same_after_a_crash,

@@ -96,6 +96,25 @@ async fn an_erased_watch_leaves_only_positions() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_batch_with_an_erased_watch_is_not_registered_again() {
+    let t = Harness::start().await;
+    let headers = [AUTH, JSON, ("idempotency-key", "k1")];
+    let items: Vec<_> = (0..3).map(|n| json!({ "jobId": format!("job_{n}"), "notify": [] })).collect();
+    let batch = json!({ "watches": items }).to_string();
+    let made = t.send("POST", "/v1/watches/batch", &headers, batch.as_bytes()).await.expect(200);
+    let watches: Vec<String> =
+        made["data"].as_array().unwrap().iter().map(|item| id(&item["watch"])).collect();
+    t.delete(&format!("/v1/watches/{}", watches[1])).await;
+    let repeated = t.send("POST", "/v1/watches/batch", &headers, batch.as_bytes()).await;
+    assert_eq!(
+        (repeated.status, repeated.expect(409)["code"].clone()),
+        (409, json!("idempotency_answer_gone"))
+    );
+    assert_eq!(ids(&t.get("/v1/watches").await.expect(200)).len(), 2, "no watch was made twice");
+    t.finish().await;
+}
+
 // Once: the test reads the SQLite file.
 #[tokio::test]
 async fn no_row_of_an_erased_watch_is_left() {
@@ -312,6 +331,7 @@ async fn no_row_of_a_deleted_app_is_left() {
 
 crate::postgres::on_postgres_too! {
     an_erased_watch_leaves_only_positions,
+    a_batch_with_an_erased_watch_is_not_registered_again,
     a_running_watch_is_stopped_when_it_is_erased,
     an_attempt_in_flight_during_an_erasure_is_the_last,
     an_app_is_renamed,

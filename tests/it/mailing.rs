@@ -311,6 +311,21 @@ async fn each_refusal_of_the_mail_server_is_classified() {
 }
 
 #[tokio::test]
+async fn a_mail_server_cannot_show_the_password() {
+    // The login of the test in Base64, as AUTH PLAIN sends it.
+    let said = "535 5.5.1 unknown command: AUTH PLAIN AHJvYm90QG1haWwudGVzdABwOncvZCPDqQ==, password p:w/d#é";
+    let (t, server) = start(STARTTLS, &[]).await;
+    server.script([Quirk::Replies("AUTH", said)]);
+    let watch = deliver(&t, "job_1", "me@example.com").await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(
+        attempt(&delivery, 0)["responseBody"],
+        "535 5.5.1 unknown command: AUTH PLAIN ***, password ***"
+    );
+    t.give_up().await;
+}
+
+#[tokio::test]
 async fn an_unreachable_mail_server_is_retried() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = format!("smtp://127.0.0.1:{}", gone.local_addr().unwrap().port());
@@ -613,6 +628,7 @@ crate::postgres::on_postgres_too! {
     a_mail_that_was_accepted_stays_accepted,
     a_refused_recipient_ends_only_its_own_delivery,
     each_refusal_of_the_mail_server_is_classified,
+    a_mail_server_cannot_show_the_password,
     an_unreachable_mail_server_is_retried,
     mails_wait_for_a_mail_server_that_is_away_and_cost_no_attempts,
     at_most_four_mails_of_an_app_are_in_flight,

@@ -66,7 +66,7 @@ problem_codes! {
         BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time."
         IdempotencyInProgress CONFLICT "idempotency_in_progress" "A request with this `Idempotency-Key` is still in progress; send it again later."
         IdempotencyOtherKey CONFLICT "idempotency_other_key" "The `Idempotency-Key` was used with another API key, and the response holds a secret."
-        IdempotencyAnswerGone CONFLICT "idempotency_answer_gone" "The request with this `Idempotency-Key` had succeeded; its answer was large and is not kept any more. Read what it made; nothing was done again."
+        IdempotencyAnswerGone CONFLICT "idempotency_answer_gone" "The request with this `Idempotency-Key` had succeeded; its answer is not kept any more, because it was large, or shows a watch that was erased. Read what it made; nothing was done again."
         WatchEnded CONFLICT "watch_ended" "The watch has ended and cannot be changed."
         JobShared CONFLICT "job_shared" "Another app watches the job, so it cannot be cancelled; nothing was stopped."
         WatchStopped CONFLICT "watch_stopped" "The watch of the delivery was stopped, so the delivery cannot be retried."

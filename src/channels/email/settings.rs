@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -11,6 +13,7 @@ use crate::domain::{
     CUT_PASSWORD, MailPattern, Mailbox, Masked, format_duration, has_cut_password, parse_duration,
     parse_host_name, url_error,
 };
+use crate::providers::SecretTexts;
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
 const PATTERNS_MAX: usize = 256;
@@ -85,6 +88,15 @@ pub(super) struct SmtpServer {
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl SmtpServer {
+    /// Returns the password, also as the login sends it.
+    pub(super) fn secrets(&self) -> SecretTexts {
+        let encode = |text: &str| BASE64_STANDARD.encode(text);
+        SecretTexts::new(self.login.iter().flat_map(|(name, password)| {
+            let password = password.reveal();
+            [password.to_owned(), encode(password), encode(&format!("\0{name}\0{password}"))]
+        }))
+    }
+
     /// Parses the URL of a mail server.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| {

@@ -6,10 +6,14 @@
 //! A request for a token that fails says nothing about the receiver. The attempt has failed, and its error names the
 //! host of the token URL; [`TokenUse`] makes the dispatcher count the failure there. An attempt that begins while the
 //! failure holds is not made ([`TokenUse::Awaited`]).
+//!
+//! **A silent token URL takes few places.** An attempt holds a place of its receiver while it waits for a token. With many
+//! credentials, requests to one silent token URL would take all places of the receivers' host. So while such a URL has not
+//! answered, one request at a time is made to it, whatever the credentials ([`SilentUrls`]); the other attempts are not made.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -26,6 +30,12 @@ use crate::egress::{Egress, NoToken, Post, SendError, TOKEN_ANSWER_MAX, Token, T
 
 /// Maximum number of credentials whose tokens are kept.
 const ENTRIES_MAX: usize = 1_024;
+
+/// Duration of a failed request for a token from which its URL counts as silent, whatever it has answered.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// Wait of an attempt whose token URL is silent, until it tries again whether there is a token.
+const SILENT_WAIT: Duration = Duration::from_secs(2);
 
 /// Returns the value of `authorization` for a name and a password.
 pub(super) fn basic(auth: &BasicAuth) -> Option<HeaderValue> {
@@ -62,6 +72,12 @@ impl TokenFailure {
         Self { outcome: Outcome::NotMade, error: self.error.clone(), used: TokenUse::Awaited(wait) }
     }
 
+    /// Returns whether the token URL gave no complete answer.
+    fn is_silence(&self) -> bool {
+        let TokenUse::Requested { reach, .. } = &self.used else { return false };
+        matches!(reach, Reach::NotConnected | Reach::NoAnswer | Reach::Broken)
+    }
+
     fn is_awaited(&self) -> bool {
         matches!(self.used, TokenUse::Awaited(_))
     }
@@ -82,7 +98,54 @@ type Slots = HashMap<[u8; 32], Arc<Slot>>;
 
 /// The tokens of all credentials.
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<Slots>);
+pub(super) struct Tokens {
+    slots: Mutex<Slots>,
+    silent: Arc<SilentUrls>,
+}
+
+/// The token URLs of each app whose last request has failed without a quick answer.
+#[derive(Default)]
+struct SilentUrls(Mutex<HashMap<(AppNo, String), SilentUrl>>);
+
+struct SilentUrl {
+    failure: TokenFailure,
+    /// Whether a request is in flight that finds out whether it answers now.
+    is_probed: bool,
+}
+
+impl SilentUrls {
+    /// Runs a request for a token, unless the URL is silent and another request is in flight.
+    async fn run(
+        &self,
+        key: (AppNo, String),
+        clock: &Clock,
+        request: impl Future<Output = Result<(Token, TokenUse), TokenFailure>>,
+    ) -> Result<(Token, TokenUse), TokenFailure> {
+        if let Some(silent) = self.urls().get_mut(&key)
+            && std::mem::replace(&mut silent.is_probed, true)
+        {
+            return Err(silent.failure.awaited(SILENT_WAIT));
+        }
+        let stopwatch = clock.stopwatch();
+        let result = request.await;
+        let is_slow = stopwatch.elapsed() >= SLOW;
+        let mut urls = self.urls();
+        match &result {
+            Err(failure) if is_slow || failure.is_silence() => {
+                if urls.len() >= ENTRIES_MAX {
+                    urls.retain(|_, silent| silent.is_probed);
+                }
+                urls.insert(key, SilentUrl { failure: failure.clone(), is_probed: false });
+            }
+            _ => _ = urls.remove(&key),
+        }
+        result
+    }
+
+    fn urls(&self) -> MutexGuard<'_, HashMap<(AppNo, String), SilentUrl>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,8 +185,11 @@ impl Tokens {
         refused: Option<&Token>,
     ) -> Result<(Token, Option<TokenUse>), TokenFailure> {
         let send = |left| {
-            let request = request.clone();
-            async move { request.send(left).await }
+            let (request, silent) = (request.clone(), Arc::clone(&self.silent));
+            async move {
+                let key = (request.app, request.credentials.token_url.clone());
+                silent.run(key, &request.clock, request.send(left)).await
+            }
         };
         let context = (&request.clock, request.egress.background_work());
         let got = self.slot(request).get(context, limit, refused, send).await;
@@ -136,7 +202,7 @@ impl Tokens {
 
     /// Returns the slot of these credentials.
     fn slot(&self, request: &TokenRequest) -> Arc<Slot> {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key();
         if slots.len() >= ENTRIES_MAX && !slots.contains_key(&key) {
             // A token that is removed is requested again.

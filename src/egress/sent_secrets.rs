@@ -1,0 +1,133 @@
+//! Secrets that an answer repeats.
+//!
+//! A receiver, a mail server or a proxy can repeat what it was sent: pages that help developers do, and so do gateways that
+//! refuse a request. The answer is shown to everyone who may read deliveries, and it is stored and logged. So it never shows
+//! the values of the request's sensitive headers, nor the password of the proxy.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hyper::body::Bytes;
+use reqwest::header::{HeaderMap, HeaderValue};
+use url::Url;
+
+use super::Received;
+use crate::providers::SecretTexts;
+
+/// Shortest text that is taken for a secret, in bytes. A header may be sensitive and have a value such as `1` or `true`,
+/// which other texts contain.
+const SECRET_MIN: usize = 5;
+
+/// Returns the secrets of a request: the values of its sensitive headers, without the names of their schemes, and what the
+/// credentials of HTTP Basic consist of.
+pub(super) fn of_headers(headers: &HeaderMap) -> SecretTexts {
+    if !headers.values().any(HeaderValue::is_sensitive) {
+        return SecretTexts::default();
+    }
+    let values =
+        headers.values().filter(|value| value.is_sensitive()).filter_map(|value| value.to_str().ok());
+    SecretTexts::new(values.flat_map(parts).filter(|text| text.len() >= SECRET_MIN))
+}
+
+fn parts(value: &str) -> Vec<String> {
+    let token = value.split_once(' ').map(|(_, token)| token.trim());
+    let basic = value.strip_prefix("Basic ").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
+    let basic = basic.and_then(|bytes| String::from_utf8(bytes).ok());
+    let password =
+        basic.as_deref().and_then(|basic| basic.split_once(':')).map(|(_, password)| password.to_owned());
+    [Some(value.to_owned()), token.map(str::to_owned), password, basic].into_iter().flatten().collect()
+}
+
+/// Returns the password of a proxy, and what it is sent as.
+pub(super) fn of_proxy(url: &str) -> SecretTexts {
+    let url = Url::parse(url).ok();
+    let login = url.as_ref().and_then(|url| Some((url.username(), url.password()?)));
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    SecretTexts::new(login.into_iter().flat_map(|(name, password)| {
+        let (name, password) = (decoded(name), decoded(password));
+        let basic = BASE64_STANDARD.encode(format!("{name}:{password}"));
+        [basic, password].into_iter().filter(|text| text.len() >= SECRET_MIN)
+    }))
+}
+
+impl Received {
+    /// Replaces secrets that the answer repeats.
+    pub fn hide(&mut self, secrets: &SecretTexts) {
+        if secrets.is_empty() {
+            return;
+        }
+        for (_, value) in &mut self.headers {
+            if let Some(hidden) = secrets.hide(value) {
+                *value = hidden;
+            }
+        }
+        if let Some(hidden) = secrets.hide(&String::from_utf8_lossy(&self.body)) {
+            self.body = Bytes::from(hidden);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn answer(header: &str, body: &str) -> Received {
+        Received {
+            status: 400,
+            headers: vec![("x-echo".to_owned(), header.to_owned())],
+            body: Bytes::from(body.to_owned()),
+            truncated: false,
+            duration: Duration::ZERO,
+            redirects: 0,
+        }
+    }
+
+    fn sensitive(name: &'static str, value: &str) -> HeaderMap {
+        let mut value = HeaderValue::from_str(value).unwrap();
+        value.set_sensitive(true);
+        HeaderMap::from_iter([(reqwest::header::HeaderName::from_static(name), value)])
+    }
+
+    #[test]
+    fn an_answer_does_not_repeat_what_its_request_kept_secret() {
+        // `me:secret-12345`
+        let basic = "Basic bWU6c2VjcmV0LTEyMzQ1";
+        for (header, repeated) in [
+            (("x-key", "HEADERSECRET1234"), "HEADERSECRET1234"),
+            (("authorization", "Bearer token-12345"), "token-12345"),
+            (("authorization", basic), "bWU6c2VjcmV0LTEyMzQ1"),
+            (("authorization", basic), "secret-12345"),
+        ] {
+            let secrets = of_headers(&sensitive(header.0, header.1));
+            let mut received = answer(repeated, &format!("{{\"sent\": \"{repeated}\"}}"));
+            received.hide(&secrets);
+            assert_eq!(received.header("x-echo"), Some("***"), "{header:?}");
+            assert_eq!(received.body, "{\"sent\": \"***\"}", "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_or_public_header_is_no_secret() {
+        let mut headers = sensitive("x-version", "2");
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        let mut received = answer("application/json", "2 of 2");
+        received.hide(&of_headers(&headers));
+        assert_eq!(
+            (received.header("x-echo"), &received.body[..]),
+            (Some("application/json"), &b"2 of 2"[..])
+        );
+    }
+
+    #[test]
+    fn a_proxy_cannot_repeat_its_password() {
+        let secrets = of_proxy("http://ringback:pass%2Dword-1@proxy.example:3128");
+        let mut received = answer("cmluZ2JhY2s6cGFzcy13b3JkLTE=", "wrong password pass-word-1");
+        received.hide(&secrets);
+        assert_eq!(
+            (received.header("x-echo"), &received.body[..]),
+            (Some("***"), &b"wrong password ***"[..])
+        );
+        assert!(of_proxy("http://proxy.example:3128").is_empty());
+    }
+}

@@ -10,6 +10,7 @@
 //! [`Config::check_providers`]). It does not open the database and does not use the network.
 
 mod access;
+mod conflicts;
 mod destinations;
 mod model;
 mod parse;

@@ -346,6 +346,15 @@ impl Dispatcher {
         let _ = self.is_stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 
+    /// Waits before the next try of what the database did not answer. Returns whether the process stops, so that there is
+    /// none.
+    async fn pause(&self) -> bool {
+        tokio::select! {
+            () = self.stopping() => true,
+            () = self.clock.sleep(WRITE_RETRY_PAUSE) => false,
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, DispatchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -361,7 +370,7 @@ impl Dispatcher {
                 if let Some(count) = count {
                     tracing::warn!(%error, count, "waiting deliveries could not be read");
                 }
-                dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                dispatcher.pause().await;
             }
             let now = dispatcher.clock.now();
             dispatcher.state().finish_page(&queue, page.ok(), now);
@@ -374,13 +383,20 @@ impl Dispatcher {
         let dispatcher = Arc::clone(self);
         let alive = self.alive.clone();
         tokio::spawn(async move {
-            while let Err(error) = dispatcher.search().await {
-                tracing::warn!(%error, "the queues of waiting deliveries could not be read");
-                dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
-            }
+            dispatcher.search_until_found().await;
             dispatcher.wake.notify_one();
             drop(alive);
         });
+    }
+
+    /// Searches until the database answers, or the process stops.
+    async fn search_until_found(&self) {
+        while let Err(error) = self.search().await {
+            tracing::warn!(%error, "the queues of waiting deliveries could not be read");
+            if self.pause().await {
+                break;
+            }
+        }
     }
 }
 
@@ -398,7 +414,9 @@ impl Dispatcher {
                     Ok(_) => break,
                     Err(error) => {
                         tracing::warn!(%error, "deliveries of a disabled destination could not be skipped yet");
-                        dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                        if dispatcher.pause().await {
+                            break;
+                        }
                     }
                 }
             }
@@ -430,7 +448,9 @@ impl Dispatcher {
                             "waiting deliveries could not be examined for retries beyond a clock that was set back; the \
                              next try follows in a second"
                         );
-                        dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+                        if dispatcher.pause().await {
+                            break;
+                        }
                         step.now = dispatcher.clock.now();
                     }
                 }
@@ -438,10 +458,7 @@ impl Dispatcher {
             if total > 0 {
                 tracing::warn!(count = total, "the clock was set back; retries are rescheduled");
                 // The timers of their queues are those of the old times.
-                while let Err(error) = dispatcher.search().await {
-                    tracing::warn!(%error, "the queues of waiting deliveries could not be read");
-                    dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
-                }
+                dispatcher.search_until_found().await;
             }
             dispatcher.state().reschedule.end();
             dispatcher.wake.notify_one();

@@ -1,4 +1,4 @@
-//! The work that definitions of apps cause: to parse them, and to read answers with them.
+//! The work that definitions of apps cause: to parse them, to make requests, and to read answers with them.
 //!
 //! A client writes such a definition, and perhaps the answers as well, so both may be made to take as long and as much
 //! memory as their limits allow (`providers/own_definition`).
@@ -83,16 +83,13 @@ impl OwnWork {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotDone> {
         let turn = self.clock.timeout(WAIT_MAX, self.turns.acquire(app)).await.ok_or(NotDone::Busy)?;
-        let done = tokio::task::spawn_blocking(move || {
+        on_thread(move || {
             let done = work();
             // Also if the future is dropped, the turn lasts as long as the work.
             drop(turn);
             done
-        });
-        done.await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => NotDone::Stopping,
         })
+        .await
     }
 
     /// Parses a definition of an app.
@@ -122,7 +119,7 @@ impl OwnWork {
             if let Some(known) = work.parsed.get(&version) {
                 return Ok(known);
             }
-            let definition = Arc::new(Definition::parse_own(text.reveal())?);
+            let definition = Arc::new(Definition::parse_own_stored(text.reveal())?);
             work.parsed.put(app, version, definition.own_kib(), Arc::clone(&definition));
             Ok(definition)
         });
@@ -130,6 +127,14 @@ impl OwnWork {
             NoDefinition::Refused(mistakes.first().map(ToString::to_string).unwrap_or_default())
         })
     }
+}
+
+/// Does work on a thread of its own. A panic of the work is passed on.
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotDone> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => NotDone::Stopping,
+    })
 }
 
 /// Values that are kept for apps, up to a size of all of them together. If there is no space for a new one, that of the

@@ -36,6 +36,7 @@ mod secret_texts;
 mod skeleton;
 mod template;
 mod text_template;
+mod unescaped;
 mod value;
 mod work;
 

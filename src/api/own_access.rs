@@ -13,16 +13,18 @@ use serde_json::Value;
 use super::credentials::check_name;
 use super::http::{Api, FieldErrorCode, Invalid, ObjectReader, Problem};
 use crate::domain::{
-    AppNo, CredentialRef, DefinitionRef, DefinitionVersion, Id, JobName, Masked, NewPoll, PollSource,
+    AppNo, CredentialRef, DefinitionRef, DefinitionVersion, Id, JobName, NewPoll, PollSource,
 };
 use crate::providers::{Definition, OwnDefinition};
 
+/// A definition for a credential, or why there is none.
+type MadeDefinition = Result<Arc<OwnDefinition>, String>;
+
 /// What a registration names of its app's own.
 pub(super) struct Named {
-    /// The app.
-    app: AppNo,
-    /// The credential, if the app has it.
-    credential: Option<(Id, Masked)>,
+    /// The credential, if the app has it, and its definition. The error is the rest of a sentence about the credential;
+    /// `None`: no definition is known.
+    credential: Option<(Id, Option<MadeDefinition>)>,
     /// The definition, if the app has it. The error says why this program refuses it.
     pub(super) definition: Option<(DefinitionVersion, Result<Arc<Definition>, String>)>,
 }
@@ -49,11 +51,8 @@ struct NameFields {
 /// Looks up what a registration names of the app's own.
 pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Problem> {
     let given: Option<NameFields> = serde_json::from_str(text).ok();
-    let mut named = Named { app, credential: None, definition: None };
+    let mut named = Named { credential: None, definition: None };
     let Some(given) = given.filter(|given| given.poll.is_null()) else { return Ok(named) };
-    if let Some(name) = given.credential.as_str().and_then(|name| check_name(name).ok()) {
-        named.credential = api.store.credential(app, name).await?;
-    }
     let provider = given.provider.as_str().unwrap_or_else(|| api.default_provider());
     if api.store.may_define(app, provider)
         && let Some(version) = api.store.current_definition(app, provider.to_owned()).await?
@@ -61,13 +60,27 @@ pub(super) async fn find(api: &Api, app: AppNo, text: &str) -> Result<Named, Pro
         let definition = api.own_definitions.of_app(&api.store, app, &version).await?;
         named.definition = definition.map(|definition| (version, definition));
     }
+    let Some(name) = given.credential.as_str().and_then(|name| check_name(name).ok()) else {
+        return Ok(named);
+    };
+    let Some((id, secret)) = api.store.credential(app, name).await? else { return Ok(named) };
+    let used = match &named.definition {
+        Some((version, definition)) => {
+            definition.as_ref().ok().map(|definition| (Arc::clone(definition), Some(version.id)))
+        }
+        None => api.providers.get(provider).map(|definition| (Arc::clone(definition), None)),
+    };
+    let own = match used {
+        Some(used) => Some(api.own_definitions.with_credential(app, used, (id, secret)).await?),
+        None => None,
+    };
+    named.credential = Some((id, own));
     Ok(named)
 }
 
 /// Takes the credential for a definition, of which `version` is that of the app. Returns what is the app's, if anything
 /// is; `None` also if the credential is wrong.
 pub(super) fn take_credential(
-    api: &Api,
     fields: &mut ObjectReader<'_, '_>,
     (definition, version): (&Arc<Definition>, Option<&DefinitionVersion>),
     named: &Named,
@@ -78,22 +91,17 @@ pub(super) fn take_credential(
         return version.map(|version| OwnAccess { definition, version: Some(version), credential: None });
     }
     let name = fields.parsed("credential", check_name)?;
-    let found = usable(api, (&**definition, version.as_ref().map(|version| version.id)), named);
-    let (id, own) = fields.keep("credential", found)?;
+    let (id, own) = fields.keep("credential", usable(named))?;
     Some(OwnAccess { definition: Arc::clone(&own.definition), version, credential: Some((id, name, own)) })
 }
 
-fn usable(
-    api: &Api,
-    definition: (&Definition, Option<Id>),
-    named: &Named,
-) -> Result<(Id, Arc<OwnDefinition>), Invalid> {
-    let Some((id, secret)) = &named.credential else {
+fn usable(named: &Named) -> Result<(Id, Arc<OwnDefinition>), Invalid> {
+    // The definition is known.
+    let Some((id, Some(own))) = &named.credential else {
         let detail = "there is no such credential in this app; GET /v1/credentials lists them";
         return Err((FieldErrorCode::UnknownCredential, detail.to_owned()));
     };
-    let own = api.own_definitions.get(named.app, definition, (*id, secret));
-    own.map(|own| (*id, own)).map_err(|detail| (FieldErrorCode::Conflict, detail))
+    own.clone().map(|own| (*id, own)).map_err(|detail| (FieldErrorCode::Conflict, detail))
 }
 
 impl OwnAccess {

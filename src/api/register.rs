@@ -235,7 +235,7 @@ fn provider(
         return None;
     };
     let has_own = fields.has("credential");
-    let own = own_access::take_credential(api, fields, (definition, version), named);
+    let own = own_access::take_credential(fields, (definition, version), named);
     if version.is_some() {
         if !has_own && definition.needs_credential() {
             let detail = format!(

@@ -5,7 +5,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::secret_file::{has_file, value_or_file};
 use super::settings::{self, Setting, Store};
-use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, destinations, parse};
+use super::{
+    Config, ConfigError, Effective, Environment, File, Flags, Source, conflicts, destinations, parse,
+};
 use crate::channels;
 use crate::domain::check_setting;
 
@@ -346,12 +348,8 @@ impl Reader {
 
     /// Checks what depends on several values.
     fn check(&mut self) {
-        let Config { listen, metrics_listen, .. } = self.config;
-        // Port 0 is another free port for each listener.
-        if metrics_listen == Some(listen) && listen.port() != 0 {
-            let source = self.config.source("metrics_listen");
-            let message = format!("{listen} is also the address of `listen`; choose another port");
-            self.errors.push(ConfigError::about("metrics_listen", source, message));
+        for (key, message) in conflicts::find(&self.config) {
+            self.errors.push(ConfigError::about(key, self.config.source(key), message));
         }
         for spec in &channels::TABLE {
             let report = (spec.check_settings)(&self.config.channels);

@@ -93,18 +93,23 @@ impl OwnProviders {
                 (definition, None, policy, limits, Some(self.owner(app)))
             }
         };
-        let (definition, key) = match credential.zip(id) {
-            None => (definition, None),
+        let (definition, key, kib) = match credential.zip(id) {
+            None => {
+                let kib = definition.own_kib();
+                (definition, None, kib)
+            }
             Some((CredentialRef { name, .. }, id)) => {
                 let secret = store.credential_secret(id).await.map_err(NoProvider::Store)?;
                 let secret = secret.ok_or_else(|| deleted(name))?;
-                let own = CredentialSecret::parse(&secret)
-                    .and_then(|secret| definition.with_own_credential(&secret))
-                    .map_err(|why| NoProvider::Unusable(format!("the credential `{name}` {why}")))?;
-                (own.definition, Some(own.key))
+                let with_key = move || definition.with_own_credential(&CredentialSecret::parse(&secret)?);
+                let made = self.work.run(app, with_key).await;
+                let made = made.map_err(|why| NoProvider::NotNow(why.to_string()))?;
+                let own =
+                    made.map_err(|why| NoProvider::Unusable(format!("the credential `{name}` {why}")))?;
+                let kib = own.own_kib();
+                (own.definition, Some(own.key), kib)
             }
         };
-        let kib = definition.own_kib();
         let made = Provider::new(definition, key, base_url, policy, limits).with_owner(owner);
         Ok(self.kept.put(app, account, kib, Arc::new(made)))
     }

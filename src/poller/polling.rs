@@ -545,7 +545,8 @@ impl PollTask {
             decide(&mut scheduler, self.job, response, self.started.min(now), now)
         };
         if let Some(error) = decision.first_error.take() {
-            let (id, job, url) = (name.provider.as_str(), name.job_id.as_str(), provider.shown_url(&name));
+            let (id, job, url) =
+                (name.provider.as_str(), name.job_id.as_str(), provider.shown_url(&name).await);
             tracing::warn!(
                 provider = id,
                 job,

@@ -14,7 +14,7 @@ use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
 use crate::domain::{AppNo, INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
-use crate::own_work::{NotDone, OwnWork};
+use crate::own_work::{NotDone, OwnWork, on_thread};
 use crate::providers::{
     Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request,
     SecretTexts,
@@ -26,6 +26,9 @@ const RAW_MAX: usize = 256 * 1024;
 /// Largest response body that is parsed where it arrives. A larger one takes up to half a second, in which a thread of
 /// the runtime could do nothing else.
 const INLINE_MAX: usize = 256 * 1024;
+
+/// Longest API key of an app for which what finds it is kept, in bytes.
+const KEPT_KEY: usize = 1024;
 
 /// Few answers are as large as they may be, so a part of that size is reserved for an answer of an app: one of this
 /// number of parts.
@@ -51,10 +54,8 @@ pub struct Provider {
     pub allow_cancel: bool,
     /// The token for which the API key is exchanged, if the definition needs one.
     tokens: Tokens,
-    /// The texts by which an answer could repeat the API key.
-    hidden: Arc<OnceLock<SecretTexts>>,
-    /// The texts that are replaced in messages.
-    in_messages: OnceLock<SecretTexts>,
+    /// The texts by which an answer or a message could repeat the API key.
+    masks: Arc<Masks>,
     /// The app whose definition it is. `None`: the operator's.
     owner: Option<Owner>,
 }
@@ -144,8 +145,7 @@ impl Provider {
             limits,
             allow_cancel: false,
             tokens: Tokens::default(),
-            hidden: Arc::default(),
-            in_messages: OnceLock::new(),
+            masks: Arc::default(),
             owner: None,
         }
     }
@@ -162,28 +162,52 @@ impl Provider {
     }
 
     /// Returns the URL of a job for the log: without its query, and without the API key.
-    pub(super) fn shown_url(&self, name: &JobName) -> Option<String> {
+    pub(super) async fn shown_url(&self, name: &JobName) -> Option<String> {
         let url = self.definition.shown_url(&name.job_id, &name.params, self.base_url.as_ref());
-        Some(self.masked(url.ok()?.into(), &[]))
+        Some(self.masked_in_turn(url.ok()?.into()).await)
     }
 
     /// Returns a text without the API key, in every form in which it is sent, and without what is derived from it.
     pub fn masked(&self, text: String, derived: &[String]) -> String {
-        let own = self.in_messages.get_or_init(|| self.definition.masked_texts(self.key()));
-        let secrets = if derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(derived)) };
-        secrets.hide(&text).unwrap_or(text)
+        self.mask(derived).masked(text)
     }
 
-    /// Returns what replaces the credential in answers, and what was derived from it.
-    fn answer_mask(&self, derived: &[String]) -> AnswerMask {
-        let (definition, credential) = (Arc::clone(&self.definition), self.credential.clone());
-        AnswerMask { definition, credential, own: Arc::clone(&self.hidden), derived: derived.to_vec() }
+    /// Returns a text without the API key. For the definition of an app, this is work of the app.
+    async fn masked_in_turn(&self, text: String) -> String {
+        let mask = self.mask(&[]);
+        self.in_turn(move || mask.masked(text)).await.unwrap_or_else(|why| why.to_string())
+    }
+
+    /// Does what the definition of an app can make expensive when it is the app's turn. For a definition of the operator,
+    /// it is done at once.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotDone> {
+        match self.owner.as_ref().filter(|_| self.definition.is_of_app()) {
+            Some(owner) => owner.work.run(owner.app, work).await,
+            None => Ok(work()),
+        }
+    }
+
+    /// Returns what replaces the credential, and what was derived from it.
+    fn mask(&self, derived: &[String]) -> Mask {
+        // What finds a long credential of an app takes memory, and is made for each answer.
+        let is_own = self.owner.is_some() || self.definition.has_own_credential();
+        let is_kept = !is_own || self.key().is_none_or(|key| key.len() <= KEPT_KEY);
+        Mask {
+            definition: Arc::clone(&self.definition),
+            credential: self.credential.clone(),
+            kept: if is_kept { Arc::clone(&self.masks) } else { Arc::default() },
+            derived: derived.to_vec(),
+        }
     }
 
     /// Replaces the credential by `***` in a whole answer.
     pub fn hide_credential(&self, received: &mut Received, derived: &[String]) {
-        self.answer_mask(derived).apply(received);
+        self.mask(derived).apply(received);
     }
+
     /// Returns the exchange that makes a request.
     pub fn fetch(request: Request) -> Fetch {
         exchange::fetch(request)
@@ -208,26 +232,28 @@ impl Provider {
     /// Requests to cancel a job, and interprets the response.
     pub(super) async fn cancel(&self, egress: &Arc<Egress>, clock: &Clock, name: &JobName) -> CancelResponse {
         let job = (name.job_id.as_str(), name.params.as_str());
-        let failed = |message, retry_after| {
-            let answer = CancelAnswer::Error(self.masked(message, &[]));
+        let failed = async |message, retry_after| {
+            let answer = CancelAnswer::Error(self.masked_in_turn(message).await);
             CancelResponse { answer, http_status: None, retry_after }
         };
-        let refused = |message| {
-            let answer = CancelAnswer::Refused(self.masked(message, &[]));
+        let refused = async |message| {
+            let answer = CancelAnswer::Refused(self.masked_in_turn(message).await);
             CancelResponse { answer, http_status: None, retry_after: None }
         };
         let (request, token) = match self.authorized(egress, clock, job, Purpose::Cancel).await {
             Ok(authorized) => authorized,
-            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => return refused(message),
+            Err(TokenFailure { failure: PollFailure::Refused, message, .. }) => {
+                return refused(message).await;
+            }
             // The status is that of the token URL.
-            Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after),
+            Err(TokenFailure { message, retry_after, .. }) => return failed(message, retry_after).await,
         };
         let secrets = request.secrets.clone();
         let (mut received, read) = match egress.fetch_partly(Self::fetch(request)).await {
             Ok(received) => received,
             // The same address would be refused again.
-            Err(error @ SendError::Refused(_)) => return refused(error.to_string()),
-            Err(error) => return failed(error.to_string(), None),
+            Err(error @ SendError::Refused(_)) => return refused(error.to_string()).await,
+            Err(error) => return failed(error.to_string(), None).await,
         };
         let is_good = (200..300).contains(&received.status);
         let needs_body = is_good && self.definition.reads_cancel_body();
@@ -236,38 +262,38 @@ impl Provider {
         if let Err(error) = read {
             is_too_large = matches!(error, SendError::TooLarge(_));
             if needs_body && !is_too_large {
-                return failed(error.to_string(), None);
+                return failed(error.to_string(), None).await;
             }
             received.body = Bytes::new();
         }
         let (definition, job) = (Arc::clone(&self.definition), name.clone());
-        let read = self.read(received, &secrets, move |received| {
+        let read = self.read(received, &secrets, move |received, mask| {
             let Received { status, headers, body, .. } = received;
             let answer = Answer { status: *status, headers, body };
             // A body that is too large reports no error.
             if needs_body && is_too_large {
-                CancelAnswer::Accepted
-            } else {
-                definition.interpret_cancel((&job.job_id, &job.params), answer)
+                return CancelAnswer::Accepted;
             }
+            let mut answer = definition.interpret_cancel((&job.job_id, &job.params), answer);
+            if let CancelAnswer::AlreadyEnded(message)
+            | CancelAnswer::Refused(message)
+            | CancelAnswer::RateLimited(message)
+            | CancelAnswer::Error(message) = &mut answer
+            {
+                // The answer may have a short key.
+                *message = mask.masked(std::mem::take(message));
+            }
+            answer
         });
-        let (received, mut answer) = match read.await {
+        let (received, answer) = match read.await {
             Ok(read) => read,
-            Err(why) => return failed(why.to_string(), None),
+            Err(why) => return failed(why.to_string(), None).await,
         };
         let status = received.status;
         if status == 401
             && let Some(token) = &token
         {
             self.tokens.discard_old(clock, token);
-        }
-        if let CancelAnswer::AlreadyEnded(message)
-        | CancelAnswer::Refused(message)
-        | CancelAnswer::RateLimited(message)
-        | CancelAnswer::Error(message) = &mut answer
-        {
-            // The answer may have a short key.
-            *message = self.masked(std::mem::take(message), &secrets);
         }
         let retry_after = received.retry_after(clock.now());
         CancelResponse { answer, http_status: Some(status), retry_after }
@@ -280,12 +306,15 @@ impl Provider {
         name: &JobName,
         purpose: Purpose<'_>,
     ) -> PollResponse {
-        self.exchange(egress, clock, name, purpose).await.unwrap_or_else(|mut failed| {
-            if let Interpretation::Failed { message, .. } = &mut failed.meaning {
-                *message = self.masked(std::mem::take(message), &[]);
+        match self.exchange(egress, clock, name, purpose).await {
+            Ok(response) => response,
+            Err(mut failed) => {
+                if let Interpretation::Failed { message, .. } = &mut failed.meaning {
+                    *message = self.masked_in_turn(std::mem::take(message)).await;
+                }
+                failed
             }
-            failed
-        })
+        }
     }
 
     /// Returns the response; the error is that of a request without a response of the provider.
@@ -318,7 +347,7 @@ impl Provider {
             };
             PollResponse { no_answer: Some(kind), ..PollResponse::failed(failure, error.to_string()) }
         })?;
-        let read = self.read(received, &secrets, interpreter(self.answer_mask(&secrets), name, purpose));
+        let read = self.read(received, &secrets, interpreter(&self.definition, name, purpose));
         let (received, mut meaning) =
             read.await.map_err(|why| PollResponse::failed(PollFailure::Error, why.to_string()))?;
         let now = clock.now();
@@ -328,7 +357,7 @@ impl Provider {
             // A registration lists the words that end the job. Each other word means that it runs.
             report.unknown_status &= definition.id != INLINE;
         }
-        if let Interpretation::Failed { failure, message } = &mut meaning {
+        if let Interpretation::Failed { failure, .. } = &mut meaning {
             // Some APIs answer another status to a token that has expired.
             let is_refused = received.status == 401 || matches!(failure, PollFailure::Unauthorized { .. });
             let refused = token.as_ref().filter(|_| is_refused);
@@ -336,11 +365,6 @@ impl Provider {
                 && self.tokens.discard_old(clock, token)
             {
                 *failure = PollFailure::TokenRefused;
-            }
-            // A provider's error is logged and shown to users. The answer may have a short key.
-            *message = self.masked(std::mem::take(message), &secrets);
-            if let PollFailure::Unauthorized { code } = failure {
-                *code = self.masked(std::mem::take(code), &secrets);
             }
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
@@ -363,12 +387,12 @@ impl Provider {
         &self,
         mut received: Received,
         derived: &[String],
-        read: impl FnOnce(&Received) -> T + Send + 'static,
+        read: impl FnOnce(&Received, &Mask) -> T + Send + 'static,
     ) -> Result<(Received, T), NotDone> {
-        let (mask, is_large) = (self.answer_mask(derived), received.body.len() > INLINE_MAX);
+        let (mask, is_large) = (self.mask(derived), received.body.len() > INLINE_MAX);
         let work = move || {
             mask.apply(&mut received);
-            let read = read(&received);
+            let read = read(&received, &mask);
             (received, read)
         };
         match &self.owner {
@@ -377,10 +401,7 @@ impl Provider {
             None => {
                 // The semaphore is never closed.
                 let _permit = LARGE_BODIES.acquire().await;
-                tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => NotDone::Stopping,
-                })
+                on_thread(work).await
             }
         }
     }
@@ -395,6 +416,7 @@ impl Provider {
     ) -> Result<(Request, Option<Token>), TokenFailure> {
         let (definition, now) = (&self.definition, clock.now());
         let refused = |why| TokenFailure { failure: PollFailure::Refused, ..TokenFailure::error(why) };
+        let is_cancel = matches!(purpose, Purpose::Cancel);
         let next = match purpose {
             Purpose::Poll | Purpose::Cancel => None,
             Purpose::Result(report) => {
@@ -406,34 +428,59 @@ impl Provider {
             Some(key) => Some(self.tokens.get(egress, clock, (definition, key)).await?),
             None => None,
         };
-        let token_text = token.as_ref().map(Token::reveal);
-        let credential = self.key().map(|key| Credential { key, token: token_text, now });
-        let base_url = self.base_url.as_ref();
-        let request = match next {
-            None if matches!(purpose, Purpose::Cancel) => {
-                definition.cancel_request(job, base_url, credential).map_err(refused)
+        let (job_id, params) = (job.0.to_owned(), job.1.to_owned());
+        let (next, base_url) = (next.cloned(), self.base_url.clone());
+        let (definition, key, used_token) = (Arc::clone(definition), self.credential.clone(), token.clone());
+        let made = self.in_turn(move || {
+            let (job, base_url) = ((job_id.as_str(), params.as_str()), base_url.as_ref());
+            let token = used_token.as_ref().map(Token::reveal);
+            let credential = key.as_ref().map(|key| Credential { key: key.reveal(), token, now });
+            match &next {
+                None if is_cancel => definition.cancel_request(job, base_url, credential),
+                Some(next) => definition.result_request(next, job, base_url, credential),
+                None => definition.request(job.0, job.1, base_url, credential),
             }
-            Some(next) => definition.result_request(next, job, base_url, credential).map_err(refused),
-            None => definition.request(job.0, job.1, base_url, credential).map_err(TokenFailure::error),
-        };
+        });
+        let made = made.await.map_err(|why| TokenFailure::error(why.to_string()))?;
+        let is_poll = matches!(purpose, Purpose::Poll);
+        let request = made.map_err(|why| if is_poll { TokenFailure::error(why) } else { refused(why) });
         Ok((request?, token))
     }
 }
 
+/// The texts that are replaced, which are made when they are first needed.
+#[derive(Debug, Default)]
+struct Masks {
+    in_answers: OnceLock<SecretTexts>,
+    in_messages: OnceLock<SecretTexts>,
+}
+
 /// Replaces the credential in a whole answer, before anything reads it: what is read goes to receivers and to logs, and a
 /// text that is cut could keep most of the key.
-struct AnswerMask {
+struct Mask {
     definition: Arc<Definition>,
     credential: Option<Masked>,
-    own: Arc<OnceLock<SecretTexts>>,
+    kept: Arc<Masks>,
     derived: Vec<String>,
 }
 
-impl AnswerMask {
+impl Mask {
+    fn key(&self) -> Option<&str> {
+        self.credential.as_ref().map(Masked::reveal)
+    }
+
     fn secrets(&self) -> Cow<'_, SecretTexts> {
-        let key = self.credential.as_ref().map(Masked::reveal);
-        let own = self.own.get_or_init(|| self.definition.hidden_texts(key));
+        self.with_derived(self.kept.in_answers.get_or_init(|| self.definition.hidden_texts(self.key())))
+    }
+
+    fn with_derived<'a>(&self, own: &'a SecretTexts) -> Cow<'a, SecretTexts> {
         if self.derived.is_empty() { Cow::Borrowed(own) } else { Cow::Owned(own.with(&self.derived)) }
+    }
+
+    /// Returns a message without the credential.
+    fn masked(&self, text: String) -> String {
+        let own = self.kept.in_messages.get_or_init(|| self.definition.masked_texts(self.key()));
+        self.with_derived(own).hide(&text).unwrap_or(text)
     }
 
     /// Replaces the credential in texts that were decoded.
@@ -465,27 +512,65 @@ impl AnswerMask {
 
 /// Returns what interprets the answer to a request about a job.
 fn interpreter(
-    mask: AnswerMask,
+    definition: &Arc<Definition>,
     name: &JobName,
     purpose: Purpose<'_>,
-) -> impl FnOnce(&Received) -> Interpretation + Send + 'static {
+) -> impl FnOnce(&Received, &Mask) -> Interpretation + Send + 'static {
+    let definition = Arc::clone(definition);
     let (job_id, params) = (name.job_id.clone(), name.params.clone());
     let before = match purpose {
         Purpose::Poll | Purpose::Cancel => None,
         Purpose::Result(report) => Some(report.clone()),
     };
-    move |received| {
+    move |received, mask| {
         let (job, Received { status, headers, body, .. }) = ((job_id.as_str(), params.as_str()), received);
         let answer = Answer { status: *status, headers, body };
         let mut meaning = match &before {
-            Some(before) => mask.definition.interpret_result_of(job, before, answer),
-            None => mask.definition.interpret_of(job, answer),
+            Some(before) => definition.interpret_result_of(job, before, answer),
+            None => definition.interpret_of(job, answer),
         };
-        if mask.definition.decodes()
-            && let Interpretation::Ok(report) = &mut meaning
-        {
-            mask.hide(report.observation.texts_mut());
+        match &mut meaning {
+            Interpretation::Ok(report) if definition.decodes() => mask.hide(report.observation.texts_mut()),
+            Interpretation::Ok(_) | Interpretation::NotYet => {}
+            Interpretation::Failed { failure, message } => {
+                // A provider's error is logged and shown to users. The answer may have a short key.
+                *message = mask.masked(std::mem::take(message));
+                if let PollFailure::Unauthorized { code } = failure {
+                    *code = mask.masked(std::mem::take(code));
+                }
+            }
         }
         meaning
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Timestamp;
+    use crate::providers::InlinePoll;
+
+    #[test]
+    fn what_finds_a_long_credential_of_an_app_is_not_kept() {
+        let text = include_str!("../providers/tests/rich.toml");
+        let operators = Arc::new(Definition::parse(text).expect("a definition"));
+        let apps = Arc::new(Definition::parse_own_stored(text).expect("a definition"));
+        let (policy, limits) = (InlinePoll::POLICY, operators.limits);
+        let owner = || Owner {
+            app: AppNo(2),
+            work: OwnWork::new(Clock::Manual(crate::clock::ManualClock::at(Timestamp::from_millis(0)))),
+            answers: AppMemory::new(),
+        };
+        for (is_own, length, is_kept) in
+            [(false, 4_000, true), (true, 4_000, false), (true, 400, true), (false, 400, true)]
+        {
+            let secret = "hush".repeat(length / 4);
+            let key = Masked::new(format!(r#"{{"key_id": "id", "secret": "{secret}"}}"#));
+            let definition = Arc::clone(if is_own { &apps } else { &operators });
+            let provider = Provider::new(definition, Some(key), None, policy, limits);
+            let provider = provider.with_owner(is_own.then(owner));
+            assert_eq!(provider.masked(format!("<{secret}>"), &[]), "<***>");
+            assert_eq!(provider.masks.in_messages.get().is_some(), is_kept, "{is_own} {length}");
+        }
     }
 }

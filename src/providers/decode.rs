@@ -99,7 +99,7 @@ mod tests {
         ];
         for (encoding, text, expected) in table {
             let mut root =
-                Json::Object(vec![("x".into(), Json::Text(text.into())), ("n".into(), Json::Bool(true))]);
+                Json::Object([("x".into(), Json::Text(text.into())), ("n".into(), Json::Bool(true))].into());
             let decode = |path| Decode { path: Path::parse(path, 2).expect("a path"), encoding };
             decode("$.x").apply(&mut root, Names::of_job("1"));
             decode("$.n").apply(&mut root, Names::of_job("1"));

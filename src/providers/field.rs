@@ -51,7 +51,7 @@ impl Scope<'_> {
     /// Returns the first value at a path that is a text, a number or a boolean.
     fn value(&self, path: &Path) -> Option<String> {
         let usable = |value: &&Json<'_>| !self.nulls.iter().any(|null| null.is(value));
-        path.nodes(self.root, self.names).into_iter().filter(usable).find_map(status_text)
+        path.find(self.root, self.names, |value| Some(value).filter(usable).and_then(status_text))
     }
 }
 
@@ -145,7 +145,7 @@ impl Place {
         mut read: impl FnMut(&Json<'_>) -> Option<T>,
     ) -> Option<T> {
         match self {
-            Self::Path(path) => path.nodes(scope.root, scope.names).into_iter().find_map(read),
+            Self::Path(path) => path.find(scope.root, scope.names, read),
             Self::Header(name) => read(&Json::Text(scope.head.header(name)?.into())),
             Self::Http => read(&Json::Number(scope.head.status.into())),
             Self::Location(base) => {
@@ -166,12 +166,16 @@ impl Place {
 /// another value is no number, and the sum is none.
 fn sum(paths: &[Path], scope: Scope<'_>) -> Option<f64> {
     let mut sum = None;
-    for value in paths.iter().flat_map(|path| path.nodes(scope.root, scope.names)) {
-        if !value.is_null() {
-            sum = Some(sum.unwrap_or(0.0) + number(value)?);
+    let mut add = |value: &Json<'_>| {
+        if value.is_null() {
+            return None;
         }
-    }
-    sum
+        let Some(number) = number(value) else { return Some(()) };
+        sum = Some(sum.unwrap_or(0.0) + number);
+        None
+    };
+    let is_none = paths.iter().any(|path| path.find(scope.root, scope.names, &mut add).is_some());
+    sum.filter(|_| !is_none)
 }
 
 /// A place, and the outcomes for which it is read.
@@ -251,6 +255,6 @@ impl Paths {
         names: Names<'_>,
         read: impl Fn(&'a Json<'a>) -> Option<T>,
     ) -> Option<T> {
-        self.0.iter().flat_map(|path| path.nodes(root, names)).find_map(read)
+        self.0.iter().find_map(|path| path.find(root, names, &read))
     }
 }

@@ -48,8 +48,7 @@ use super::field::{Alternative, Field, Outcome, Place};
 use super::host_pattern::HostPattern;
 use super::json_text::JsonText;
 use super::path::Path;
-use super::secret_texts::spellings;
-use super::template::{Param, Template};
+use super::template::{Param, Template, percent_encode};
 use crate::domain::{CredentialKind, CredentialSecret, INLINE, Limits, Masked, PollPolicy, Rate, Timestamp};
 
 /// Timeout of a poll, including the body.
@@ -336,9 +335,7 @@ impl InlinePoll {
     /// Returns the texts that no message repeats: values of headers and of the query, and texts of the body.
     fn secrets(&self) -> Vec<String> {
         let texts = self.named_texts().into_iter().flat_map(|(_, text)| parts(&text));
-        let mut texts = with_spellings(texts.collect());
-        texts.retain(|secret| secret.len() >= SECRET_MIN);
-        texts
+        texts.filter(|secret| secret.len() >= SECRET_MIN).collect()
     }
 
     /// Returns those of them that are replaced in a whole answer, at most [`HIDDEN_MAX`]: values whose names say that they are
@@ -346,10 +343,13 @@ impl InlinePoll {
     fn hidden(&self) -> Vec<String> {
         let secret = self.named_texts().into_iter().filter(|(name, _)| is_credential_name(name));
         let words = || self.words.values().flatten();
-        let is_needed =
-            |text: &String| self.url.contains(&format!("/{text}")) || words().any(|word| word == text);
-        let mut texts = with_spellings(secret.flat_map(|(_, text)| parts(&text)).collect());
-        texts.retain(|text| !text.is_empty() && !is_needed(text));
+        let is_in_path = |text: &str| self.url.contains(&format!("/{text}"));
+        let is_needed = |text: &String| {
+            is_in_path(text) || is_in_path(&percent_encode(text)) || words().any(|word| word == text)
+        };
+        let mut seen = HashSet::new();
+        let mut texts: Vec<String> = secret.flat_map(|(_, text)| parts(&text)).collect();
+        texts.retain(|text| !text.is_empty() && !is_needed(text) && seen.insert(text.clone()));
         texts.truncate(HIDDEN_MAX);
         texts
     }
@@ -379,15 +379,6 @@ impl InlinePoll {
         }
         texts
     }
-}
-
-/// Adds the other spellings of secrets after them, without repetitions.
-fn with_spellings(mut texts: Vec<String>) -> Vec<String> {
-    let more: Vec<String> = texts.iter().flat_map(|text| spellings(text)).collect();
-    texts.extend(more);
-    let mut seen = HashSet::new();
-    texts.retain(|text| seen.insert(text.clone()));
-    texts
 }
 
 /// Adds the texts of a body with the names of their members.

@@ -387,7 +387,7 @@ impl Meaning {
         let is_good = (200..300).contains(&status);
         let is_empty = self.body == BodyKind::JsonOrEmpty && parsed.is_err() && is_blank(body);
         let parsed = match parsed {
-            Err(_) if is_empty && is_good => Ok(Json::Object(Vec::new())),
+            Err(_) if is_empty && is_good => Ok(Json::Object(Box::default())),
             parsed => parsed,
         };
         let unreadable = parsed.as_ref().err().cloned();
@@ -424,11 +424,11 @@ impl Meaning {
 
     fn reports_error(&self, scope: Scope<'_>) -> bool {
         self.errors.when.as_ref().is_some_and(|mark| {
-            let equals = |value: &&Json<'_>| match self.dialect {
+            let equals = |value: &Json<'_>| match self.dialect {
                 Dialect::Strict => mark.is.is(value),
                 Dialect::Tolerant => mark.is.equals(value),
             };
-            mark.path.nodes(scope.root, scope.names).iter().any(equals)
+            mark.path.find(scope.root, scope.names, |value| equals(value).then_some(())).is_some()
         })
     }
 

@@ -54,10 +54,12 @@ pub(super) fn parse_json<'a>(
         let escaped = if dialect == Dialect::Tolerant { escape_foreign(body) } else { Cow::Borrowed(body) };
         let paired = replace_unpaired_surrogates(&escaped);
         let valid = paired.as_deref().unwrap_or(&escaped);
-        // This reader keeps nothing: it is not recursive, and accepts every number.
-        serde_json::from_slice::<IgnoredAny>(valid).map_err(|_| error)?;
-        let readable = replace_unreadable(valid);
-        parse(repaired.get_or_init(|| readable), dialect, first_of)
+        let (readable, is_cut) = replace_unreadable(valid);
+        // What is cut may be no JSON. This reader keeps nothing: it is not recursive, and accepts every number.
+        if is_cut && serde_json::from_slice::<IgnoredAny>(valid).is_err() {
+            return Err(error);
+        }
+        parse(repaired.get_or_init(|| readable), dialect, first_of).map_err(|_| error)
     })
 }
 
@@ -129,9 +131,7 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
-        // A list of short lists would take several times its size.
-        list.shrink_to_fit();
-        Ok(Json::List(list))
+        Ok(Json::List(list.into_boxed_slice()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Json<'de>, A::Error> {
@@ -139,8 +139,8 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
         while let Some(Name(name)) = fields.next_key_seed(NameReader)? {
             members.push((name, fields.next_value_seed(self)?));
         }
-        members.shrink_to_fit();
-        Ok(Json::Object(if has_repeated(&members) { self.once_each(members) } else { members }))
+        let members = if has_repeated(&members) { self.once_each(members) } else { members };
+        Ok(Json::Object(members.into_boxed_slice()))
     }
 }
 

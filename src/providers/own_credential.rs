@@ -22,6 +22,9 @@ use super::host_pattern::HostPattern;
 use super::request::{CredentialUse, Sources};
 use crate::domain::{CredentialKind, CredentialSecret, Masked, Timestamp};
 
+/// Number of copies of a credential that exist, with the token for which it is exchanged.
+const CREDENTIAL_COPIES: usize = 4;
+
 /// A definition for a credential of an app.
 #[derive(Debug)]
 pub struct OwnDefinition {
@@ -81,6 +84,12 @@ impl Definition {
 }
 
 impl OwnDefinition {
+    /// Returns the memory that it takes while an app uses it, in KiB.
+    pub fn own_kib(&self) -> u32 {
+        let credential = (CREDENTIAL_COPIES * self.key.reveal().len()).div_ceil(1024);
+        self.definition.own_kib() + u32::try_from(credential).unwrap_or(u32::MAX / 2)
+    }
+
     /// Checks that the credential may be sent to every host that is known when a job is registered. The error is the
     /// rest of a sentence about the credential.
     pub fn check_requests(

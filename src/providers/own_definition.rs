@@ -46,8 +46,14 @@ const COMPILED: [u32; 5] = [16, 64, 256, 512, 1_024];
 /// Number of copies of compiled patterns that exist, with what a search keeps in memory.
 const COPIES: u32 = 4;
 
-/// Memory of a definition without its patterns, in KiB.
+/// Memory of a definition without its patterns, values and texts, in KiB.
 const BARE_KIB: u32 = 64;
+
+/// Memory of a value of the file, in bytes: a path, or a word of the status, with its name.
+const VALUE: usize = 256;
+
+/// Number of copies of the text that exist in parts.
+const TEXT_COPIES: usize = 2;
 
 /// Largest number of bytes of an answer in which one condition searches its pattern: some hundred statuses.
 const SEARCHED: usize = 4 * 1024;
@@ -73,9 +79,21 @@ impl Definition {
     /// Parses a definition of an app, and runs its examples. It can take some milliseconds. The error lists every
     /// mistake.
     pub fn parse_own(text: &str) -> Result<Self, Vec<Mistake>> {
-        let (mut mistakes, compiled) = too_many(text);
+        Self::parse_within_limits(text, Self::parse)
+    }
+
+    /// Parses a definition of an app that was stored. Its examples were run before.
+    pub fn parse_own_stored(text: &str) -> Result<Self, Vec<Mistake>> {
+        Self::parse_within_limits(text, Self::parse_stored)
+    }
+
+    fn parse_within_limits(
+        text: &str,
+        parse: fn(&str) -> Result<Self, Vec<Mistake>>,
+    ) -> Result<Self, Vec<Mistake>> {
+        let (mut mistakes, kib) = too_many(text);
         if mistakes.is_empty() {
-            let parsed = work::limited_examples(|| Self::parse(text));
+            let parsed = work::limited_examples(|| parse(text));
             match parsed.unwrap_or_else(|| Err(vec![costly_examples()])) {
                 Ok(mut definition) => {
                     limit_searches(&mut definition.meaning);
@@ -83,7 +101,7 @@ impl Definition {
                         limit_searches(&mut cancel.meaning);
                         cancel.rules.iter_mut().for_each(|rule| rule.when.limit_searches(SEARCHED));
                     }
-                    return Ok(Self { own_kib: Some(compiled), ..definition });
+                    return Ok(Self { own_kib: Some(kib), ..definition });
                 }
                 Err(found) => mistakes = found,
             }
@@ -98,7 +116,7 @@ impl Definition {
 
     /// Returns the memory that it takes while an app uses it, in KiB.
     pub fn own_kib(&self) -> u32 {
-        BARE_KIB + COPIES * self.own_kib.unwrap_or_default()
+        BARE_KIB + self.own_kib.unwrap_or_default()
     }
 
     /// Reads an answer: for a definition of an app, with limited work. `failed` makes a meaning of an error.
@@ -140,8 +158,8 @@ fn limit_searches(meaning: &mut Meaning) {
     meaning.results.iter_mut().for_each(|result| limit_searches(&mut result.meaning));
 }
 
-/// Returns a mistake for each limit that the definition exceeds, and the size of its patterns. Nothing large is compiled
-/// before.
+/// Returns a mistake for each limit that the definition exceeds, and the memory of its patterns, values and texts in KiB.
+/// Nothing large is compiled before.
 fn too_many(text: &str) -> (Vec<Mistake>, u32) {
     let (parsed, _) = DeTable::parse_recoverable(text);
     let mut parts = Parts::default();
@@ -190,7 +208,8 @@ fn too_many(text: &str) -> (Vec<Mistake>, u32) {
             "the patterns take more than {most} KiB when they are compiled; repeat less in them"
         )));
     }
-    (mistakes, compiled.unwrap_or_default())
+    let values = (parts.values * VALUE + TEXT_COPIES * text.len()).div_ceil(1024);
+    (mistakes, COPIES * compiled.unwrap_or_default() + u32::try_from(values).unwrap_or(u32::MAX / 2))
 }
 
 /// Returns the size of all patterns in KiB, one of [`COMPILED`]. What else can be wrong with them is found later.
@@ -234,6 +253,8 @@ fn ignores_case(pattern: &str) -> bool {
 #[derive(Default)]
 struct Parts {
     counts: [usize; PARTS.len()],
+    /// Number of values.
+    values: usize,
     /// The patterns, with their places in the text and their largest sizes.
     patterns: Vec<(usize, String, usize)>,
 }
@@ -264,6 +285,7 @@ impl Parts {
     }
 
     fn count_value(&mut self, value: &DeValue<'_>) {
+        self.values += 1;
         if let DeValue::Table(table) = value {
             self.count(table);
         } else if let DeValue::Array(items) = value {
@@ -381,6 +403,15 @@ mod tests {
     }
 
     #[test]
+    fn examples_are_run_when_a_definition_is_stored_only() {
+        let text = RICH.replacen("status = \"processing\", raw_status", "status = \"failed\", raw_status", 1);
+        let refused = Definition::parse_own(&text).expect_err("a wrong example");
+        assert!(refused[0].to_string().contains("example 1"), "{refused:?}");
+        assert!(Definition::parse_own_stored(&text).is_ok());
+        assert!(Definition::parse_own_stored(&text.replace("[status.map]", "[status.mop]")).is_err());
+    }
+
+    #[test]
     fn the_patterns_of_a_definition_have_a_size() {
         let pattern = (0, "[A-Za-z0-9_-]{1,1000}".to_owned(), PATTERN_MAX);
         let kib = |count| compiled_kib(&vec![pattern.clone(); count]);
@@ -393,6 +424,12 @@ mod tests {
         assert_eq!(kib(40), None);
         let definition = Definition::parse_own(RICH).expect("a definition");
         assert!(definition.own_kib() >= BARE_KIB + COPIES * COMPILED[0]);
+        let words = |count| {
+            let words = (0..count).map(|n| format!(", \"w{n}\"")).collect::<Vec<_>>().concat();
+            let text = RICH.replace("completed = [\"done\"", &format!("completed = [\"done\"{words}"));
+            Definition::parse_own(&text).expect("a definition").own_kib() - definition.own_kib()
+        };
+        assert!((100..=125).contains(&words(400)) && words(4_000) >= 1_000, "{}", words(400));
         let param = |n| format!("[params.p{n}]\npattern = \"[A-Za-z0-9_-]{{1,1000}}\"\n");
         let params: String = (0..30).map(param).collect();
         let refused = Definition::parse_own(&format!("{params}{RICH}")).expect_err("too large");

@@ -84,15 +84,23 @@ impl Path {
         })
     }
 
-    /// Returns every node at the path in the answer about a job.
-    pub(super) fn nodes<'a>(&self, root: &'a Json<'a>, names: Names<'_>) -> Vec<&'a Json<'a>> {
-        nodes(&self.0, root, names)
+    /// Calls `read` for every node at the path in the answer about a job, until it returns a result. Nothing is stored: a
+    /// path is read for each item of a list.
+    pub(super) fn find<'a, T>(
+        &self,
+        root: &'a Json<'a>,
+        names: Names<'_>,
+        mut read: impl FnMut(&'a Json<'a>) -> Option<T>,
+    ) -> Option<T> {
+        if work::spend(1) { find(&self.0, root, names, &mut read) } else { None }
     }
 
     /// Returns whether the path selects the items of an empty list.
     pub(super) fn is_empty_list(&self, root: &Json<'_>, names: Names<'_>) -> bool {
         let [list @ .., Step::Items | Step::Children] = self.0.as_slice() else { return false };
-        nodes(list, root, names).into_iter().any(|node| matches!(node, Json::List(items) if items.is_empty()))
+        let mut is_empty =
+            |node: &Json<'_>| matches!(node, Json::List(items) if items.is_empty()).then_some(());
+        find(list, root, names, &mut is_empty).is_some()
     }
 
     /// Calls `change` for every node at the path.
@@ -101,30 +109,30 @@ impl Path {
     }
 }
 
-fn nodes<'a>(steps: &[Step], root: &'a Json<'a>, names: Names<'_>) -> Vec<&'a Json<'a>> {
-    let mut nodes = vec![root];
-    if !work::spend(1) {
-        return Vec::new();
-    }
-    for step in steps {
-        if !work::spend(nodes.iter().map(|node| 1 + cost(step, node)).sum()) {
-            return Vec::new();
+fn find<'a, T>(
+    steps: &[Step],
+    mut node: &'a Json<'a>,
+    names: Names<'_>,
+    read: &mut impl FnMut(&'a Json<'a>) -> Option<T>,
+) -> Option<T> {
+    for (n, step) in steps.iter().enumerate() {
+        if !work::spend(1 + cost(step, node)) {
+            return None;
         }
-        nodes = match step {
-            Step::Key(key) => nodes.into_iter().filter_map(|node| node.get(key)).collect(),
-            Step::Index(index) => nodes.into_iter().filter_map(|node| node.at(*index)).collect(),
-            Step::Items => nodes.into_iter().flat_map(items).collect(),
-            Step::Children => nodes.into_iter().flat_map(children).collect(),
-            Step::Named(name) => {
-                let key = names.get(name);
-                nodes.into_iter().filter_map(|node| node.get(key?)).collect()
-            }
+        let rest = &steps[n + 1..];
+        node = match step {
+            Step::Key(key) => node.get(key)?,
+            Step::Index(index) => node.at(*index)?,
+            Step::Named(name) => node.get(names.get(name)?)?,
+            Step::Items => return items(node).find_map(|child| find(rest, child, names, read)),
+            Step::Children => return children(node).find_map(|child| find(rest, child, names, read)),
             Step::Where(filter) => {
-                nodes.into_iter().flat_map(children).filter(|child| filter.passes(child, names)).collect()
+                let mut wanted = children(node).filter(|child| filter.passes(child, names));
+                return wanted.find_map(|child| find(rest, child, names, read));
             }
         };
     }
-    nodes
+    read(node)
 }
 
 /// Returns the number of values that a step visits in a node.
@@ -154,12 +162,12 @@ impl Filter {
 }
 
 fn items<'a>(node: &'a Json<'a>) -> impl Iterator<Item = &'a Json<'a>> {
-    let items = if let Json::List(items) = node { items.as_slice() } else { &[] };
+    let items = if let Json::List(items) = node { &**items } else { &[] };
     items.iter()
 }
 
 fn children<'a>(node: &'a Json<'a>) -> impl Iterator<Item = &'a Json<'a>> {
-    let members = if let Json::Object(members) = node { members.as_slice() } else { &[] };
+    let members = if let Json::Object(members) = node { &**members } else { &[] };
     items(node).chain(members.iter().map(|(_, value)| value))
 }
 
@@ -286,7 +294,12 @@ mod tests {
         let params = BTreeMap::from([("kind".to_owned(), "final".to_owned())]);
         let (body, cell) = (root.to_string(), OnceCell::new());
         let root = parse_json(body.as_bytes(), &cell, Dialect::Strict, None).expect("JSON").value;
-        json!(Path::parse(path, schema).expect("a path").nodes(&root, names(&params)))
+        let mut found = Vec::new();
+        Path::parse(path, schema).expect("a path").find(&root, names(&params), |node| {
+            found.push(node);
+            None::<()>
+        });
+        json!(found)
     }
 
     #[test]

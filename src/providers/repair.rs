@@ -23,7 +23,10 @@ pub(super) fn escape_foreign(body: &[u8]) -> Cow<'_, [u8]> {
         match byte {
             b'"' => in_text = !in_text,
             b'\\' if in_text && bytes.get(at + 1).is_some_and(|next| *next >= 0x20) => at += 1,
-            ..0x20 if in_text => kept.replace(at..at + 1, format!("\\u{byte:04x}").as_bytes()),
+            ..0x20 if in_text => {
+                let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+                kept.replace(at..at + 1, &[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            }
             b'N' | b'I' | b'-' if !in_text => {
                 if let Some(word) = NO_NUMBERS.iter().find(|word| is_word(bytes, at, word)) {
                     kept.replace(at..at + word.len(), b"null");
@@ -71,9 +74,11 @@ fn is_word(bytes: &[u8], at: usize, word: &[u8]) -> bool {
         && !bytes.get(at + word.len()).is_some_and(is_part)
 }
 
-/// Replaces the values that the parser does not hold by null. The body is valid JSON.
-pub(super) fn replace_unreadable(body: &[u8]) -> Vec<u8> {
+/// Replaces the values that the parser does not hold by null. Returns as well whether nested values were cut; what is cut
+/// is not checked. Everything else that is no JSON is kept.
+pub(super) fn replace_unreadable(body: &[u8]) -> (Vec<u8>, bool) {
     let (mut kept, mut depth, mut at) = (Kept::of(body), 0_usize, 0);
+    let mut is_cut = false;
     while at < body.len() {
         let start = at;
         at = end_of_token(body, at);
@@ -81,15 +86,16 @@ pub(super) fn replace_unreadable(body: &[u8]) -> Vec<u8> {
         let opens = matches!(token, b"{" | b"[");
         depth += usize::from(opens);
         let is_deep = depth > DEPTH_KEPT;
-        depth -= usize::from(matches!(token, b"}" | b"]"));
+        depth = depth.saturating_sub(usize::from(matches!(token, b"}" | b"]")));
         if is_deep {
+            is_cut = true;
             let is_first = opens && depth == DEPTH_KEPT + 1;
             kept.replace(start..at, if is_first { b"null" } else { b"" });
         } else if is_too_large(token) {
             kept.replace(start..at, b"null");
         }
     }
-    kept.end()
+    (kept.end(), is_cut)
 }
 
 /// Returns the end of a string, of a number, or of any other single byte.
@@ -113,9 +119,34 @@ fn end_of_token(body: &[u8], start: usize) -> usize {
 }
 
 fn is_too_large(token: &[u8]) -> bool {
-    let starts_number = token.first().is_some_and(|byte| *byte == b'-' || byte.is_ascii_digit());
+    // A shorter one, such as 9e99, is below the limit.
+    let is_long = token.len() > 4 && is_number(token);
     let number = || std::str::from_utf8(token).ok()?.parse::<f64>().ok();
-    starts_number && number().is_none_or(|number| number.abs() > NUMBER_MAX)
+    is_long && number().is_none_or(|number| number.abs() > NUMBER_MAX)
+}
+
+/// Returns whether a token is a number of JSON.
+fn is_number(token: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> (&[u8], &[u8]) {
+        text.split_at(text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len()))
+    }
+    let (whole, mut rest) = digits(token.strip_prefix(b"-").unwrap_or(token));
+    if whole.is_empty() || (whole.len() > 1 && whole[0] == b'0') {
+        return false;
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let (fraction, after) = digits(fraction);
+        if fraction.is_empty() {
+            return false;
+        }
+        rest = after;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let (exponent, after) =
+            digits(exponent.strip_prefix(b"+").or(exponent.strip_prefix(b"-")).unwrap_or(exponent));
+        return !exponent.is_empty() && after.is_empty();
+    }
+    rest.is_empty()
 }
 
 /// Replaces unpaired surrogates by U+FFFD. Returns `None` if there are none.
@@ -127,6 +158,10 @@ fn is_too_large(token: &[u8]) -> bool {
 pub(super) fn replace_unpaired_surrogates(body: &[u8]) -> Option<Vec<u8>> {
     let unit = |at: usize| {
         let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        // To read each of a hundred thousand other escapes would take as long as to parse them.
+        if !matches!(digits[0], b'd' | b'D') {
+            return None;
+        }
         u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
     };
     let is_high = |unit: Option<u16>| matches!(unit, Some(0xD800..=0xDBFF));

@@ -195,7 +195,7 @@ mod tests {
         let body = br#"{"id": "f 1", "n": 5, "key": "a/b c", "up": "../x", "abs": "/v1/x", "list": {"j/1": {"u": "y"}}, "none": null}"#;
         let cell = OnceCell::new();
         let root = parse_json(body, &cell, Dialect::Tolerant, None).expect("JSON").value;
-        let value = |path: &Path| path.nodes(&root, Names::of_job("j/1")).into_iter().find_map(status_text);
+        let value = |path: &Path| path.find(&root, Names::of_job("j/1"), status_text);
         let named = |name: &str| match name {
             "job_id" => Some("j/1".to_owned()),
             "host" => Some("eu.api.example".to_owned()),

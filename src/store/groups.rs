@@ -416,12 +416,18 @@ fn end(
 pub(super) fn expire_groups(batch: &mut Batch<'_>, command: &ExpireGroups) -> Result<Option<Timestamp>> {
     settle(batch)?;
     let sql = format!("{GROUP} where ended_at is null and expires_at <= $1 order by expires_at limit $2");
-    let most = u32::try_from(CHUNK).unwrap_or(u32::MAX);
+    let unreadable = &batch.shared.unreadable;
+    let left_out = unreadable.count("watch_groups");
+    let most = u32::try_from(CHUNK + left_out).unwrap_or(u32::MAX);
     let due = batch.tx.list(&sql, params![command.until, most], |row| {
-        batch.shared.unreadable.skip(("watch_groups", 0), row, read_group(row))
+        unreadable.skip(("watch_groups", 0), row, read_group(row))
     })?;
     let has_unreadable = due.iter().any(Option::is_none);
     let due: Vec<StoredGroup> = due.into_iter().flatten().collect();
+    if unreadable.count("watch_groups") > left_out && due.is_empty() {
+        // Others may be behind them.
+        return Ok(Some(command.until));
+    }
     if has_unreadable && due.is_empty() {
         // Those that cannot be read stay as they are.
         let sql = "select min(expires_at) from watch_groups where ended_at is null and expires_at > $1";

@@ -5,19 +5,33 @@
 //! it is not polled, sent or shown. It stays in the database, does not count as ended, and is read again at the next
 //! start. Where only this row is requested, the answer is [`StoreError::Inconsistent`].
 //!
+//! **Rows behind them go on.** A query that returns the first rows of a queue would return the same rows that cannot be read
+//! each time. So this process remembers them: a query returns that many rows more ([`UnreadableRows::count`]), or leaves them
+//! out ([`UnreadableRows::has`]).
+//!
 //! An error of the database is no error of a row, and is returned.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::db::{Result, Row, StoreError};
+
+/// Maximum number of rows of a table that are remembered. Beyond it, rows behind others can wait.
+const NOTED_MAX: usize = 10_000;
 
 /// Maximum number of rows that are logged by a process.
 const LOGGED_MAX: usize = 1_000;
 
-/// The rows that were logged, by table and key.
+/// The rows that could not be read since the start.
 #[derive(Clone, Debug, Default)]
-pub struct UnreadableRows(Arc<Mutex<BTreeSet<(&'static str, String)>>>);
+pub struct UnreadableRows(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// The keys of the rows by table, as they are shown.
+    by_table: BTreeMap<&'static str, BTreeSet<String>>,
+    logged: usize,
+}
 
 impl UnreadableRows {
     /// Returns what was read of a row. `None`: it cannot be read, which is logged once. `key` is the column that
@@ -43,15 +57,34 @@ impl UnreadableRows {
         }
     }
 
+    /// Returns the number of rows of a table that could not be read.
+    pub fn count(&self, table: &'static str) -> usize {
+        self.noted().by_table.get(table).map_or(0, BTreeSet::len)
+    }
+
+    /// Returns whether a row could not be read before.
+    pub fn has(&self, (table, key): (&'static str, usize), row: &Row<'_>) -> bool {
+        let noted = self.noted();
+        noted.by_table.get(table).is_some_and(|keys| keys.contains(&row.shown(key)))
+    }
+
     fn log(&self, table: &'static str, key: &str, error: &str) {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() < LOGGED_MAX && logged.insert((table, key.to_owned())) {
-            tracing::error!(
-                table,
-                row = key,
-                error,
-                "a row of the database cannot be read and is left out; correct it or restore it from a backup, then restart"
-            );
+        let mut noted = self.noted();
+        let keys = noted.by_table.entry(table).or_default();
+        if keys.len() >= NOTED_MAX || !keys.insert(key.to_owned()) || noted.logged >= LOGGED_MAX {
+            return;
         }
+        noted.logged += 1;
+        drop(noted);
+        tracing::error!(
+            table,
+            row = key,
+            error,
+            "a row of the database cannot be read and is left out; correct it or restore it from a backup, then restart"
+        );
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -152,9 +152,12 @@ pub(super) fn read_watches<'v, const N: usize>(
     most: usize,
     rows: impl Iterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
-    let sql = format!("{WATCH} where job = $1 and status = 'watching' and {which} limit {}", most + 1);
+    let left_out = left_out(batch);
+    let limit = most + left_out + 1;
+    let sql = format!("{WATCH} where job = $1 and status = 'watching' and {which} limit {limit}");
     let found = fetch_watches(batch, &sql, rows)?;
-    Ok(found.into_iter().map(|found| first_readable(found, most)).collect())
+    let has_new = self::left_out(batch) > left_out;
+    Ok(found.into_iter().map(|found| first_readable(found, most, (left_out, has_new))).collect())
 }
 
 /// Runs a query of watches for each row of values. A watch that cannot be read is `None`.
@@ -167,12 +170,23 @@ fn fetch_watches<'v, const N: usize>(
     batch.tx.fetch(sql, rows, |row| unreadable.skip(("watches", 1), row, WatchToNotify::read(row)))
 }
 
-/// Returns the first watches, without those that cannot be read. Those wait: if there are only such, no more are read.
-fn first_readable(mut found: Vec<Option<WatchToNotify>>, most: usize) -> Watches {
-    let is_full = found.len() > most;
-    found.truncate(most);
-    let chunk: Vec<WatchToNotify> = found.into_iter().flatten().collect();
-    Watches { has_more: is_full && !chunk.is_empty(), chunk }
+/// Returns the number of watches that could not be read, by which a query returns more rows.
+fn left_out(batch: &Batch<'_>) -> usize {
+    batch.shared.unreadable.count("watches")
+}
+
+/// Returns the first watches, without those that cannot be read. Those wait, and others behind them go on: `left_out` is
+/// their number before the query, and whether it has found further ones.
+fn first_readable(
+    found: Vec<Option<WatchToNotify>>,
+    most: usize,
+    (left_out, has_new): (usize, bool),
+) -> Watches {
+    let is_full = found.len() > most + left_out;
+    let mut chunk: Vec<WatchToNotify> = found.into_iter().flatten().collect();
+    let has_more = chunk.len() > most || (is_full && (has_new || !chunk.is_empty()));
+    chunk.truncate(most);
+    Watches { chunk, has_more }
 }
 
 /// The apps with watches of job `$1` that have not ended. One entry of an index is read for each: only an operator
@@ -206,13 +220,16 @@ pub(super) fn read_turns(
 ) -> Result<Vec<Watches>> {
     let apps = batch.tx.fetch(APPS_OF_JOB, jobs.iter().map(|(job, _)| params![job]), |row| row.int(0))?;
     let part = |apps: &[i64]| (most / apps.len().max(1)).max(1);
+    let left_out = left_out(batch);
     let rows = jobs.iter().zip(&apps).flat_map(|((job, value), apps)| {
-        let limit = i64::try_from(part(apps) + 1).unwrap_or(i64::MAX);
+        let limit = i64::try_from(part(apps) + left_out + 1).unwrap_or(i64::MAX);
         apps.iter().map(move |app| [job.into(), *value, (*app).into(), limit.into()])
     });
     let rows: Vec<[Value<'_>; 4]> = rows.collect();
     let mut found = fetch_watches(batch, &of_app(which), rows)?.into_iter();
-    let chunk = |apps: &Vec<i64>| take_turns(found.by_ref().take(apps.len()).collect(), part(apps), most);
+    let left_out = (left_out, self::left_out(batch) > left_out);
+    let chunk =
+        |apps: &Vec<i64>| take_turns(found.by_ref().take(apps.len()).collect(), part(apps), most, left_out);
     Ok(apps.iter().map(chunk).collect())
 }
 
@@ -256,20 +273,23 @@ pub(super) fn read_from_positions<P: Copy, const N: usize>(
     position: impl Fn(&WatchToNotify) -> P,
 ) -> Result<Vec<(Vec<WatchToNotify>, Vec<P>)>> {
     let part = |apps: usize| (most / apps.max(1)).max(1);
+    let left_out = left_out(batch);
     let rows = jobs.iter().flat_map(|(job, positions)| {
-        let limit = i64::try_from(part(positions.len()) + 1).unwrap_or(i64::MAX);
+        let limit = i64::try_from(part(positions.len()) + left_out + 1).unwrap_or(i64::MAX);
         let values = &values;
         positions.iter().take(most).map(move |position| values(*job, *position, limit))
     });
     let rows: Vec<[Value<'_>; N]> = rows.collect();
     let mut found = fetch_watches(batch, sql, rows)?.into_iter();
+    let left_out = (left_out, self::left_out(batch) > left_out);
     let chunks = jobs.iter().map(|(_, positions)| {
         // Those that this chunk does not serve are the first of the next one.
         let mut next = positions.get(most..).unwrap_or_default().to_vec();
         let (part, mut chunk) = (part(positions.len()), Vec::new());
-        for found in found.by_ref().take(positions.len().min(most)) {
-            let watches = first_readable(found, part);
-            next.extend(watches.chunk.last().filter(|_| watches.has_more).map(&position));
+        for (from, found) in positions.iter().take(most).zip(found.by_ref()) {
+            let watches = first_readable(found, part, left_out);
+            let last = watches.chunk.last().map_or(*from, &position);
+            next.extend(watches.has_more.then_some(last));
             chunk.extend(watches.chunk);
         }
         (chunk, next)
@@ -281,10 +301,15 @@ pub(super) fn read_from_positions<P: Copy, const N: usize>(
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Takes this part of the watches of each app, and `most` in total.
-fn take_turns(found: Vec<Vec<Option<WatchToNotify>>>, part: usize, most: usize) -> Watches {
+fn take_turns(
+    found: Vec<Vec<Option<WatchToNotify>>>,
+    part: usize,
+    most: usize,
+    left_out: (usize, bool),
+) -> Watches {
     let (mut has_more, mut by_app) = (false, Vec::with_capacity(found.len()));
     for found in found {
-        let watches = first_readable(found, part);
+        let watches = first_readable(found, part, left_out);
         has_more |= watches.has_more;
         by_app.push(watches.chunk);
     }
@@ -340,11 +365,33 @@ mod tests {
         (0..count).map(watch).map(Some).collect()
     }
 
+    /// No watch could not be read.
+    const NONE: (usize, bool) = (0, false);
+
+    #[test]
+    fn watches_behind_unreadable_ones_go_on() {
+        let page = |unreadable: usize, count| {
+            let unreadable = std::iter::repeat_with(|| None).take(unreadable);
+            unreadable.chain(watches(1, count)).collect::<Vec<_>>()
+        };
+        let read = |found, left_out| {
+            let Watches { chunk, has_more } = first_readable(found, 2, left_out);
+            (chunk.len(), has_more)
+        };
+        assert_eq!(read(page(3, 0), (0, true)), (0, true), "the next query returns three more");
+        assert_eq!(read(page(3, 3), (3, false)), (2, true));
+        assert_eq!(read(page(3, 1), (3, false)), (1, false));
+        assert_eq!(read(page(6, 0), (3, true)), (0, true));
+        assert_eq!(read(page(3, 0), (3, false)), (0, false));
+        assert_eq!(read(page(6, 0), (3, false)), (0, false), "more than are remembered");
+        assert_eq!(read(page(1, 2), (0, true)), (2, true));
+    }
+
     #[test]
     fn each_app_gets_an_equal_part_of_a_transaction() {
-        let taken = take_turns(vec![watches(1, 101), watches(2, 1)], 100, 200);
+        let taken = take_turns(vec![watches(1, 101), watches(2, 1)], 100, 200, NONE);
         assert_eq!((taken.chunk.len(), taken.has_more), (101, true));
-        let taken = take_turns(vec![watches(1, 100), watches(2, 0)], 100, 200);
+        let taken = take_turns(vec![watches(1, 100), watches(2, 0)], 100, 200, NONE);
         assert_eq!((taken.chunk.len(), taken.has_more), (100, false));
     }
 
@@ -356,7 +403,7 @@ mod tests {
             let of_app = |app: usize| {
                 watches(i64::try_from(app).unwrap(), taken[app] + 2).split_off(taken[app].into())
             };
-            let chunk = take_turns((0..30).map(of_app).collect(), 1, 8);
+            let chunk = take_turns((0..30).map(of_app).collect(), 1, 8, NONE);
             assert_eq!((chunk.chunk.len(), chunk.has_more), (8, true));
             for watch in chunk.chunk {
                 taken[usize::try_from(watch.app.0).unwrap()] += 1;

@@ -80,7 +80,44 @@ async fn a_body_is_read_although_the_process_stood_still_meanwhile() {
     t.give_up().await;
 }
 
+#[tokio::test]
+async fn watches_that_expire_together_end_once_within_the_rate() {
+    const WATCHES: usize = 400;
+    let t = Harness::with(&[
+        ("RINGBACK_PROVIDERS__MUVI__RATE", "20/s"),
+        ("RINGBACK_PROVIDERS__MUVI__BURST", "10"),
+        ("RINGBACK_PROVIDERS__MUVI__FIRST", "1h"),
+        ("RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL", "1h"),
+    ])
+    .await;
+    let watch = |n: usize| {
+        let job = format!("job_{n}");
+        t.provider.processing(&job, 1);
+        json!({ "jobId": job, "expiresIn": "30m", "callbackUrl": t.receiver.url("/hook") })
+    };
+    let watches: Vec<Value> = (0..WATCHES).map(watch).collect();
+    let answer = t.post("/v1/watches/batch", &json!({ "watches": watches })).await;
+    assert!((200..300).contains(&answer.status), "{}", answer.text());
+    // As in a virtual machine that is resumed, or after a correction of the clock.
+    t.clock.stand_still(minutes(120));
+    t.pass(seconds(40)).await;
+    let mut ended: Vec<String> = t.receiver.read_all().iter().map(|hit| hit.watch().to_owned()).collect();
+    assert!(t.receiver.all().iter().all(|hit| hit.event() == "watch.expired"));
+    ended.sort_unstable();
+    ended.dedup();
+    assert_eq!(
+        (ended.len(), t.receiver.all().len()),
+        (WATCHES, WATCHES),
+        "each ends once, within the minute"
+    );
+    let polls = t.provider.all_polls();
+    let is_within = |pair: &[ringback::domain::Timestamp]| pair[30].since(pair[0]) >= seconds(1);
+    assert!(polls.len() == WATCHES && polls.windows(31).all(is_within), "{} polls", polls.len());
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
+    watches_that_expire_together_end_once_within_the_rate,
     an_answer_that_came_while_the_process_stood_still_counts,
     a_mail_survives_that_the_process_stood_still,
     a_body_is_read_although_the_process_stood_still_meanwhile,

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use serde_json::json;
 
+use crate::fakes::Reply;
 use crate::harness::{Harness, minutes, seconds};
 
 /// Changes the database while the program does not run.
@@ -147,5 +148,48 @@ async fn a_damaged_watch_does_not_hold_up_expiries() {
     assert_eq!(t.shown(&first).await["status"], "watching");
     let polls = t.provider.all_polls().len();
     assert!(polls < 100, "{polls}");
+    t.give_up().await;
+}
+
+/// Registers watches, of one job each or of one job together.
+async fn register(t: &Harness, count: usize, job: impl Fn(usize) -> String) {
+    let url = t.receiver.url("/hook");
+    let watches: Vec<_> = (0..count).map(|n| json!({ "jobId": job(n), "callbackUrl": url })).collect();
+    let answer = t.post("/v1/watches/batch", &json!({ "watches": watches })).await;
+    assert!((200..300).contains(&answer.status), "{}", answer.text());
+}
+
+// Once: the test damages the SQLite file.
+#[tokio::test]
+async fn deliveries_behind_many_damaged_ones_are_sent() {
+    let mut t = Harness::start().await;
+    t.receiver.always("/hook", Some(Reply::status(503)));
+    (0..120).for_each(|n| t.provider.completed(&format!("job_{n}")));
+    register(&t, 120, |n| format!("job_{n}")).await;
+    t.pass(minutes(2)).await;
+    t.receiver.read_all();
+    t.receiver.always("/hook", None);
+    let first = "select watch from deliveries order by next_attempt_at limit 100";
+    change(&mut t, &format!("update watch_destinations set headers = x'00' where watch in ({first})")).await;
+    t.pass(minutes(60)).await;
+    let mut sent: Vec<String> = t.receiver.read_all().iter().map(|hit| hit.watch().to_owned()).collect();
+    sent.sort_unstable();
+    sent.dedup();
+    assert_eq!(sent.len(), 20);
+    t.give_up().await;
+}
+
+// Once: the test damages the SQLite file.
+#[tokio::test]
+async fn watches_behind_many_damaged_ones_end() {
+    let mut t = Harness::start().await;
+    t.provider.processing("job_1", 1);
+    register(&t, 450, |_| "job_1".to_owned()).await;
+    t.pass(seconds(5)).await;
+    let first = "select id from watches order by expires_at, id limit 420";
+    change(&mut t, &format!("update watches set payload = 'x' where id in ({first})")).await;
+    t.provider.completed("job_1");
+    t.pass(minutes(5)).await;
+    assert_eq!(t.receiver.read_all().len(), 30);
     t.give_up().await;
 }

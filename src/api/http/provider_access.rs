@@ -66,20 +66,21 @@ impl OwnDefinitions {
         }
     }
 
-    /// Returns a definition for a credential of an app. `version` is that of an app's definition. The error is the rest
-    /// of a sentence about the credential.
-    pub fn get(
+    /// Returns a definition for a credential of an app. `version` is that of an app's definition. The inner error is the
+    /// rest of a sentence about the credential.
+    pub async fn with_credential(
         &self,
         app: AppNo,
-        (definition, version): (&Definition, Option<Id>),
-        (id, secret): (Id, &Masked),
-    ) -> Result<Arc<OwnDefinition>, String> {
+        (definition, version): (Arc<Definition>, Option<Id>),
+        (id, secret): (Id, Masked),
+    ) -> Result<Result<Arc<OwnDefinition>, String>, Problem> {
         let key = (id, version.map_or_else(|| definition.id.clone(), |version| format!("{version:?}")));
         if let Some(known) = self.with_credential.get(&key) {
-            return Ok(known);
+            return Ok(Ok(known));
         }
-        let made = Arc::new(definition.with_own_credential(&CredentialSecret::parse(secret)?)?);
-        Ok(self.with_credential.put(app, key, definition.own_kib(), made))
+        let with_key = move || definition.with_own_credential(&CredentialSecret::parse(&secret)?);
+        let made = self.work.run(app, with_key).await.map_err(|why| busy(&why))?;
+        Ok(made.map(|made| self.with_credential.put(app, key, made.own_kib(), Arc::new(made))))
     }
 }
 

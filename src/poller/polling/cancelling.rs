@@ -138,6 +138,10 @@ impl CancelTask {
             Ok(Some(attempt)) => attempt,
             // It is decided, or its watches were erased.
             Ok(None) => return self.finish(None),
+            Err(error @ StoreError::Inconsistent(_)) => {
+                tracing::error!(%error, row = job.0, "a request to cancel a job cannot be read; it waits until the next start");
+                return self.finish(None);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a request to cancel a job cannot be read; it is tried again");
                 return self.finish(Some(now.plus(AFTER_READ)));

@@ -46,6 +46,8 @@ pub(in crate::providers) struct Report<'a> {
     pub(in crate::providers) ignores_body: Cell<bool>,
     /// Whether the file says that no job fails.
     pub(in crate::providers) cannot_fail: Cell<bool>,
+    /// Whether examples are run.
+    pub(in crate::providers) runs_examples: Cell<bool>,
     /// The names in paths, with the keys and the places at which they are used.
     pub(in crate::providers) names: RefCell<Vec<(String, String, usize)>>,
 }
@@ -59,6 +61,7 @@ impl<'a> Report<'a> {
             schema: Cell::new(1),
             ignores_body,
             cannot_fail,
+            runs_examples: Cell::new(true),
             names: RefCell::default(),
         }
     }

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, params, row_sql};
+use super::super::db::{Result, Row, params, row_sql};
 use super::super::destinations;
 use super::downtime::{created_before, forget_interruptions};
 use super::exhausted::{Failing, raise_exhausted};
@@ -84,19 +84,30 @@ pub fn end_overdue(batch: &mut Batch<'_>, command: &EndOverdue) -> Result<EndedO
         }
         return Ok(EndedOverdue { count: 0, next });
     };
+    let read = |row: &Row<'_>| {
+        Ok(Overdue {
+            id: DeliveryId(row.id(0)?),
+            channel: row.word(1, ChannelKind::parse)?,
+            attempts: row.count(2)?,
+            event_type: row.word(3, EventType::parse)?,
+            saved: row.opt_int(4)?.map(SavedNo),
+        })
+    };
+    // Those that cannot be read stay pending, and others behind them end.
+    let unreadable = &batch.shared.unreadable;
+    let left_out = unreadable.count("deliveries");
+    let limit = i64::from(CHUNK) + i64::try_from(left_out).unwrap_or(i64::MAX / 2);
     let found = batch.tx.list(
         &format!("select d.id, wd.channel, d.attempts, d.type, wd.saved {overdue} $4"),
-        params![app, least, before, CHUNK],
-        |row| {
-            Ok(Overdue {
-                id: DeliveryId(row.id(0)?),
-                channel: row.word(1, ChannelKind::parse)?,
-                attempts: row.count(2)?,
-                event_type: row.word(3, EventType::parse)?,
-                saved: row.opt_int(4)?.map(SavedNo),
-            })
-        },
+        params![app, least, before, limit],
+        |row| unreadable.skip(("deliveries", 0), row, read(row)),
     )?;
+    let mut found: Vec<Overdue> = found.into_iter().flatten().collect();
+    found.truncate(CHUNK as usize);
+    if found.is_empty() && unreadable.count("deliveries") == left_out {
+        let after = examined.iter().copied().find(|other| *other > app);
+        return Ok(EndedOverdue { count: 0, next: after.or(next) });
+    }
     let failing = found.iter().map(|&Overdue { id, attempts, .. }| {
         let at = command.now;
         Failing { app, id, attempts, attempt: None, at }

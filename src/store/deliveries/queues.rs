@@ -243,8 +243,8 @@ pub fn find_due<'c>(batch: &mut Batch<'_>, commands: &[&'c FindDue]) -> Result<V
         }
     };
     let mut pages: Vec<QueuePage<'_>> = commands.iter().zip(states).map(page).collect();
-    add_due(&batch.tx, pages.iter_mut(), |command| command.retries_first)?;
-    add_due(&batch.tx, pages.iter_mut(), |command| !command.retries_first)?;
+    add_due(batch, pages.iter_mut(), |command| command.retries_first)?;
+    add_due(batch, pages.iter_mut(), |command| !command.retries_first)?;
     let (mut passing, others): (Vec<_>, Vec<_>) =
         pages.iter_mut().zip(commands).partition(|(_, command)| command.passes_left_out);
     for (page, _) in others {
@@ -303,33 +303,43 @@ struct QueuePage<'a> {
 /// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `is_retry`
 /// returns whether retries are added, or first attempts.
 fn add_due<'p, 'c: 'p>(
-    tx: &Tx<'_>,
+    batch: &Batch<'_>,
     pages: impl Iterator<Item = &'p mut QueuePage<'c>>,
     is_retry: impl Fn(&LoadDueDeliveries) -> bool,
 ) -> Result<()> {
     let is_open = |page: &&mut QueuePage<'_>| page.ids.len() <= page.limit && !page.state.is_disabled;
     let (mut ordered, mut others): (Vec<_>, Vec<_>) =
         pages.filter(is_open).partition(|page| page.state.is_ordered);
+    // Those that cannot be read stay due. They must not fill the page.
+    let (unreadable, of) = (&batch.shared.unreadable, ("deliveries", 1));
+    let left_out = unreadable.count("deliveries");
     // A covering index answers the first query. Only the rows that are taken are read.
     for (pages, sql) in [(&mut others, DUE), (&mut ordered, DUE_IN_ORDER)] {
         if pages.is_empty() {
             continue;
         }
-        let found = tx.fetch(
+        let found = batch.tx.fetch(
             sql,
             pages.iter().map(|page| {
                 let is_retry = is_retry(page.command);
                 // A first attempt is due at once, even if the clock was set back since it was created.
                 let until = if is_retry { page.command.now } else { Timestamp::MAX };
                 // Those that the dispatcher has may be among them. One more shows whether more are due.
-                let limit = i64::try_from(page.limit + page.command.loaded.len() + 1).unwrap_or(i64::MAX);
+                let limit = page.limit + page.command.loaded.len() + left_out + 1;
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
                 params![&page.command.queue, i64::from(is_retry), until, limit]
             }),
-            |row| Ok((AppNo(row.int(0)?), DeliveryId(row.id(1)?))),
+            |row| {
+                if left_out > 0 && unreadable.has(of, row) {
+                    return Ok(None);
+                }
+                let read = || Ok((AppNo(row.int(0)?), DeliveryId(row.id(1)?)));
+                unreadable.skip(of, row, read())
+            },
         )?;
         for (page, found) in pages.iter_mut().zip(found) {
             let QueuePage { loaded, ids, .. } = &mut **page;
-            ids.extend(found.into_iter().filter(|(_, id)| !loaded.contains(id)));
+            ids.extend(found.into_iter().flatten().filter(|(_, id)| !loaded.contains(id)));
         }
     }
     Ok(())
@@ -376,15 +386,21 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
     let (tx, now) = (&batch.tx, command.now);
     let is_future = |at: Timestamp| at > now.plus(TURN_MAX);
     let (queue, is_retry, at, app, id) = &command.after;
+    let position = |row: &Row<'_>| -> Result<ReschedulePosition> {
+        Ok((row.text(0)?, row.int(1)?, row.time(2)?, AppNo(row.int(3)?), DeliveryId(row.id(4)?)))
+    };
     let read = |row: &Row<'_>| {
         Ok(Waiting {
-            position: (row.text(0)?, row.int(1)?, row.time(2)?, AppNo(row.int(3)?), DeliveryId(row.id(4)?)),
+            position: position(row)?,
             step: row.count(5)? as usize,
             is_manual: row.flag(6)?,
             last_attempt_at: row.opt_time(7)?,
         })
     };
+    let mut last = None;
     let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
+        // The next step begins after a row that cannot be read, if its position can.
+        last = position(row).ok().or(last.take());
         batch.shared.unreadable.skip(("deliveries", 4), row, read(row))
     })?;
     let is_full = found.len() == CHUNK as usize;
@@ -415,6 +431,5 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
             .map(|one| params![now, one.position.3, one.position.4]),
     )?;
     let count = retries.into_iter().chain(at_once).sum();
-    let next = found.into_iter().next_back().map(|one| one.position).filter(|_| is_full);
-    Ok(Rescheduled { count, next })
+    Ok(Rescheduled { count, next: last.filter(|_| is_full) })
 }

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, StoreError, params, row_sql};
+use super::super::db::{Result, Row, StoreError, params, row_sql};
 use super::super::reads::{INTERNAL, ReadStore};
 use crate::domain::{
     AppNo, DeliveryId, DeliveryStatus, DestinationId, DispatcherMessage, EventType, Id, Reason, SavedNo,
@@ -54,22 +54,27 @@ impl ReadStore {
 }
 
 pub fn sweep_destinations(batch: &mut Batch<'_>, command: &SweepDestinations) -> Result<bool> {
-    let found = batch.tx.find(
-        "select no, app, id, sweep_after, sweep from destinations where sweep is not null order by no limit 1",
-        [],
-        |row| {
-            let broken = |_| StoreError::Inconsistent("an id is not 16 bytes".to_owned());
-            let after = row.opt_bytes(3)?.map(|bytes| bytes.try_into().map(Id::from_bytes)).transpose();
-            let sweep = Sweep {
-                no: SavedNo(row.int(0)?),
-                app: AppNo(row.int(1)?),
-                id: DestinationId(row.id(2)?),
-                after: after.map_err(broken)?,
-            };
-            Ok((sweep, row.text(4)? == RETRY))
-        },
+    let read = |row: &Row<'_>| {
+        let broken = |_| StoreError::Inconsistent("an id is not 16 bytes".to_owned());
+        let after = row.opt_bytes(3)?.map(|bytes| bytes.try_into().map(Id::from_bytes)).transpose();
+        let sweep = Sweep {
+            no: SavedNo(row.int(0)?),
+            app: AppNo(row.int(1)?),
+            id: DestinationId(row.id(2)?),
+            after: after.map_err(broken)?,
+        };
+        Ok((sweep, row.text(4)? == RETRY))
+    };
+    let unreadable = &batch.shared.unreadable;
+    let left_out = unreadable.count("destinations");
+    let found = batch.tx.list(
+        "select no, app, id, sweep_after, sweep from destinations where sweep is not null order by no limit $1",
+        params![i64::try_from(left_out + 1).unwrap_or(i64::MAX)],
+        |row| unreadable.skip(("destinations", 0), row, read(row)),
     )?;
-    let Some((sweep, is_retry)) = found else { return Ok(false) };
+    let Some((sweep, is_retry)) = found.into_iter().flatten().next() else {
+        return Ok(unreadable.count("destinations") > left_out);
+    };
     let is_done = if is_retry { retry(batch, &sweep, command)? } else { skip(batch, &sweep)? };
     if is_done {
         batch.tx.run(
@@ -83,14 +88,23 @@ pub fn sweep_destinations(batch: &mut Batch<'_>, command: &SweepDestinations) ->
 /// Skips a chunk of the waiting deliveries. Returns whether it was the last.
 fn skip(batch: &mut Batch<'_>, sweep: &Sweep) -> Result<bool> {
     let queue = sweep.id.queue(sweep.app);
+    // Those that cannot be read wait, and others behind them are skipped.
+    let unreadable = &batch.shared.unreadable;
+    let left_out = unreadable.count("deliveries");
+    let limit = CHUNK as usize + left_out;
     let found = batch.tx.fetch(
         "select id, status from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
          order by next_attempt_at limit $4",
-        [0_i64, 1].iter().map(|is_retry| params![&queue, is_retry, Timestamp::MAX, CHUNK]),
-        |row| Ok((DeliveryId(row.id(0)?), row.word(1, DeliveryStatus::parse)?)),
+        [0_i64, 1].iter().map(|is_retry| {
+            params![&queue, is_retry, Timestamp::MAX, i64::try_from(limit).unwrap_or(i64::MAX)]
+        }),
+        |row| {
+            let read = || Ok((DeliveryId(row.id(0)?), row.word(1, DeliveryStatus::parse)?));
+            unreadable.skip(("deliveries", 0), row, read())
+        },
     )?;
-    let is_done = found.iter().all(|found| found.len() < CHUNK as usize);
-    let found: Vec<_> = found.into_iter().flatten().collect();
+    let is_done = found.iter().all(|found| found.len() < limit);
+    let found: Vec<_> = found.into_iter().flatten().flatten().collect();
     let (pending, ended): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|(_, status)| *status == DeliveryStatus::Pending);
     let reason = Reason::Disabled;

@@ -83,6 +83,20 @@ async fn a_service_without_one_of_its_tables_is_not_ready() {
     t.give_up().await;
 }
 
+// Once: the test changes the SQLite file.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_table_to_come_back() {
+    let t = Harness::start().await;
+    let run = |sql: &str| rusqlite::Connection::open(t.file()).unwrap().execute_batch(sql).unwrap();
+    run("alter table attempts rename to away");
+    // What waits is examined, which fails and is tried again after a second: the clock stands still until the stop.
+    t.clock.set(t.now().minus(minutes(60)));
+    for _ in 0..20 {
+        t.get_without_key("/readyz").await.expect(503);
+    }
+    t.give_up().await;
+}
+
 /// Returns why the newest delivery waits.
 async fn wait_reason(t: &Harness) -> Value {
     t.get("/v1/deliveries").await.expect(200)["data"][0]["waiting"]["reason"].clone()

@@ -72,7 +72,7 @@ use url::{Host, Url};
 use crate::clock::{Clock, Moment};
 use crate::dns::LookupError;
 use crate::domain::{AddressError, AppNo, Timestamp, TlsPem, parse_http_date, parse_retry_after};
-use crate::providers::SecretTexts;
+use crate::secret_texts::SecretTexts;
 use crate::tls::{self, Trust};
 use address::AddressClass;
 use connect::{Connector, ProxyPeer};

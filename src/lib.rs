@@ -13,6 +13,7 @@ pub mod telemetry;
 
 pub mod api;
 
+pub mod secret_texts;
 pub mod store;
 pub mod tenants;
 

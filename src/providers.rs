@@ -32,11 +32,9 @@ mod repair;
 mod request;
 mod result;
 mod rule;
-mod secret_texts;
 mod skeleton;
 mod template;
 mod text_template;
-mod unescaped;
 mod value;
 mod work;
 
@@ -58,7 +56,6 @@ pub use json_text::JsonText;
 pub use own_credential::OwnDefinition;
 pub use own_definition::TEXT_MAX as OWN_DEFINITION_MAX;
 pub use request::{ParamError, Request};
-pub use secret_texts::SecretTexts;
 pub use skeleton::{Skeleton, SkeletonAuth, SkeletonInput, skeleton};
 
 /// Every `src/providers/definitions/*.toml`: (file name, text). The build script lists the folder.

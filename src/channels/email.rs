@@ -33,7 +33,7 @@ use super::templates::{TemplateFile, Templates};
 use crate::clock::Moment;
 use crate::domain::{AddressError, Attempt, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
 use crate::egress::SendError;
-use crate::providers::SecretTexts;
+use crate::secret_texts::SecretTexts;
 use settings::{SETTINGS, SmtpServer};
 use smtp::{FINAL_REPLY_TIMEOUT, Failure, Mail, Reply, Stage};
 

@@ -33,7 +33,7 @@ use super::templates::TemplateFile;
 use crate::clock::Clock;
 use crate::domain::{AddressError, ChannelKind, Outcome};
 use crate::egress::{Egress, Post, Received, SendError};
-use crate::providers::SecretTexts;
+use crate::secret_texts::SecretTexts;
 use blocks::MessageParts;
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps

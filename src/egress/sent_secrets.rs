@@ -11,7 +11,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use url::Url;
 
 use super::Received;
-use crate::providers::SecretTexts;
+use crate::secret_texts::SecretTexts;
 
 /// Shortest text that is taken for a secret, in bytes. A header may be sensitive and have a value such as `1` or `true`,
 /// which other texts contain.

@@ -17,8 +17,8 @@ use crate::egress::{Egress, Fetch, Received, SendError, Token};
 use crate::own_work::{NotDone, OwnWork, on_thread};
 use crate::providers::{
     Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request,
-    SecretTexts,
 };
+use crate::secret_texts::SecretTexts;
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;

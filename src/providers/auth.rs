@@ -18,9 +18,9 @@ use super::aws::{Keys, Scope, Unsigned, region_of, shown_headers, signed_headers
 use super::host_pattern::HostPattern;
 use super::issued_token::{TokenForm, TokenRequest, printable};
 use super::jwt_form::JwtForm;
-use super::secret_texts::MASK;
 use super::template::Template;
 use crate::domain::Timestamp;
+use crate::secret_texts::MASK;
 
 /// Shortest secret that is replaced in messages. A shorter one would replace words.
 const SECRET_MIN: usize = 4;
@@ -506,7 +506,7 @@ fn line_fields(credential: &str) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::secret_texts::SecretTexts;
+    use crate::secret_texts::SecretTexts;
 
     fn parts(list: &[(&str, &str)]) -> Vec<(String, Template)> {
         let part = |(name, text): &(&str, &str)| ((*name).to_owned(), Template::parse(text).unwrap());

@@ -18,11 +18,11 @@ use super::host_pattern::HostPattern;
 use super::json::Dialect;
 use super::path::Path;
 use super::rule::{Rule, When};
-use super::secret_texts::SecretTexts;
 use super::template::{Param, Template, UrlTemplate};
 use super::text_template::TextTemplate;
 use super::value::Scalar;
 use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
+use crate::secret_texts::SecretTexts;
 
 /// Length from which a secret is replaced in a whole answer, in bytes.
 const HIDDEN_MIN: usize = 8;

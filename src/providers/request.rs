@@ -19,9 +19,9 @@ use super::aws::Unsigned;
 use super::definition::{Definition, JobUrl, RequestForm, Target};
 use super::host_pattern::HostPattern;
 use super::issued_token::TokenAnswer;
-use super::secret_texts::MASK;
 use super::template::{Param, Template, check_base, percent_encode};
 use crate::domain::{Timestamp, credential_variable};
+use crate::secret_texts::MASK;
 
 /// Longest URL in characters.
 pub(super) const MAX_URL: usize = 2048;

@@ -13,7 +13,7 @@ use crate::domain::{
     CUT_PASSWORD, MailPattern, Mailbox, Masked, format_duration, has_cut_password, parse_duration,
     parse_host_name, url_error,
 };
-use crate::providers::SecretTexts;
+use crate::secret_texts::SecretTexts;
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
 const PATTERNS_MAX: usize = 256;

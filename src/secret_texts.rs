@@ -12,6 +12,8 @@
 //! **Base64.** Three bytes become four characters, so the characters of a secret within a longer text depend on its place
 //! only in three ways. Each of them is searched, without the characters at both ends that depend on the text around it.
 
+mod unescaped;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -21,10 +23,10 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::unescaped::Unescaped;
+use self::unescaped::Unescaped;
 
 /// Text that stands for a secret.
-pub(super) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// Number of bytes at the beginning of each spelling that are searched for. The rest is compared where they are found, so
 /// that the memory of the search does not grow with the length of a secret.

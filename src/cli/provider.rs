@@ -330,7 +330,8 @@ fn params_of_example(definition: &Definition) -> Result<String, Failure> {
         }
     };
     if !first.is_empty() {
-        let pair = |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap_or_default());
+        let pair =
+            |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap_or_default());
         let pairs: Vec<String> = first.iter().map(pair).collect();
         print_note(format_args!(
             "The parameters are those of the first example, {}; --param names others.\n",

@@ -87,7 +87,18 @@ mod tests {
             let Ok(_) = Url::parse(url) else { continue };
             assert_eq!(hosts(pattern, url), expected, "{pattern} {url}");
         }
-        for wrong in ["", "*", "*.", "*.com", "a*.example.com", "https://a.example", "a b", "*.127.0.0.1", "{region}.a.example", "*.{x}.a.example"] {
+        for wrong in [
+            "",
+            "*",
+            "*.",
+            "*.com",
+            "a*.example.com",
+            "https://a.example",
+            "a b",
+            "*.127.0.0.1",
+            "{region}.a.example",
+            "*.{x}.a.example",
+        ] {
             assert!(HostPattern::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -172,7 +172,8 @@ impl JobReport {
     /// Returns the report of a job that its provider has cancelled and does not know any more. `seen` is what was last seen
     /// of it, and `answer` the provider's answer.
     pub fn cancelled(seen: Observation, answer: &str) -> Self {
-        let message = format!("the provider accepted to cancel the job, and does not know it any more: {answer}");
+        let message =
+            format!("the provider accepted to cancel the job, and does not know it any more: {answer}");
         let error = Some(JobError { code: None, message: Some(message) });
         let observation = Observation { status: JobStatus::Cancelled, raw_status: None, error, ..seen };
         Self {
@@ -676,8 +677,7 @@ impl NotFound {
         let found = || self.path.find(scope, label);
         let is_marked = || self.path.is_empty() || found().is_some_and(is_value);
         // A text can be the page of a proxy, so it must say more than its HTTP status does.
-        let is_readable =
-            scope.root.is_object() || (scope.root.as_str().is_some() && !self.path.is_empty());
+        let is_readable = scope.root.is_object() || (scope.root.as_str().is_some() && !self.path.is_empty());
         self.http.contains(&scope.head.status) && is_readable && is_marked()
     }
 }

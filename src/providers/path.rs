@@ -60,8 +60,11 @@ impl Step {
         let texts: Vec<&str> = match self {
             Self::Key(key) => vec![key],
             Self::Where(Filter { keys, wanted }) => {
-                let constant =
-                    if let Wanted::Constant(Scalar::Text(text)) = wanted { Some(text.as_str()) } else { None };
+                let constant = if let Wanted::Constant(Scalar::Text(text)) = wanted {
+                    Some(text.as_str())
+                } else {
+                    None
+                };
                 keys.iter().map(String::as_str).chain(constant).collect()
             }
             Self::Index(_) | Self::Items | Self::Children | Self::Named(_) => Vec::new(),

@@ -15,9 +15,9 @@ use serde_json::Value;
 use url::Url;
 
 use guess::{Guess, Meaning, Word, quoted};
-use listed::ListedJob;
 use input::is_key_name;
 pub use input::{SkeletonAuth, SkeletonInput};
+use listed::ListedJob;
 use sent::Sent;
 
 /// Name of the sample job if neither the URL nor an answer has an id.
@@ -105,7 +105,8 @@ impl Target {
             // An answer names the job. A part that only looks like an id can be that of an account.
             let named = || parts().find(|part| listed::is_id(answers, part));
             let contained = || parts().find(|part| listed::contains(answers, part));
-            let like_id = |parts: &[String]| parts.iter().rev().find(|part| guess::looks_like_id(part)).cloned();
+            let like_id =
+                |parts: &[String]| parts.iter().rev().find(|part| guess::looks_like_id(part)).cloned();
             let found = match input.job_id {
                 Some(job_id) => parts().find(|part| *part == job_id).cloned(),
                 None => named().or_else(contained).cloned().or_else(|| {

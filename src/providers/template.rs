@@ -101,8 +101,12 @@ enum Origin {
 impl UrlTemplate {
     /// Parses a URL template. The error is a sentence.
     pub(super) fn parse(text: &str, allows_host: bool) -> Result<Self, String> {
-        let after_scheme = text.find("://").ok_or_else(|| format!("`{text}` is not a URL; write it as https://api.example.com/v1/jobs/{{job_id}}"))? + 3;
-        let slash = text[after_scheme..].find('/').ok_or_else(|| format!("`{text}` has no path; add at least a `/`"))?;
+        let after_scheme = text.find("://").ok_or_else(|| {
+            format!("`{text}` is not a URL; write it as https://api.example.com/v1/jobs/{{job_id}}")
+        })? + 3;
+        let slash = text[after_scheme..]
+            .find('/')
+            .ok_or_else(|| format!("`{text}` has no path; add at least a `/`"))?;
         let (origin, path) = text.split_at(after_scheme + slash);
         if path.contains(['?', '#']) {
             let sentence = "move the query to request.query, and remove a fragment, which is never sent";

@@ -624,7 +624,10 @@ fn every_mistake_is_one_line_with_its_place_in_the_order_of_the_file() {
             "{}: extract.job_id: `id` is not a path; write it as $.a.b, $.a[0], $.a[*].b or $.a[?@.type == 'x'].b",
             place("\"id\"", 10)
         ),
-        format!("{}: example.expect.progress: must be a whole number, and not a text", place("progress = \"29\"", 81)),
+        format!(
+            "{}: example.expect.progress: must be a whole number, and not a text",
+            place("progress = \"29\"", 81)
+        ),
     ];
     assert_eq!(mistakes(&wrong), expected);
 }

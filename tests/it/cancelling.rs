@@ -239,7 +239,11 @@ async fn a_cancelled_job_that_is_deleted_ends_as_cancelled() {
     acme.status("deleted");
     acme.t.pass(minutes(2)).await;
     let shown = acme.t.shown(&other).await;
-    assert_eq!((&shown["status"], &shown["job"]["status"]), (&json!("cancelled"), &json!("cancelled")), "{shown}");
+    assert_eq!(
+        (&shown["status"], &shown["job"]["status"]),
+        (&json!("cancelled"), &json!("cancelled")),
+        "{shown}"
+    );
     let message = "the provider accepted to cancel the job, and does not know it any more: \
                    HTTP 404 NO_JOB: There is no such job.";
     assert_eq!(shown["job"]["error"], json!({ "code": null, "message": message }));

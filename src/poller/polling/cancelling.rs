@@ -121,7 +121,8 @@ impl Poller {
     /// cancel it: many APIs delete a cancelled job.
     pub(super) async fn note_cancelled(&self, job: JobNo, meaning: &mut Interpretation) {
         let Interpretation::Failed { failure: PollFailure::NotFound, message } = meaning else { return };
-        let watched = self.scheduler().jobs.get(&job).filter(|found| found.watching > 0).map(|found| found.generation);
+        let watched =
+            self.scheduler().jobs.get(&job).filter(|found| found.watching > 0).map(|found| found.generation);
         let Some(generation) = watched else { return };
         match self.store.cancelled_job(job, generation).await {
             Ok(Some(seen)) => *meaning = Interpretation::Ok(Box::new(JobReport::cancelled(seen, message))),

@@ -118,7 +118,10 @@ pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
     }
     let auth = Auth { headers: headers.unwrap_or_default(), ..Auth::new(form, send_to) };
     if auth.needs_field("job_id") {
-        report.add(at, "auth: `{job_id}` would be a field of the credential here; the job is named in [request]");
+        report.add(
+            at,
+            "auth: `{job_id}` would be a field of the credential here; the job is named in [request]",
+        );
         return Err(Mistaken);
     }
     Ok(Some(auth))

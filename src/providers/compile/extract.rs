@@ -65,8 +65,7 @@ pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract 
 
 /// Reads the field of the job's id; `None` if the answer has none.
 fn job_id(node: &Node<'_>) -> Option<Field> {
-    let is_none =
-        node.report.schema.get() >= 2 && node.is_text() && node.text_with_braces() == Some("none");
+    let is_none = node.report.schema.get() >= 2 && node.is_text() && node.text_with_braces() == Some("none");
     if is_none {
         return None;
     }

@@ -26,7 +26,8 @@ pub(super) fn jwt(table: &TableReader<'_>) -> Option<JwtForm> {
 /// Reads `assertion`: a token that is exchanged for another one.
 pub(super) fn assertion(node: &Node<'_>) -> Option<Assertion> {
     let table = node.table()?;
-    let sent_as = table.get("send_as").map_or(Some(AssertionUse::default()), |node| node.word(&AssertionUse::ALL));
+    let sent_as =
+        table.get("send_as").map_or(Some(AssertionUse::default()), |node| node.word(&AssertionUse::ALL));
     let form = form(&table, false);
     table.finish();
     Some(Assertion { form: form?, sent_as: sent_as? })

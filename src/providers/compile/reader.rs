@@ -15,11 +15,28 @@ use crate::providers::value::Scalar;
 
 /// The tables of keys that are often put into another one.
 const HOMES: [(&str, &[&str]); 10] = [
-    ("[request]", &["url", "method", "query", "headers", "accept", "json", "form", "graphql", "timeout", "max_body"]),
+    (
+        "[request]",
+        &["url", "method", "query", "headers", "accept", "json", "form", "graphql", "timeout", "max_body"],
+    ),
     ("[response]", &["unwrap", "request_id", "decode"]),
     ("[status]", &["map", "fold", "unknown"]),
-    ("[extract]", &["job_id", "progress", "output", "output_json", "outputs", "error_code", "error_message",
-        "created_at", "completed_at", "outputs_expire", "null"]),
+    (
+        "[extract]",
+        &[
+            "job_id",
+            "progress",
+            "output",
+            "output_json",
+            "outputs",
+            "error_code",
+            "error_message",
+            "created_at",
+            "completed_at",
+            "outputs_expire",
+            "null",
+        ],
+    ),
     ("[errors]", &["account"]),
     ("[not_found]", &["grace"]),
     ("[poll]", &["first", "min_interval", "max_interval", "deadline", "price"]),
@@ -212,7 +229,8 @@ impl<'a> TableReader<'a> {
                 continue;
             }
             let distance = |known: &&'static str| (strsim::damerau_levenshtein(known, &name), *known);
-            let nearest = known.iter().map(|known| distance(&known)).min().filter(|(distance, _)| *distance <= 2);
+            let nearest =
+                known.iter().map(|known| distance(&known)).min().filter(|(distance, _)| *distance <= 2);
             // The exact name of a key of another table is no misspelling of several letters.
             let nearest = nearest.filter(|(distance, _)| *distance < 2 || home(&name).is_none());
             let hint = match (nearest, home(&name)) {
@@ -224,8 +242,7 @@ impl<'a> TableReader<'a> {
                 }
             };
             let at = self.table.get_key_value(name.as_str()).map_or(node.at, |(key, _)| key.span().start);
-            self.report
-                .add(at, Place(&node.key, format!("is not a key of this table{hint}")));
+            self.report.add(at, Place(&node.key, format!("is not a key of this table{hint}")));
         }
     }
 
@@ -400,7 +417,9 @@ impl<'a> Node<'a> {
     pub(in crate::providers) fn list(&self) -> Vec<Self> {
         let DeValue::Array(items) = self.value else {
             match self.value {
-                DeValue::String(text) => self.wrong(format!("must be a list, and not a text; write [\"{text}\"]")),
+                DeValue::String(text) => {
+                    self.wrong(format!("must be a list, and not a text; write [\"{text}\"]"))
+                }
                 _ => self.wrong(format!("must be a list in brackets, and not {}", self.found())),
             }
             return Vec::new();

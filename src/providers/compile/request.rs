@@ -386,7 +386,8 @@ pub(super) fn body(table: &TableReader<'_>) -> Option<BodyTemplate> {
     if let Some(node) = form {
         return Some(BodyTemplate::Form(templates(&node)));
     }
-    let table = graphql?.table_such_as("{ query = \"query($id: ID!) { … }\", variables = { id = \"{job_id}\" } }")?;
+    let table =
+        graphql?.table_such_as("{ query = \"query($id: ID!) { … }\", variables = { id = \"{job_id}\" } }")?;
     // Braces in a query are not parameters.
     let query = table.require("query").and_then(|node| node.some_text_with_braces().map(str::to_owned));
     let variables = table.get("variables").and_then(|node| {

@@ -87,15 +87,15 @@ struct ReadResult {
     at: usize,
 }
 
-/// Where a result takes its values from.
+/// The answer with which a result begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum From {
+enum Beginning {
     #[default]
     Poll,
     Result,
 }
 
-impl From {
+impl Beginning {
     const ALL: [(&str, Self); 2] = [("poll", Self::Poll), ("result", Self::Result)];
 }
 
@@ -185,12 +185,7 @@ fn result(
     }
     table.finish();
     let request = request?;
-    check_names(
-        table,
-        &request,
-        &NamesOfTable { values: Some(&names), inherited: BTreeSet::new() },
-        context,
-    );
+    check_names(table, &request, &NamesOfTable { values: Some(&names), inherited: BTreeSet::new() }, context);
     let meaning = Meaning {
         dialect: context.meaning.dialect,
         max_body: max_body.unwrap_or(1024 * 1024),
@@ -224,7 +219,7 @@ fn result(
 /// Reads `from`: whether a result begins with the answer to the one before.
 fn is_chained(table: &TableReader<'_>, index: usize) -> bool {
     let Some(node) = table.get("from") else { return false };
-    let is_chained = node.word(&From::ALL) == Some(From::Result);
+    let is_chained = node.word(&Beginning::ALL) == Some(Beginning::Result);
     if is_chained && index == 0 {
         node.wrong("is the first [[result]], so no answer to a result precedes it; remove `from`");
         return false;

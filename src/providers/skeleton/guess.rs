@@ -85,7 +85,8 @@ const PROGRESS_NAMES: &[&str] =
     &["progress", "percent", "percentage", "progresspercent", "progresspercentage", "completion"];
 
 /// Names of the id of the job, best first.
-pub(super) const ID_NAMES: &[&str] = &["id", "jobid", "taskid", "runid", "requestid", "predictionid", "uuid", "name"];
+pub(super) const ID_NAMES: &[&str] =
+    &["id", "jobid", "taskid", "runid", "requestid", "predictionid", "uuid", "name"];
 
 /// Names of members that say, beside the status, how the job has ended. They are compared like those of the status.
 const OUTCOME_NAMES: &[&str] = &[

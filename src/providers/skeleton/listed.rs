@@ -22,7 +22,8 @@ impl ListedJob {
         if id_path(&outside, id).is_some() {
             return None;
         }
-        let path = answers.iter().find_map(|answer| lists(answer).into_iter().find_map(|list| in_list(list, id)))?;
+        let path =
+            answers.iter().find_map(|answer| lists(answer).into_iter().find_map(|list| in_list(list, id)))?;
         let job = |answer: &Value| {
             let found = lists(answer).into_iter().find_map(|(at, items)| {
                 let item = items.iter().find(|item| id_name(item, id).is_some())?;
@@ -52,7 +53,8 @@ fn in_list((path, items): (String, &Vec<Value>), id: &str) -> Option<String> {
 /// Returns the name of the member of an item that is this id, the most usual one of several.
 fn id_name<'a>(item: &'a Value, id: &str) -> Option<&'a str> {
     let names = item.as_object()?.iter().filter(|(_, value)| is(value, id)).map(|(name, _)| name.as_str());
-    let rank = |name: &&str| ID_NAMES.iter().position(|known| *known == folded(name)).unwrap_or(ID_NAMES.len());
+    let rank =
+        |name: &&str| ID_NAMES.iter().position(|known| *known == folded(name)).unwrap_or(ID_NAMES.len());
     names.min_by_key(rank)
 }
 
@@ -78,7 +80,8 @@ fn only_id(answers: &[Value]) -> Option<String> {
     let of_list = |(_, items): (String, &Vec<Value>)| {
         let [item] = items.as_slice() else { return None };
         let members = item.as_object()?;
-        let id = |known: &&str| members.iter().find(|(name, _)| folded(name) == *known).map(|(_, value)| value);
+        let id =
+            |known: &&str| members.iter().find(|(name, _)| folded(name) == *known).map(|(_, value)| value);
         ID_NAMES.iter().find_map(|known| id(known)).and_then(|value| match value {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),

@@ -57,7 +57,8 @@ impl Sent {
         if body.is_some() && *method == "GET" {
             return Err("--method: a request with a body has the method POST or PUT".to_owned());
         }
-        let accept = headers.iter().find(|(name, _)| name == "accept").map(|(_, value)| value.trim().to_owned());
+        let accept =
+            headers.iter().find(|(name, _)| name == "accept").map(|(_, value)| value.trim().to_owned());
         let accept = accept.filter(|value| !["application/json", "*/*", ""].contains(&value.as_str()));
         headers.retain(|(name, value)| {
             let is_default = name == "content-type" && value == "application/json";

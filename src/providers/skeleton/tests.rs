@@ -325,10 +325,17 @@ fn an_id_that_only_the_body_has_wins_over_a_number_in_the_url() {
     let mut input = input("https://api.acme.example/v1/accounts/777123/status", &[r#"{"status": "done"}"#]);
     input.body = Some(r#"{"id": "job-42"}"#);
     let made = skeleton(&input).expect("a skeleton");
-    assert!(made.text.contains("accounts/777123/status") && made.text.contains("json = { \"id\" = \"{job_id}\" }"));
-    assert!(made.questions.iter().any(|question| question.contains("or is it 777123 in the URL")), "{made:?}");
+    assert!(
+        made.text.contains("accounts/777123/status")
+            && made.text.contains("json = { \"id\" = \"{job_id}\" }")
+    );
+    assert!(
+        made.questions.iter().any(|question| question.contains("or is it 777123 in the URL")),
+        "{made:?}"
+    );
     // The answer decides, also if the id is in the URL.
-    let mut input = self::input("https://api.acme.example/v1/jobs/777123", &[r#"{"id": 777123, "status": "done"}"#]);
+    let mut input =
+        self::input("https://api.acme.example/v1/jobs/777123", &[r#"{"id": 777123, "status": "done"}"#]);
     input.body = Some(r#"{"trace": "t-42"}"#);
     assert!(skeleton(&input).expect("a skeleton").text.contains("/v1/jobs/{job_id}"));
 }

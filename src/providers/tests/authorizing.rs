@@ -453,7 +453,10 @@ fn the_documented_kinds_of_credentials_can_be_used() {
         })
         .collect();
     let oauth2 = "type = \"oauth2\"";
-    assert_eq!(kinds, [oauth2, oauth2, oauth2, oauth2, "type = \"google\"", "type = \"jwt\"", "type = \"aws\""]);
+    assert_eq!(
+        kinds,
+        [oauth2, oauth2, oauth2, oauth2, "type = \"google\"", "type = \"jwt\"", "type = \"aws\""]
+    );
 }
 
 /// A token that the credential signs, for a user.
@@ -484,8 +487,12 @@ fn an_assertion_with_claims_is_exchanged_for_a_token() {
     });
     assert_eq!(found, expected);
     let again = definition.token_request(&key, None, now()).expect("a request");
-    let again = url::form_urlencoded::parse(&again.body).find(|(name, _)| name == "assertion").expect("one").1;
-    assert!(jti.as_str().is_some_and(|jti| jti.len() == 32) && claims(&again)["jti"] != jti, "each token has its own");
+    let again =
+        url::form_urlencoded::parse(&again.body).find(|(name, _)| name == "assertion").expect("one").1;
+    assert!(
+        jti.as_str().is_some_and(|jti| jti.len() == 32) && claims(&again)["jti"] != jti,
+        "each token has its own"
+    );
     assert!(!body(&sent).contains("PRIVATE"));
 }
 
@@ -515,11 +522,20 @@ fn mistakes_in_assertions_are_listed_with_what_to_write() {
         ("assertion = \"jwt\"".to_owned(), "auth.assertion: must be a table"),
         ("assertion = { algorithm = \"HS256\" }".to_owned(), "auth.assertion: the key `claims` is missing"),
         (format!("{signed}\ngrant = \"refresh_token\""), "has no assertion"),
-        (format!("{signed}\ntoken_request = {{ form = {{ assertion = \"x\" }} }}"), "set by auth.assertion already"),
+        (
+            format!("{signed}\ntoken_request = {{ form = {{ assertion = \"x\" }} }}"),
+            "set by auth.assertion already",
+        ),
         (format!("{signed}\ntoken_request = {{ form = {{ k = \"{{secret_key}}\" }} }}"), "is never sent"),
         (format!("{signed}\nheaders = {{ x = \"{{secret_key}}\" }}"), "is the key, which is never sent"),
-        ("assertion = { algorithm = \"HS256\", claims = {}, send_as = \"x\" }".to_owned(), "write one of `assertion`"),
-        ("assertion = { algorithm = \"HS256\", claims = {}, key_id = \"{jti}\" }".to_owned(), "possible in `claims` only"),
+        (
+            "assertion = { algorithm = \"HS256\", claims = {}, send_as = \"x\" }".to_owned(),
+            "write one of `assertion`",
+        ),
+        (
+            "assertion = { algorithm = \"HS256\", claims = {}, key_id = \"{jti}\" }".to_owned(),
+            "possible in `claims` only",
+        ),
     ] {
         let found = mistakes(&text(&oauth2(&keys)));
         assert!(found.iter().any(|mistake| mistake.contains(expected)), "{keys}: {found:#?}");

@@ -66,7 +66,9 @@ fn a_result_can_begin_with_the_answer_to_another_result() {
 fn a_chain_ends_where_a_value_or_a_condition_is_missing() {
     let definition = compiled(CHAIN);
     let job = polled(&definition, r#"{"s": "ok", "bucket": "b"}"#);
-    for list in [r#"{"count": 0, "files": [{"kind": "final", "id": 7}]}"#, r#"{"count": 1, "files": []}"#, "{}"] {
+    for list in
+        [r#"{"count": 0, "files": [{"kind": "final", "id": 7}]}"#, r#"{"count": 1, "files": []}"#, "{}"]
+    {
         assert!(report(after(&definition, &job, 200, list)).results.is_empty(), "{list}");
     }
     assert!(polled(&definition, r#"{"s": "ok"}"#).results.is_empty(), "no value for the chain");
@@ -93,12 +95,21 @@ fn mistakes_in_chains_are_reported_with_a_remedy() {
     let first = "[[result]]\nurl = \"https://api.two.example/a\"\n";
     let chained = |keys: &str| format!("{first}[[result]]\nfrom = \"result\"\n{keys}");
     for (tables, expected) in [
-        ("[[result]]\nfrom = \"result\"\nurl = \"https://api.two.example/a\"\n".to_owned(), "is the first [[result]]"),
+        (
+            "[[result]]\nfrom = \"result\"\nurl = \"https://api.two.example/a\"\n".to_owned(),
+            "is the first [[result]]",
+        ),
         (chained("when = [\"failed\"]\nurl = \"https://api.two.example/b\"\n"), "write a condition in `if`"),
         (chained("url = \"https://api.two.example/{x}\"\n"), "`{x}` is not declared"),
         (chained("url = \"https://api.two.example/b\"\nvalues = { x = \"$.x\" }\n"), "`x` is not used"),
-        (format!("{first}[[result]]\nfrom = \"job\"\nurl = \"https://api.two.example/b\"\n"), "write one of `poll`, `result`"),
-        (first.repeat(2) + &chained("url = \"https://api.two.example/b\"\n"), "more than 3 results for the outcome completed"),
+        (
+            format!("{first}[[result]]\nfrom = \"job\"\nurl = \"https://api.two.example/b\"\n"),
+            "write one of `poll`, `result`",
+        ),
+        (
+            first.repeat(2) + &chained("url = \"https://api.two.example/b\"\n"),
+            "more than 3 results for the outcome completed",
+        ),
     ] {
         let (_, mistakes) = compile(&text(&tables));
         assert!(mistakes.iter().any(|mistake| mistake.text.contains(expected)), "{expected}\n{mistakes:#?}");

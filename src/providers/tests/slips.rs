@@ -23,15 +23,24 @@ fn check(slips: &[(&str, &str)]) {
 fn a_key_in_the_wrong_place_is_named_with_its_place() {
     let url = "url = \"https://api.two.example/{job_id}\"\n";
     check(&[
-        (&format!("[request]\n{url}tiemout = \"5s\"\n"), "request.tiemout: is not a key of this table; did you mean `timeout`?"),
-        (&format!("[request]\n{url}rate = \"5/s\"\n"), "request.rate: is not a key of this table; it is a key of [limits]"),
+        (
+            &format!("[request]\n{url}tiemout = \"5s\"\n"),
+            "request.tiemout: is not a key of this table; did you mean `timeout`?",
+        ),
+        (
+            &format!("[request]\n{url}rate = \"5/s\"\n"),
+            "request.rate: is not a key of this table; it is a key of [limits]",
+        ),
         ("[poll]\nburst = 5\n", "poll.burst: is not a key of this table; it is a key of [limits]"),
         ("[limits]\nspeed = 5\n", "the keys here are `burst`, `concurrency`, `rate`"),
         ("[extract]\njob_id = \"none\"\nstate = \"$.s\"\n", "extract.state: is not a key of this table"),
         ("[[limits]]\nrate = \"5/s\"\n", "write [limits] and not [[limits]]"),
         ("[rule]\nhttp = 404\nanswer = \"error\"\n", "write [[rule]] and not [rule]"),
         ("[result]\nurl = \"https://api.two.example/x\"\n", "write [[result]] and not [result]"),
-        ("[cancel]\npath = \"/x\"\n[cancel.rule]\nhttp = 404\nanswer = \"refused\"\n", "write [[cancel.rule]] and not [cancel.rule]"),
+        (
+            "[cancel]\npath = \"/x\"\n[cancel.rule]\nhttp = 404\nanswer = \"refused\"\n",
+            "write [[cancel.rule]] and not [cancel.rule]",
+        ),
         ("[[limits]\nrate = 5\n", "]"),
         ("[limits]\nrate = \"5/s\"\n[limits]\nburst = 5\n", "under one heading"),
     ]);
@@ -40,30 +49,57 @@ fn a_key_in_the_wrong_place_is_named_with_its_place() {
 #[test]
 fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
     check(&[
-        ("[extract]\njob_id = \"none\"\nprogress = \"$.p\"\n", "extract.progress: must be a table such as { path = \"$.progress\", unit = \"percent\" }"),
+        (
+            "[extract]\njob_id = \"none\"\nprogress = \"$.p\"\n",
+            "extract.progress: must be a table such as { path = \"$.progress\", unit = \"percent\" }",
+        ),
         ("[extract]\njob_id = \"none\"\nprogress = { path = \"$.p\" }\n", "with `unit`"),
-        ("[extract]\njob_id = \"none\"\nprogress = { path = \"$.p\", unit = \"seconds\" }\n", "write one of `percent`, `fraction`"),
-        ("[extract]\njob_id = \"none\"\noutputs = \"$.files[*]\"\n", "{ each = \"$.files[*]\", url = \"$.url\" }"),
+        (
+            "[extract]\njob_id = \"none\"\nprogress = { path = \"$.p\", unit = \"seconds\" }\n",
+            "write one of `percent`, `fraction`",
+        ),
+        (
+            "[extract]\njob_id = \"none\"\noutputs = \"$.files[*]\"\n",
+            "{ each = \"$.files[*]\", url = \"$.url\" }",
+        ),
         ("[extract]\njob_id = \"none\"\ncreated_at = \"$.t\"\n", "format = \"rfc3339\""),
-        ("[extract]\njob_id = \"none\"\ncreated_at = { path = \"$.t\", format = \"iso\" }\n", "write one of `rfc3339`"),
+        (
+            "[extract]\njob_id = \"none\"\ncreated_at = { path = \"$.t\", format = \"iso\" }\n",
+            "write one of `rfc3339`",
+        ),
         ("[extract]\njob_id = \"none\"\noutput = $.url\n", "between quotes"),
         ("[extract]\njob_id = \"none\"\noutput = \"url\"\n", "`url` is not a path; write it as $.a.b"),
-        ("[extract]\njob_id = \"none\"\noutput = { path = \"$.u\", when = \"completed\" }\n", "write [\"completed\"]"),
-        ("[extract]\njob_id = \"none\"\noutput = { path = \"$.u\", when = [\"done\"] }\n", "`done` is not possible here; write one of `pending`"),
+        (
+            "[extract]\njob_id = \"none\"\noutput = { path = \"$.u\", when = \"completed\" }\n",
+            "write [\"completed\"]",
+        ),
+        (
+            "[extract]\njob_id = \"none\"\noutput = { path = \"$.u\", when = [\"done\"] }\n",
+            "`done` is not possible here; write one of `pending`",
+        ),
         ("[poll]\nfirst = 5\n", "poll.first: must be a duration in quotes, such as \"5s\" or \"2h\""),
         ("[poll]\nfirst = \"5 parsecs\"\n", "poll.first: "),
         ("[limits]\nburst = \"5\"\n", "must be a whole number, and not a text"),
         ("[[rule]]\nall = [{ path = \"$.a\", is = [1, 2] }]\nanswer = \"error\"\n", "write `in` for a list"),
         ("[[rule]]\nall = [{ path = \"$.a\", in = \"x\" }]\nanswer = \"error\"\n", "write [\"x\"]"),
-        ("[[rule]]\nall = [{ path = \"$.a\", exists = \"true\" }]\nanswer = \"error\"\n", "must be true or false, and not a text"),
-        ("[[rule]]\nall = { path = \"$.a\", is = 1 }\nanswer = \"error\"\n", "must be a list in brackets, and not a table"),
+        (
+            "[[rule]]\nall = [{ path = \"$.a\", exists = \"true\" }]\nanswer = \"error\"\n",
+            "must be true or false, and not a text",
+        ),
+        (
+            "[[rule]]\nall = { path = \"$.a\", is = 1 }\nanswer = \"error\"\n",
+            "must be a list in brackets, and not a table",
+        ),
         ("[[rule]]\nall = [\"$.a\"]\nanswer = \"error\"\n", "{ path = \"$.code\", is = 5 }"),
         ("[[rule]]\nhttp = \"404,410\"\nanswer = \"error\"\n", "`404,410` is not an HTTP status"),
         ("[[rule]]\nhttp = 404\nstatus = \"done\"\n", "`done` is not possible here; write one of"),
         ("[[rule]]\nhttp = 404\n", "has exactly one of `status`"),
         ("[auth]\ntype = \"oauth\"\n", "write one of `none`"),
         ("[auth]\ntype = \"bearer\"\nsend_to = \"api.two.example\"\n", "write [\"api.two.example\"]"),
-        ("[auth]\ntype = \"bearer\"\nsend_to = [\"https://api.two.example\"]\n", "write it as api.example.com"),
+        (
+            "[auth]\ntype = \"bearer\"\nsend_to = [\"https://api.two.example\"]\n",
+            "write it as api.example.com",
+        ),
         ("[request]\nurl = \"api.two.example/{job_id}\"\n", "is not a URL; write it as https://"),
         ("[request]\nurl = \"https://api.two.example/{job_id}?x=1\"\n", "move the query to request.query"),
     ]);
@@ -71,7 +107,9 @@ fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
 
 #[test]
 fn a_wrong_pattern_is_named_with_the_reason() {
-    let part = |pattern: &str| format!("[extract]\njob_id = \"none\"\noutput = {{ path = \"$.u\", match = {pattern} }}\n");
+    let part = |pattern: &str| {
+        format!("[extract]\njob_id = \"none\"\noutput = {{ path = \"$.u\", match = {pattern} }}\n")
+    };
     check(&[
         (&part("\"(\""), "extract.output.match: `(` is not a regular expression: unclosed group"),
         (&part("\"\\d+\""), "between single quotes"),
@@ -87,7 +125,10 @@ fn a_name_in_braces_is_never_taken_literally() {
     let rule = |test: &str| format!("[[rule]]\nall = [{{ path = \"$.a\", {test} }}]\nanswer = \"error\"\n");
     let literal = "would be taken literally";
     check(&[
-        ("[auth]\ntype = \"bearer\"\nsend_to = [\"{region}.two.example\"]\n", "auth.send_to: `{region}.two.example` has braces"),
+        (
+            "[auth]\ntype = \"bearer\"\nsend_to = [\"{region}.two.example\"]\n",
+            "auth.send_to: `{region}.two.example` has braces",
+        ),
         ("[auth]\ntype = \"bearer\"\nsend_to = [\"*.{region}.two.example\"]\n", "list each host"),
         (&rule("in = [\"{job_id}\"]"), literal),
         (&rule("is = \"{other}\""), "`{other}` is not declared; add [params.other]"),
@@ -100,10 +141,19 @@ fn a_name_in_braces_is_never_taken_literally() {
         (&extract("output = \"$.jobs[?@.id == '{job_id}'].url\""), "== {job_id} in a filter"),
         ("[[rule]]\nhttp = 409\nanswer = \"error\"\nexplain = \"Job {job_id} is locked.\"\n", literal),
         ("[[rule]]\nhttp = 409\nstatus = \"failed\"\nraw_status = \"{$.s}\"\n", literal),
-        ("[status]\npath = \"$.s\"\n[status.map]\nprocessing = [\"run\"]\ncompleted = [\"{job_id} ok\"]\nfailed = [\"bad\"]\n", literal),
+        (
+            "[status]\npath = \"$.s\"\n[status.map]\nprocessing = [\"run\"]\ncompleted = [\"{job_id} ok\"]\nfailed = [\"bad\"]\n",
+            literal,
+        ),
         ("[request]\nurl = \"https://api.two.example/{job_id}\"\naccept = \"application/{kind}\"\n", literal),
-        ("[request]\nurl = \"https://api.two.example/{job_id}\"\nquery = { \"{job_id}\" = \"1\" }\n", literal),
-        ("[auth]\ntype = \"query\"\nquery = { id = \"{job_id}\" }\nsend_to = [\"api.two.example\"]\n", "a field of the credential here"),
+        (
+            "[request]\nurl = \"https://api.two.example/{job_id}\"\nquery = { \"{job_id}\" = \"1\" }\n",
+            literal,
+        ),
+        (
+            "[auth]\ntype = \"query\"\nquery = { id = \"{job_id}\" }\nsend_to = [\"api.two.example\"]\n",
+            "a field of the credential here",
+        ),
         ("[params.region]\ndefault = \"{eu}\"\n", literal),
         (
             "[auth]\ntype = \"oauth2\"\ntoken_url = \"https://login.example/t\"\nscope = \"{scope}\"\nsend_to = [\"api.two.example\"]\n",

@@ -1,6 +1,7 @@
 //! The token that a key signs for each request: what it says, and from which fields of the credential.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -81,7 +82,12 @@ impl JwtForm {
 fn unique(fields: &BTreeMap<String, String>, now: Timestamp) -> String {
     let number = SIGNED.fetch_add(1, Ordering::Relaxed);
     let digest = Sha256::digest(format!("{fields:?}\n{}\n{number}", now.millis()));
-    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in &digest[..16] {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// Returns a credential, if it has none of the fields.

@@ -112,7 +112,7 @@ impl Target {
                 None => named().or_else(contained).cloned().or_else(|| {
                     let (of_body, of_url) = (like_id(&of_body), like_id(&segments));
                     if of_body.is_some() && of_url.is_some() {
-                        doubt = of_url.clone();
+                        doubt.clone_from(&of_url);
                     }
                     of_body.or(of_url)
                 }),

@@ -229,8 +229,7 @@ impl<'a> TableReader<'a> {
                 continue;
             }
             let distance = |known: &&'static str| (strsim::damerau_levenshtein(known, &name), *known);
-            let nearest =
-                known.iter().map(|known| distance(&known)).min().filter(|(distance, _)| *distance <= 2);
+            let nearest = known.iter().map(distance).min().filter(|(distance, _)| *distance <= 2);
             // The exact name of a key of another table is no misspelling of several letters.
             let nearest = nearest.filter(|(distance, _)| *distance < 2 || home(&name).is_none());
             let hint = match (nearest, home(&name)) {
@@ -416,11 +415,10 @@ impl<'a> Node<'a> {
     /// Returns the items of a list.
     pub(in crate::providers) fn list(&self) -> Vec<Self> {
         let DeValue::Array(items) = self.value else {
-            match self.value {
-                DeValue::String(text) => {
-                    self.wrong(format!("must be a list, and not a text; write [\"{text}\"]"))
-                }
-                _ => self.wrong(format!("must be a list in brackets, and not {}", self.found())),
+            if let DeValue::String(text) = self.value {
+                self.wrong(format!("must be a list, and not a text; write [\"{text}\"]"));
+            } else {
+                self.wrong(format!("must be a list in brackets, and not {}", self.found()));
             }
             return Vec::new();
         };

@@ -82,7 +82,7 @@ fn only_id(answers: &[Value]) -> Option<String> {
         let members = item.as_object()?;
         let id =
             |known: &&str| members.iter().find(|(name, _)| folded(name) == *known).map(|(_, value)| value);
-        ID_NAMES.iter().find_map(|known| id(known)).and_then(|value| match value {
+        ID_NAMES.iter().find_map(id).and_then(|value| match value {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,

@@ -477,7 +477,7 @@ fn an_assertion_with_claims_is_exchanged_for_a_token() {
     assert_eq!(form["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
     assert_eq!(header(&sent, "authorization"), "");
     let assertion = &form["assertion"];
-    assert_eq!(sent.secrets, [assertion.clone()]);
+    assert_eq!(sent.secrets, std::slice::from_ref(assertion));
     let mut found = claims(assertion);
     let jti = found["jti"].take();
     let expected = json!({

@@ -16,7 +16,7 @@ use crate::domain::nearest;
 use crate::egress::Received;
 use crate::named_file;
 use crate::providers::{
-    Answer, CancelAnswer, Definition, Interpretation, JobReport, PollFailure, definition_files,
+    Answer, CancelAnswer, Definition, Interpretation, JobReport, ParamError, PollFailure, definition_files,
 };
 use list::List;
 use new::New;
@@ -265,8 +265,7 @@ impl Try {
             Failure::Usage(why.to_owned())
         })?;
         let params = if self.param.is_empty() {
-            let first = definition.first_params();
-            definition.params(&first).unwrap_or_else(|_| Value::Object(first).to_string())
+            params_of_example(&definition)?
         } else {
             params(&definition, &job_id, &self.param)?
         };
@@ -314,6 +313,34 @@ impl Try {
     }
 }
 
+/// Returns the parameters of the first example, and notes them.
+fn params_of_example(definition: &Definition) -> Result<String, Failure> {
+    let first = definition.first_params();
+    let params = match definition.params(&first) {
+        Ok(params) => params,
+        Err(wrong) => {
+            let missing = wrong.iter().filter(|(_, why)| matches!(why, ParamError::Missing(_)));
+            let lines: Vec<String> =
+                missing.map(|(name, why)| format!("--param {name}=VALUE: {name} {why}")).collect();
+            if !lines.is_empty() {
+                return Err(Failure::Usage(lines.join("\n")));
+            }
+            // A host that the operator would have to list is harmless: no request is made.
+            Value::Object(first.clone()).to_string()
+        }
+    };
+    if !first.is_empty() {
+        let pair =
+            |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap_or_default());
+        let pairs: Vec<String> = first.iter().map(pair).collect();
+        print_note(format_args!(
+            "The parameters are those of the first example, {}; --param names others.\n",
+            pairs.join(", ")
+        ));
+    }
+    Ok(params)
+}
+
 /// Prints the meaning of an answer to the request that cancels a job.
 fn show_cancel(
     answer: &CancelAnswer,
@@ -335,6 +362,7 @@ fn show_cancel(
         CancelAnswer::AlreadyEnded(_) => "the job had ended before",
         CancelAnswer::Refused(_) => "the provider refuses to cancel the job",
         CancelAnswer::RateLimited(_) => "too many requests; the request would be repeated",
+        CancelAnswer::Unauthorized(_) => "the provider rejects the credential; the request would be repeated",
         CancelAnswer::Error(_) => "an error; the request would be repeated",
     };
     let mut card = FieldList::new(terminal);

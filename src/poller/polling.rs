@@ -537,6 +537,7 @@ impl PollTask {
         let span =
             trace.map(|trace| self.span(trace, took, (&name, provider.definition.method()), &response));
         poller.store.tracer().record(|| span.clone());
+        poller.note_cancelled(self.job, &mut response.meaning).await;
         let mut decision = {
             let mut scheduler = poller.scheduler();
             scheduler.follow_clock(now);

@@ -278,6 +278,7 @@ impl Provider {
             if let CancelAnswer::AlreadyEnded(message)
             | CancelAnswer::Refused(message)
             | CancelAnswer::RateLimited(message)
+            | CancelAnswer::Unauthorized(message)
             | CancelAnswer::Error(message) = &mut answer
             {
                 // The answer may have a short key.
@@ -290,7 +291,8 @@ impl Provider {
             Err(why) => return failed(why.to_string(), None).await,
         };
         let status = received.status;
-        if status == 401
+        // Some APIs answer another status to a token that has expired.
+        if (status == 401 || matches!(answer, CancelAnswer::Unauthorized(_)))
             && let Some(token) = &token
         {
             self.tokens.discard_old(clock, token);
@@ -367,7 +369,9 @@ impl Provider {
                 *failure = PollFailure::TokenRefused;
             }
         }
-        let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
+        // A text is no JSON, as receivers of the payload `raw` expect.
+        let is_text = matches!(purpose, Purpose::Poll) && definition.reads_texts();
+        let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX && !is_text);
         let (http_status, no_answer, redirects) = (Some(received.status), None, received.redirects);
         Ok(PollResponse { meaning, http_status, retry_after, no_answer, raw, memory: None, redirects })
     }

@@ -206,6 +206,11 @@ impl Auth {
         (own.into_iter().chain(of_headers).collect(), optional)
     }
 
+    /// Returns whether a credential must have a field.
+    pub(super) fn needs_field(&self, name: &str) -> bool {
+        self.fields().0.contains(name)
+    }
+
     /// Returns what is sent alone: the field [`KEY`] of a credential with fields, or else all of it.
     fn key_of(&self, credential: &str) -> Result<String, String> {
         if self.fields().0.is_empty() {
@@ -399,7 +404,17 @@ impl Auth {
             return Err(format!("has a field that is not used; the fields are {}", listed()));
         }
         // A private key in PEM has several lines.
-        let is_line = |name: &str, c: char| c.is_control() && !(name == "private_key" && "\r\n".contains(c));
+        let key = match &self.form {
+            AuthForm::Token(form, _) => form.signing_key(),
+            AuthForm::Jwt(form, _) => Some(form.key.as_str()),
+            AuthForm::Header(_)
+            | AuthForm::Basic
+            | AuthForm::Headers
+            | AuthForm::Query(_)
+            | AuthForm::Body(_)
+            | AuthForm::Aws(_) => None,
+        };
+        let is_line = |name: &str, c: char| c.is_control() && !(Some(name) == key && "\r\n".contains(c));
         if fields.iter().any(|(name, value)| value.chars().any(|c| is_line(name, c))) {
             return Err("must not contain control characters".to_owned());
         }

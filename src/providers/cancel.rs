@@ -37,6 +37,8 @@ pub enum CancelAnswer {
     Refused(String),
     /// The provider limits the rate.
     RateLimited(String),
+    /// The provider refuses the credential. The request may be accepted later.
+    Unauthorized(String),
     /// The request may be accepted later.
     Error(String),
 }
@@ -115,6 +117,7 @@ impl CancelAnswer {
             CancelVerdict::AlreadyEnded => Self::AlreadyEnded(message),
             CancelVerdict::Refused => Self::Refused(message),
             CancelVerdict::RateLimited => Self::RateLimited(message),
+            CancelVerdict::Unauthorized => Self::Unauthorized(message),
             CancelVerdict::Error => Self::Error(message),
         }
     }
@@ -125,6 +128,7 @@ impl CancelAnswer {
             Self::AlreadyEnded(message) => (CancelVerdict::AlreadyEnded, Some(message)),
             Self::Refused(message) => (CancelVerdict::Refused, Some(message)),
             Self::RateLimited(message) => (CancelVerdict::RateLimited, Some(message)),
+            Self::Unauthorized(message) => (CancelVerdict::Unauthorized, Some(message)),
             Self::Error(message) => (CancelVerdict::Error, Some(message)),
         }
     }

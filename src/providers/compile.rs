@@ -8,6 +8,7 @@ mod auth;
 mod cancel;
 mod examples;
 mod extract;
+mod jwt;
 mod meaning;
 mod paths;
 mod poll;
@@ -63,12 +64,25 @@ fn compile_with(report: Report<'_>, text: &str) -> (Option<Definition>, Vec<Mist
     if !syntax.is_empty() {
         for error in syntax {
             let at = error.span().map_or(0, |span| span.start);
-            report.add(at, error.message());
+            report.add(at, format!("{}{}", error.message(), remedy(error.message())));
         }
         return (None, report.mistakes());
     }
     let definition = definition(&TableReader::new(&report, parsed.get_ref()));
     (definition, report.mistakes())
+}
+
+/// Returns what to do about a mistake that TOML has no meaning for.
+fn remedy(message: &str) -> &'static str {
+    if message.contains("escape") {
+        "; write a pattern between single quotes, such as '[0-9]+\\.mp4', or each backslash twice"
+    } else if message.contains("duplicate key") {
+        "; put all keys of a table under one heading"
+    } else if message.contains("quoted") || message.contains("string") {
+        "; write texts and paths between quotes"
+    } else {
+        ""
+    }
 }
 
 /// Returns the id that a file with mistakes gives its provider.
@@ -212,14 +226,14 @@ fn head(file: &TableReader<'_>) -> Option<Head> {
     });
     let name = file.require("name").and_then(|node| node.some_text().map(str::to_owned));
     let docs = file.require("docs").and_then(|node| {
-        let docs = node.text()?;
+        let docs = node.text_with_braces()?;
         if !Url::parse(docs).is_ok_and(|url| matches!(url.scheme(), "https" | "http")) {
             node.wrong("must be the URL of the provider's documentation");
         }
         Some(docs.to_owned())
     });
-    let webhooks = file.get_new("webhooks").and_then(|node| node.some_text().map(str::to_owned));
-    let notes = file.get_new("notes").map(|node| node.texts()).unwrap_or_default();
+    let webhooks = file.get_new("webhooks").and_then(|node| node.some_text_with_braces().map(str::to_owned));
+    let notes = file.get_new("notes").map(|node| node.texts_with_braces()).unwrap_or_default();
     Some((id?, name?, docs?, webhooks, notes))
 }
 
@@ -281,6 +295,7 @@ fn read_meaning(
         not_found,
         otherwise: None,
         results: Vec::new(),
+        followers: Vec::new(),
         searched: SEARCHED_TOTAL,
     })
 }
@@ -299,7 +314,8 @@ fn read_results(
     // A mistake in [auth] or [request] is reported there.
     let has_auth = request.is_none_or(|form| form.auth.is_some());
     let context = result::Context { auth, has_auth, request, params, meaning: &meaning };
-    meaning.results = result::results(&node, &context);
+    let (results, followers) = result::results(&node, &context);
+    (meaning.results, meaning.followers) = (results, followers);
     Some(meaning)
 }
 
@@ -317,7 +333,7 @@ fn read_cancel(
     let auth = request.and_then(|form| form.auth.as_ref());
     let has_auth = request.is_none_or(|form| form.auth.is_some());
     let context = result::Context { auth, has_auth, request, params, meaning };
-    let poll_url = request_table.and_then(|table| table.get("url")).and_then(|node| node.text());
+    let poll_url = request_table.and_then(|table| table.get("url")).and_then(|node| node.text_with_braces());
     cancel::cancel(&table, &context, poll_url).map(Some)
 }
 

@@ -45,7 +45,11 @@ pub(super) enum Test {
 impl Condition {
     /// Returns whether the condition is about the body.
     pub(super) fn reads_body(&self) -> bool {
-        let is_path = |one: &Alternative| matches!(one.place, Place::Path(_) | Place::Sum(_));
+        let is_path = |one: &Alternative| match &one.place {
+            Place::Path(_) | Place::Sum(_) => true,
+            Place::Template(template) => template.reads_answer(),
+            Place::Header(_) | Place::Http | Place::Location(_) => false,
+        };
         is_path(&self.place) || matches!(&self.test, Test::SameAs(other) if is_path(other))
     }
 
@@ -56,7 +60,9 @@ impl Condition {
         }
         if let Test::SameAs(other) = &self.test {
             let other = other.find(scope, scalar);
-            return other.is_some_and(|other| self.passes(scope, |value| other.equals(value)));
+            let equals =
+                |other: &Scalar, value: &Json<'_>| work::spend(work::COMPARISON) && other.equals(value);
+            return other.is_some_and(|other| self.passes(scope, |value| equals(&other, value)));
         }
         let mut left = self.most_searched;
         let constants = if let Test::Equals(all) = &self.test { all.len() } else { 1 };

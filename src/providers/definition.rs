@@ -152,10 +152,29 @@ pub(super) struct Meaning {
     pub(super) not_found: NotFound,
     /// Meaning of a good answer that no rule decides, if there is no status.
     pub(super) otherwise: Option<Outcome>,
-    /// Requests that follow a job that has ended, in their order.
+    /// Requests that follow a job that has ended, in their order. Only the meaning of a poll has them.
     pub(super) results: Vec<ResultForm>,
+    /// Those of them that begin with a value of this answer, in their order.
+    pub(super) followers: Vec<Follower>,
     /// Number of bytes of one answer in which parts of texts are searched.
     pub(super) searched: usize,
+}
+
+/// When a follow-up request is made, and what it takes from the answer before: that to the poll, or to another result.
+#[derive(Clone, Debug)]
+pub(super) struct Follower {
+    /// Number of the result in the definition, from 0.
+    pub(super) index: usize,
+    /// The outcomes that it follows.
+    pub(super) when: Vec<Outcome>,
+    /// Conditions on the answer, all of which must hold.
+    pub(super) conditions: When,
+    /// Whether the answer must have the URL.
+    pub(super) needs_url: bool,
+    /// Place of the URL in the answer.
+    pub(super) url: Field,
+    /// Values from the answer, by their names in templates.
+    pub(super) values: Vec<(String, Field)>,
 }
 
 /// A follow-up request.
@@ -163,17 +182,15 @@ pub(super) struct Meaning {
 pub(super) struct ResultForm {
     /// The outcomes of a poll that it follows.
     pub(super) when: Vec<Outcome>,
-    /// Its target is [`Target::Answer`] if the answer to the poll has the URL.
+    /// Its target is [`Target::Answer`] if the answer before has the URL.
     pub(super) request: RequestForm,
     pub(super) uses_credential: bool,
     /// Whether a `base_url` replaces the host: it is that of the polls.
     pub(super) is_rebased: bool,
-    /// Place of the URL in the answer to the poll.
-    pub(super) url: Field,
-    /// Hosts that such a URL can have.
+    /// Hosts that a URL in the answer before can have.
     pub(super) hosts: Vec<HostPattern>,
-    /// Values from the answer to the poll, by their names in templates.
-    pub(super) values: Vec<(String, Field)>,
+    /// Names of the values from answers, in templates.
+    pub(super) values: Vec<String>,
     /// How to read the answer.
     pub(super) meaning: Meaning,
 }
@@ -209,17 +226,20 @@ pub(super) enum CancelVerdict {
     AlreadyEnded,
     Refused,
     RateLimited,
+    /// The credential is refused, or may not cancel jobs. The request may be accepted later.
+    Unauthorized,
     /// The request may be accepted later.
     Error,
 }
 
 impl CancelVerdict {
     /// All kinds with their words.
-    pub(super) const ALL: [(&str, Self); 5] = [
+    pub(super) const ALL: [(&str, Self); 6] = [
         ("accepted", Self::Accepted),
         ("already_ended", Self::AlreadyEnded),
         ("refused", Self::Refused),
         ("rate_limited", Self::RateLimited),
+        ("unauthorized", Self::Unauthorized),
         ("error", Self::Error),
     ];
 
@@ -258,21 +278,27 @@ pub(super) enum BodyKind {
     JsonOrEmpty,
     /// Not read.
     None,
-    /// A text, which is read as one JSON text.
+    /// A text, which is read as one JSON text, without white space around it.
     Text,
+    /// The same, with white space around it.
+    WholeText,
 }
 
 impl BodyKind {
     /// The kinds of an answer to a poll, with their words.
-    pub(super) const ALL: [(&str, Self); 3] =
-        [("json", Self::Json), ("json_or_empty", Self::JsonOrEmpty), ("none", Self::None)];
+    pub(super) const ALL: [(&str, Self); 4] = [
+        ("json", Self::Json),
+        ("json_or_empty", Self::JsonOrEmpty),
+        ("none", Self::None),
+        ("text", Self::Text),
+    ];
 
     /// The kinds of a result, with their words.
     pub(super) const OF_RESULT: [(&str, Self); 4] = [
         ("json", Self::Json),
         ("json_or_empty", Self::JsonOrEmpty),
         ("none", Self::None),
-        ("text", Self::Text),
+        ("text", Self::WholeText),
     ];
 
     /// Returns whether the body is JSON.

@@ -42,7 +42,7 @@ impl Extract {
         let of_outputs =
             self.outputs.iter().flat_map(|one| [&one.url, &one.kind, &one.thumbnail, &one.poster]);
         let fields = [&self.output, &self.error_code, &self.error_message];
-        fields.into_iter().chain(of_outputs).flat_map(Field::templates)
+        fields.into_iter().chain(&self.job_id).chain(of_outputs).flat_map(Field::templates)
     }
 
     /// Returns the output of a job, all of its outputs, and what of them is lost because it is too large.

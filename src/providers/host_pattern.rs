@@ -14,6 +14,12 @@ impl HostPattern {
     /// Parses `api.example.com`, `api.example.com:8443` or `*.example.com`. The error is a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not a host; write it as api.example.com or api.example.com:8443");
+        if text.contains(['{', '}']) {
+            return Err(format!(
+                "`{text}` has braces, but a host here has no parameters; list each host, or write *.example.com for all \
+                 below example.com"
+            ));
+        }
         let foreign = |c: char| c.is_whitespace() || "/@?#*\\".contains(c);
         let (name, is_wildcard) = text.strip_prefix("*.").map_or((text, false), |name| (name, true));
         let url = Url::parse(&format!("https://{name}")).ok().filter(|_| !name.contains(foreign));
@@ -81,7 +87,18 @@ mod tests {
             let Ok(_) = Url::parse(url) else { continue };
             assert_eq!(hosts(pattern, url), expected, "{pattern} {url}");
         }
-        for wrong in ["", "*", "*.", "*.com", "a*.example.com", "https://a.example", "a b", "*.127.0.0.1"] {
+        for wrong in [
+            "",
+            "*",
+            "*.",
+            "*.com",
+            "a*.example.com",
+            "https://a.example",
+            "a b",
+            "*.127.0.0.1",
+            "{region}.a.example",
+            "*.{x}.a.example",
+        ] {
             assert!(HostPattern::parse(wrong).is_err(), "{wrong}");
         }
     }

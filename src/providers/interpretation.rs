@@ -23,14 +23,14 @@
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 
-use super::definition::{BodyKind, CancelRule, Definition, Meaning, NotFound, ResultForm, Target};
+use super::definition::{BodyKind, CancelRule, Definition, Follower, Meaning, NotFound};
 use super::extract::{Extract, Lost, OutputsExpire};
 use super::field::{Field, Head, Outcome, Scope};
 use super::json::{Dialect, Parsed, parse_json};
 use super::names::Names;
 use super::rule::{PollVerdict, Rule, Verdict};
 use super::value::{Json, MAX_TEXT, clip, cut, label, status_text, text};
-use crate::domain::{JobError, Observation, PollOutcome, Timestamp, to_utf8};
+use crate::domain::{JobError, JobStatus, Observation, PollOutcome, Timestamp, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
 const MAX_WORD: usize = 200;
@@ -169,6 +169,24 @@ impl JobReport {
         }
     }
 
+    /// Returns the report of a job that its provider has cancelled and does not know any more. `seen` is what was last seen
+    /// of it, and `answer` the provider's answer.
+    pub fn cancelled(seen: Observation, answer: &str) -> Self {
+        let message =
+            format!("the provider accepted to cancel the job, and does not know it any more: {answer}");
+        let error = Some(JobError { code: None, message: Some(message) });
+        let observation = Observation { status: JobStatus::Cancelled, raw_status: None, error, ..seen };
+        Self {
+            observation,
+            unknown_status: false,
+            request_id: None,
+            outputs_expire: None,
+            results: Vec::new(),
+            outcome: Outcome::Cancelled,
+            lost: Lost::default(),
+        }
+    }
+
     /// Completes a report at the time of its answer: discards implausible times, and determines when the outputs expire.
     pub fn settle(&mut self, now: Timestamp) {
         let seen = &mut self.observation;
@@ -215,9 +233,9 @@ impl JobReport {
 pub struct NextResult {
     /// Number of the result in the definition, from 0.
     pub(super) index: usize,
-    /// URL that the answer to the poll names.
+    /// URL that the answer before names.
     pub(super) url: Option<String>,
-    /// Values that the answer to the poll contains.
+    /// Values that the answers before contain.
     pub(super) values: BTreeMap<String, String>,
 }
 
@@ -230,6 +248,11 @@ impl NextResult {
 }
 
 impl Definition {
+    /// Returns whether the answers to polls are texts, and no JSON.
+    pub fn reads_texts(&self) -> bool {
+        self.meaning.body == BodyKind::Text
+    }
+
     /// Returns the meaning of the response to [`Self::request`]. The body is the decoded one, up to the size limit.
     /// Never panics, whatever the bytes. Times are returned as the provider reports them, also implausible ones, which
     /// [`JobReport::settle`] discards: this function has no clock.
@@ -364,9 +387,10 @@ impl Meaning {
         if body.len() > self.max_body {
             return Err(format!("the response is larger than {} bytes", self.max_body));
         }
-        if self.body == BodyKind::Text {
-            let value = Json::Text(String::from_utf8_lossy(body).into_owned().into());
-            return Ok(Parsed { value, repeated: Vec::new() });
+        if matches!(self.body, BodyKind::Text | BodyKind::WholeText) {
+            let text = String::from_utf8_lossy(body);
+            let text = if self.body == BodyKind::Text { text.trim() } else { &text };
+            return Ok(Parsed { value: Json::Text(text.to_owned().into()), repeated: Vec::new() });
         }
         if is_blank(body) {
             return Err("the response is empty".to_owned());
@@ -391,7 +415,7 @@ impl Meaning {
             parsed => parsed,
         };
         let unreadable = parsed.as_ref().err().cloned();
-        let mut value = parsed.unwrap_or(Json::Null);
+        let mut value = parsed.unwrap_or_else(|_| self.text_of_error(answer));
         for decode in &self.decode {
             decode.apply(&mut value, names);
         }
@@ -399,6 +423,16 @@ impl Meaning {
         let scope =
             Scope { root: &value, head: Head { status, headers }, names, outcome, nulls: &[], left: &left };
         read(scope, Body { value: &value, unreadable: unreadable.as_deref(), is_empty })
+    }
+
+    /// Returns the body of an error that is not JSON, such as the HTML of a proxy, as one text. It is null in schema 1.
+    fn text_of_error(&self, answer: Answer<'_>) -> Json<'static> {
+        let body = answer.body;
+        let is_error = !(200..300).contains(&answer.status) && body.len() <= self.max_body;
+        if !is_error || self.dialect == Dialect::Strict || !self.body.is_json() || is_blank(body) {
+            return Json::Null;
+        }
+        Json::Text(String::from_utf8_lossy(&to_utf8(body)).trim().to_owned().into())
     }
 
     fn meaning(
@@ -538,21 +572,22 @@ impl Meaning {
         read.report(scope, job, Some(raw), known.is_none())
     }
 
-    /// Returns the results that follow an answer about a job that has ended.
+    /// Returns the results that begin with a value of this answer about a job that has ended.
     fn next_results(&self, job: Scope<'_>, outcome: Outcome) -> Vec<NextResult> {
-        let next = |(index, form): (usize, &ResultForm)| {
-            if !form.when.iter().any(|when| outcome.is(*when)) {
+        let next = |follower: &Follower| {
+            let Follower { index, when, conditions, needs_url, url, values } = follower;
+            if !when.iter().any(|when| outcome.is(*when)) || !conditions.holds(job) {
                 return None;
             }
-            let url = form.url.find(job, text);
-            if url.is_none() && matches!(form.request.target, Target::Answer) {
+            let url = url.find(job, text);
+            if url.is_none() && *needs_url {
                 return None;
             }
             let value = |(name, field): &(String, Field)| Some((name.clone(), field.find(job, label)?));
-            let values = form.values.iter().map(value).collect::<Option<_>>()?;
-            Some(NextResult { index, url, values })
+            let values = values.iter().map(value).collect::<Option<_>>()?;
+            Some(NextResult { index: *index, url, values })
         };
-        self.results.iter().enumerate().filter_map(next).collect()
+        self.followers.iter().filter_map(next).collect()
     }
 
     fn request_id(&self, scope: Scope<'_>) -> Option<String> {
@@ -641,7 +676,9 @@ impl NotFound {
         let is_value = |code| self.values.is_empty() || self.values.contains(&code);
         let found = || self.path.find(scope, label);
         let is_marked = || self.path.is_empty() || found().is_some_and(is_value);
-        self.http.contains(&scope.head.status) && scope.root.is_object() && is_marked()
+        // A text can be the page of a proxy, so it must say more than its HTTP status does.
+        let is_readable = scope.root.is_object() || (scope.root.as_str().is_some() && !self.path.is_empty());
+        self.http.contains(&scope.head.status) && is_readable && is_marked()
     }
 }
 

@@ -24,6 +24,7 @@ use super::field::{Field, Head, Scope};
 use super::host_pattern::HostPattern;
 use super::json::{Dialect, parse_json};
 use super::jwt::{Algorithm, SigningKey, TimeClaim, Validity, sign_token};
+use super::jwt_form::{JwtForm, bare_token};
 use super::names::Names;
 use super::part::SEARCHED_TOTAL;
 use super::template::{Template, UrlTemplate, percent_encode};
@@ -55,6 +56,7 @@ pub(super) struct OAuth2Form {
     pub(super) scope: Option<String>,
     pub(super) audience: Option<String>,
     pub(super) client_auth: ClientAuth,
+    pub(super) assertion: Option<Assertion>,
     pub(super) encoding: Encoding,
     /// Whether a credential without fields is a token, which is sent as it is.
     pub(super) allows_token: bool,
@@ -62,6 +64,32 @@ pub(super) struct OAuth2Form {
     /// `None`: as in RFC 6749.
     pub(super) answer: Option<TokenAnswer>,
 }
+
+/// A token that the credential signs, and that is exchanged for another one (RFC 7523).
+#[derive(Clone, Debug)]
+pub(super) struct Assertion {
+    pub(super) form: JwtForm,
+    pub(super) sent_as: AssertionUse,
+}
+
+/// What an assertion says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AssertionUse {
+    /// For whom a token is requested.
+    #[default]
+    Grant,
+    /// Which client requests it.
+    Client,
+}
+
+impl AssertionUse {
+    /// All uses with the names of their fields.
+    pub(super) const ALL: [(&str, Self); 2] =
+        [("assertion", Self::Grant), ("client_assertion", Self::Client)];
+}
+
+/// Type of an assertion that stands for a client.
+const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// What a request for a token has besides the parts of OAuth 2.0: templates over the fields of the credential.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +105,12 @@ pub(super) struct TokenRequestExtra {
 impl TokenRequestExtra {
     /// Returns whether nothing of the credential is sent.
     pub(super) fn has_no_field(&self) -> bool {
-        self.templates().flat_map(Template::names).next().is_none()
+        self.names().next().is_none()
+    }
+
+    /// Returns the fields of the credential that are sent.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.templates().flat_map(Template::names)
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
@@ -222,6 +255,14 @@ impl TokenForm {
         matches!(self, Self::Google(_))
     }
 
+    /// Returns the field of the credential that signs an assertion.
+    pub(super) fn signing_key(&self) -> Option<&str> {
+        match self {
+            Self::OAuth2(form) => form.assertion.as_ref().map(|assertion| assertion.form.key.as_str()),
+            Self::Google(_) => Some("private_key"),
+        }
+    }
+
     /// Returns where a token is requested, for people.
     pub(super) fn shown_url(&self) -> String {
         match self {
@@ -263,8 +304,9 @@ impl TokenForm {
                 };
                 let optional: &[&str] = if is_refresh && has_client { &["client_secret"] } else { &[] };
                 let of_url = form.token_url.path.names().filter(|_| uses_url);
-                let of_extra = form.extra.templates().flat_map(Template::names);
-                (of_url.chain(own.iter().copied()).chain(of_extra).collect(), optional)
+                let of_assertion = form.assertion.iter().flat_map(|assertion| assertion.form.fields());
+                let own = own.iter().copied().chain(of_assertion);
+                (of_url.chain(own).chain(form.extra.names()).collect(), optional)
             }
             Self::Google(_) => {
                 (["client_email", "private_key"].into(), &["private_key_id", "token_uri", "type"])
@@ -281,17 +323,10 @@ impl TokenForm {
         now: Timestamp,
     ) -> Result<TokenRequest, String> {
         match self {
-            Self::OAuth2(form) => form.request(fields, refresh_token, own_url),
+            Self::OAuth2(form) => form.request(fields, refresh_token, own_url, now),
             Self::Google(form) => form.request(fields, own_url, now),
         }
     }
-}
-
-/// Returns a credential, if it has none of the fields.
-pub(super) fn bare_token<'a>(credential: &'a str, fields: &BTreeSet<&str>) -> Option<&'a str> {
-    let has_field = |line: &str| line.split_once('=').is_some_and(|(name, _)| fields.contains(name.trim()));
-    let has_fields = credential.trim_start().starts_with('{') || credential.lines().any(has_field);
-    (!has_fields).then_some(credential)
 }
 
 /// Checks a text that is sent in a header. The error is the rest of a sentence about the credential.
@@ -306,6 +341,7 @@ impl OAuth2Form {
         fields: &BTreeMap<String, String>,
         refresh_token: Option<&str>,
         own_url: Option<&Url>,
+        now: Timestamp,
     ) -> Result<TokenRequest, String> {
         let encoded = |name: &str| Ok(percent_encode(&fields[name]));
         let url = match own_url {
@@ -316,6 +352,18 @@ impl OAuth2Form {
         let derived = headers.iter().filter_map(|(_, value)| value.strip_prefix("Basic "));
         let mut secrets: Vec<String> = derived.map(str::to_owned).collect();
         secrets.extend(refresh_token.map(str::to_owned));
+        if let Some(Assertion { form, sent_as }) = &self.assertion {
+            let assertion = form.token(fields, now)?;
+            let mut add = |name: &str, value: &str| pairs.push((name.to_owned(), value.into()));
+            match sent_as {
+                AssertionUse::Grant => add("assertion", &assertion),
+                AssertionUse::Client => {
+                    add("client_assertion_type", CLIENT_ASSERTION_TYPE);
+                    add("client_assertion", &assertion);
+                }
+            }
+            secrets.push(assertion);
+        }
         let value = |name: &str| Ok(fields[name].clone());
         for (name, template) in &self.extra.body {
             pairs.push((name.clone(), template.render(&value, &|_| false)?));

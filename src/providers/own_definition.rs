@@ -155,6 +155,7 @@ fn costly_examples() -> Mistake {
 fn limit_searches(meaning: &mut Meaning) {
     meaning.searched = PARTS_SEARCHED;
     meaning.rules.iter_mut().for_each(|rule| rule.when.limit_searches(SEARCHED));
+    meaning.followers.iter_mut().for_each(|follower| follower.conditions.limit_searches(SEARCHED));
     meaning.results.iter_mut().for_each(|result| limit_searches(&mut result.meaning));
 }
 
@@ -173,7 +174,7 @@ fn too_many(text: &str) -> (Vec<Mistake>, u32) {
         .collect();
     let auth = parsed.get_ref().get("auth").and_then(|auth| auth.get_ref().as_table());
     for (key, value) in auth.into_iter().flatten() {
-        let fields = value.get_ref().as_table().map_or(0, toml::map::Map::len);
+        let fields = leaves(value.get_ref());
         if fields > AUTH_FIELDS {
             mistakes.push(mistake(format!(
                 "auth.{} has {fields} fields; that of a definition of an app has at most {AUTH_FIELDS}",
@@ -210,6 +211,17 @@ fn too_many(text: &str) -> (Vec<Mistake>, u32) {
     }
     let values = (parts.values * VALUE + TEXT_COPIES * text.len()).div_ceil(1024);
     (mistakes, COPIES * compiled.unwrap_or_default() + u32::try_from(values).unwrap_or(u32::MAX / 2))
+}
+
+/// Returns the number of values in a table, with those in its tables and lists.
+fn leaves(value: &DeValue<'_>) -> usize {
+    if let DeValue::Table(table) = value {
+        table.iter().map(|(_, value)| leaves(value.get_ref())).sum()
+    } else if let DeValue::Array(items) = value {
+        items.iter().map(|item| leaves(item.get_ref())).sum()
+    } else {
+        1
+    }
 }
 
 /// Returns the size of all patterns in KiB, one of [`COMPILED`]. What else can be wrong with them is found later.

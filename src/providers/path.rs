@@ -8,6 +8,7 @@
 use serde_json::Number;
 
 use super::names::Names;
+use super::template::name_in_braces;
 use super::value::{Json, Scalar, label, position};
 use super::work;
 
@@ -53,6 +54,25 @@ enum Wanted {
     Name(String),
 }
 
+impl Step {
+    /// Returns the name in braces that a quoted text of the step contains.
+    fn literal_name(&self) -> Option<&str> {
+        let texts: Vec<&str> = match self {
+            Self::Key(key) => vec![key],
+            Self::Where(Filter { keys, wanted }) => {
+                let constant = if let Wanted::Constant(Scalar::Text(text)) = wanted {
+                    Some(text.as_str())
+                } else {
+                    None
+                };
+                keys.iter().map(String::as_str).chain(constant).collect()
+            }
+            Self::Index(_) | Self::Items | Self::Children | Self::Named(_) => Vec::new(),
+        };
+        texts.into_iter().find_map(name_in_braces)
+    }
+}
+
 impl Path {
     /// Parses a path of schema 1 or 2. The error is a sentence.
     pub(super) fn parse(text: &str, schema: u32) -> Result<Self, String> {
@@ -65,6 +85,14 @@ impl Path {
                 && !matches!(step, Step::Index(0..) | Step::Children);
             if schema < 2 && is_new {
                 return Err(format!("`{text}` needs schema = 2"));
+            }
+            if schema >= 2
+                && let Some(name) = step.literal_name()
+            {
+                return Err(format!(
+                    "`{text}`: {{{name}}} in quotes is not replaced; write [{{{name}}}] for the member with this name, and \
+                     == {{{name}}} in a filter"
+                ));
             }
             steps.push(if schema < 2 && step == Step::Children { Step::Items } else { step });
             rest = after;

@@ -8,8 +8,12 @@
 //!   it must be https with a listed host, and its addresses must be public, as those of a URL of a client.
 //! - The credential is sent only if the result says so, and only to hosts of `send_to`.
 //! - A result for which the answer to the poll has no URL or no value is not requested: there is nothing to read.
+//! - A result can begin with the answer to the result before it, instead of that to the poll: the file of a list, whose name
+//!   only the list has. It is requested after that answer, with the same rules about its address and the credential.
 //!
 //! When the requests are made, and what their failures mean for the job, is the subject of the poller.
+
+use std::collections::BTreeMap;
 
 use url::{Host, Url};
 
@@ -52,8 +56,11 @@ impl Meaning {
         let decides = is_completed && found.outcome != Outcome::Completed;
         let outcome = if decides { found.outcome } else { before.outcome };
         let observation = merged(&before.observation, found.observation);
-        let results =
-            if observation.status == before.observation.status { rest.to_vec() } else { Vec::new() };
+        let mut results = chained(found.results, &next.values);
+        results.extend_from_slice(rest);
+        if observation.status != before.observation.status {
+            results.clear();
+        }
         let mut report = JobReport {
             observation,
             unknown_status: before.unknown_status,
@@ -69,6 +76,16 @@ impl Meaning {
         }
         Interpretation::Ok(Box::new(report))
     }
+}
+
+/// Returns the results that begin with an answer, with the values of the answers before it.
+fn chained(mut found: Vec<NextResult>, before: &BTreeMap<String, String>) -> Vec<NextResult> {
+    for next in &mut found {
+        for (name, value) in before {
+            next.values.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    found
 }
 
 /// Returns the fields of the result, and those of the poll that the result does not have.
@@ -170,7 +187,7 @@ impl Definition {
     ) -> Result<Vec<(String, String)>, String> {
         let of_form = |(index, form): (usize, &ResultForm)| {
             let host = form.hosts.first().map(HostPattern::example);
-            let values = form.values.iter().map(|(name, _)| (name.clone(), format!("{{{name}}}")));
+            let values = form.values.iter().map(|name| (name.clone(), format!("{{{name}}}")));
             let url = host.map(|host| format!("https://{host}/"));
             let next = NextResult { index, url, values: values.collect() };
             let supply = Some(Supply::Shown(now));
@@ -178,8 +195,10 @@ impl Definition {
             let names = next.values.values();
             let encoded = |name: &String| super::template::percent_encode(name);
             let shown = names.fold(shown, |shown, name| shown.replace(&encoded(name), name));
+            let is_first = self.meaning.followers.iter().any(|follower| follower.index == index);
+            let answer = if is_first { "to the poll" } else { "before" };
             let shown = match &next.url {
-                Some(url) => shown.replacen(url, "(the URL in the answer to the poll)", 1),
+                Some(url) => shown.replacen(url, &format!("(the URL in the answer {answer})"), 1),
                 None => shown,
             };
             let when: Vec<&str> = form.when.iter().map(|outcome| outcome.word()).collect();
@@ -189,7 +208,7 @@ impl Definition {
     }
 }
 
-/// Returns whether the answer to the poll names a URL of the operator's address.
+/// Returns whether the answer before names a URL of the operator's address.
 fn is_of(next: &NextResult, base: &Url) -> bool {
     let named = next.url.as_ref().and_then(|url| Url::parse(url).ok());
     named.is_some_and(|url| url.origin() == base.origin())

@@ -6,6 +6,7 @@
 
 mod guess;
 mod input;
+mod listed;
 mod sent;
 
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ use url::Url;
 use guess::{Guess, Meaning, Word, quoted};
 use input::is_key_name;
 pub use input::{SkeletonAuth, SkeletonInput};
+use listed::ListedJob;
 use sent::Sent;
 
 /// Name of the sample job if neither the URL nor an answer has an id.
@@ -43,12 +45,16 @@ pub fn skeleton(input: &SkeletonInput<'_>) -> Result<Skeleton, String> {
         return Err("the standard input has no answer; give the body of at least one".to_owned());
     }
     let target = Target::find(input, &answers)?;
-    let guess = Guess::of(&answers, &target.job_id);
+    let listed = ListedJob::find(&answers, &target.job_id);
+    let guess = Guess::of(listed.as_ref().map_or(&answers, |listed| &listed.jobs), &target.job_id);
     let mut writer = Writer::default();
     writer.head(input.id);
     writer.job_id(&target);
     writer.auth(&target);
     writer.request(&target);
+    if let Some(listed) = &listed {
+        writer.line(format!("\n[response]\nunwrap = {}", quoted(&listed.path)));
+    }
     writer.status(&guess);
     writer.doubts(&guess);
     writer.extract(&guess);
@@ -66,6 +72,8 @@ struct Target {
     query: Vec<(String, String)>,
     sent: Sent,
     job_id: String,
+    /// A part of the URL that could be the id instead.
+    doubt: Option<String>,
     auth: SkeletonAuth,
 }
 
@@ -89,17 +97,25 @@ impl Target {
         let query: Vec<(String, String)> = url.query_pairs().into_owned().collect();
         let of_body = sent.texts();
         let parts = || segments.iter().chain(query.iter().map(|(_, value)| value)).chain(&of_body);
+        let mut doubt = None;
         let (in_url, job_id) = if has_marker {
-            let job_id = input.job_id.map(str::to_owned).or_else(|| guess::job_id(answers));
+            let job_id = input.job_id.map(str::to_owned).or_else(|| listed::job_id(answers));
             (marker.to_owned(), job_id.unwrap_or_else(|| SAMPLE_ID.to_owned()))
         } else {
+            // An answer names the job. A part that only looks like an id can be that of an account.
+            let named = || parts().find(|part| listed::is_id(answers, part));
+            let contained = || parts().find(|part| listed::contains(answers, part));
+            let like_id =
+                |parts: &[String]| parts.iter().rev().find(|part| guess::looks_like_id(part)).cloned();
             let found = match input.job_id {
                 Some(job_id) => parts().find(|part| *part == job_id).cloned(),
-                None => parts()
-                    .find(|part| guess::contains_text(answers, part))
-                    .or_else(|| segments.iter().rev().find(|part| guess::looks_like_id(part)))
-                    .or_else(|| of_body.iter().find(|part| guess::looks_like_id(part)))
-                    .cloned(),
+                None => named().or_else(contained).cloned().or_else(|| {
+                    let (of_body, of_url) = (like_id(&of_body), like_id(&segments));
+                    if of_body.is_some() && of_url.is_some() {
+                        doubt.clone_from(&of_url);
+                    }
+                    of_body.or(of_url)
+                }),
             };
             let found = found.ok_or(
                 "--url: no part of the path, the query or the body is the id of the job; write {job_id} in its place, and give the id with --job-id",
@@ -126,6 +142,7 @@ impl Target {
             host,
             query: query.into_iter().map(|(name, value)| (name, place(value))).collect(),
             sent,
+            doubt,
             job_id,
             auth: input.auth.clone().or(key).or(key_sent).unwrap_or(SkeletonAuth::Bearer),
         })
@@ -167,6 +184,12 @@ impl Writer {
 
     fn job_id(&mut self, target: &Target) {
         self.line("\n[params.job_id]");
+        if let Some(other) = &target.doubt {
+            let id = &target.job_id;
+            self.ask(&format!(
+                "Is {id} in the body the id of the job, or is it {other} in the URL? No answer shows it; --job-id decides."
+            ));
+        }
         self.ask("Which characters can the id of a job have? The pattern was made from one id.");
         self.line(format!("pattern = {}", quoted(&guess::pattern(&target.job_id))));
     }
@@ -211,6 +234,9 @@ impl Writer {
 
     /// Adds the headers and the body of the request.
     fn sent(&mut self, sent: &Sent) {
+        if let Some(accept) = &sent.accept {
+            self.line(format!("accept = {}", quoted(accept)));
+        }
         if !sent.headers.is_empty() {
             let pairs: Vec<_> = sent
                 .headers

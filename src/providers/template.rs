@@ -17,6 +17,16 @@ use crate::domain::{check_value, url_error};
 /// Every byte that is not unreserved in RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Returns the first name in braces, which looks like a parameter or a path: `{region}` or `{$.id}`. A JSON object in a
+/// text is none.
+pub(super) fn name_in_braces(text: &str) -> Option<&str> {
+    let is_name = |name: &&str| {
+        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        name.starts_with('$') || (name.bytes().all(is_word) && name.contains(|c: char| !c.is_ascii_digit()))
+    };
+    text.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name).find(is_name)
+}
+
 /// A text with parameters: the text before the first one, and the name of each with the text after it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Template {
@@ -91,8 +101,12 @@ enum Origin {
 impl UrlTemplate {
     /// Parses a URL template. The error is a sentence.
     pub(super) fn parse(text: &str, allows_host: bool) -> Result<Self, String> {
-        let after_scheme = text.find("://").ok_or_else(|| format!("`{text}` is not a URL"))? + 3;
-        let slash = text[after_scheme..].find('/').ok_or_else(|| format!("`{text}` has no path"))?;
+        let after_scheme = text.find("://").ok_or_else(|| {
+            format!("`{text}` is not a URL; write it as https://api.example.com/v1/jobs/{{job_id}}")
+        })? + 3;
+        let slash = text[after_scheme..]
+            .find('/')
+            .ok_or_else(|| format!("`{text}` has no path; add at least a `/`"))?;
         let (origin, path) = text.split_at(after_scheme + slash);
         if path.contains(['?', '#']) {
             let sentence = "move the query to request.query, and remove a fragment, which is never sent";
@@ -319,13 +333,21 @@ impl Param {
     }
 }
 
+/// Returns why a pattern is none: `reason` is that of the library.
+pub(super) fn reason_of(pattern: &str, reason: &str) -> String {
+    match name_in_braces(pattern) {
+        Some(name) => format!("it has no parameters such as `{{{name}}}`; write \\{{ for a brace"),
+        None => reason.to_owned(),
+    }
+}
+
 /// Compiles `pattern` so that it must match a whole value.
 fn anchored(pattern: &str) -> Result<Regex, String> {
     let wrong = |error: regex::Error| {
         // The library draws the place on several lines; the last one has the reason.
         let text = error.to_string();
         let reason = text.lines().last().map_or("", |line| line.trim_start_matches("error: "));
-        format!("`{pattern}` is not a regular expression: {reason}")
+        format!("`{pattern}` is not a regular expression: {}", reason_of(pattern, reason))
     };
     // Without the brackets first, because `a)|(?:b` is valid only between them.
     Regex::new(pattern).map_err(wrong)?;

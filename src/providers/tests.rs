@@ -3,10 +3,13 @@
 mod any_api;
 mod authorizing;
 mod cancelling;
+mod chained;
 mod hostile;
 mod parts;
 mod results;
 mod schema_2;
+mod slips;
+mod text_bodies;
 
 use std::fs;
 
@@ -210,7 +213,7 @@ fn every_truncated_response_is_an_error_without_a_panic() {
                 let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
                 // An empty body can be meant where the HTTP status is the status.
                 let is_read = match definition.meaning.body {
-                    BodyKind::Json | BodyKind::Text => true,
+                    BodyKind::Json | BodyKind::Text | BodyKind::WholeText => true,
                     BodyKind::JsonOrEmpty => end > 0,
                     BodyKind::None => false,
                 };
@@ -610,18 +613,21 @@ fn every_mistake_is_one_line_with_its_place_in_the_order_of_the_file() {
     };
     let expected = [
         "1:1: the key `docs` is missing".to_owned(),
-        format!("{}: name: must be a text", place("name = 5", 8)),
+        format!("{}: name: must be a text in quotes, and not a number", place("name = 5", 8)),
         format!("{}: doc: is not a key of this table; did you mean `docs`?", place("doc = ", 1)),
         format!(
             "{}: params.job_id.pattern: `[a-z` is not a regular expression: unclosed character class",
             place("[a-z\"", 11)
         ),
-        format!("{}: status.path: must be a text", place("$.status\", 7", 21)),
+        format!("{}: status.path: must be a text in quotes, and not a number", place("$.status\", 7", 21)),
         format!(
             "{}: extract.job_id: `id` is not a path; write it as $.a.b, $.a[0], $.a[*].b or $.a[?@.type == 'x'].b",
             place("\"id\"", 10)
         ),
-        format!("{}: example.expect.progress: must be a whole number", place("progress = \"29\"", 81)),
+        format!(
+            "{}: example.expect.progress: must be a whole number, and not a text",
+            place("progress = \"29\"", 81)
+        ),
     ];
     assert_eq!(mistakes(&wrong), expected);
 }

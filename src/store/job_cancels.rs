@@ -23,8 +23,8 @@ use super::job_polls::{self, poll_columns};
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::read_name;
 use crate::domain::{
-    AppNo, CancelAttempt, CancelResult, CancelStatus, JobCancel, JobNo, PendingCancel, PollerMessage,
-    Timestamp, WatchId,
+    AppNo, CancelAttempt, CancelResult, CancelStatus, JobCancel, JobNo, Observation, PendingCancel,
+    PollerMessage, Timestamp, WatchId,
 };
 
 /// Writes the result of an attempt to cancel a job.
@@ -109,6 +109,23 @@ impl ReadStore {
                     let poll = job_polls::read(row, 5, &keyring)?;
                     Ok(CancelAttempt { name, poll, requested_at, attempts, has_ended, is_shared })
                 },
+            )
+        })
+        .await
+    }
+}
+
+impl ReadStore {
+    /// Returns what was last seen of a job whose provider has accepted to cancel it, if it has not ended. A later generation
+    /// of the job is another one.
+    pub async fn cancelled_job(&self, job: JobNo, generation: i64) -> Result<Option<Observation>> {
+        self.read(INTERNAL, move |tx| {
+            tx.find(
+                "select j.seen from jobs j where j.no = $1 and j.generation = $2 and j.ended = 0 and exists (
+                   select 1 from watches w join job_cancels c on c.watch = w.id
+                   where w.job = $1 and w.generation = $2 and w.ended_at is not null and c.status = 'accepted')",
+                params![job, generation],
+                |row| row.json(0),
             )
         })
         .await

@@ -96,6 +96,9 @@ impl Acme {
             let mut log = noted.lock().unwrap();
             if request.method == "GET" {
                 log.polls.push(now);
+                if log.status == "deleted" {
+                    return error(404, "NO_JOB", "There is no such job.");
+                }
                 return Reply::json(200, &json!({ "status": log.status }));
             }
             let (method, path) = (&request.method, &request.path);
@@ -219,6 +222,52 @@ async fn a_stop_cancels_the_job_and_the_timeline_says_so() {
     acme.t.pass(minutes(1)).await;
     assert_eq!(acme.cancels().len(), 1);
     acme.t.finish().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_that_is_deleted_ends_as_cancelled() {
+    let mut acme = Acme::start(&[]).await;
+    let (watch, other) = (acme.watch("job_1").await, acme.watch("job_1").await);
+    let unrelated = acme.watch("job_2").await;
+    acme.t.pass(seconds(10)).await;
+    acme.cancel(&watch).await;
+    acme.t.rest().await;
+    assert_eq!(acme.result(&watch).await[0], "accepted");
+    // The next start knows it from the database.
+    acme.t.crash().await;
+    acme.t.restart().await;
+    acme.status("deleted");
+    acme.t.pass(minutes(2)).await;
+    let shown = acme.t.shown(&other).await;
+    assert_eq!(
+        (&shown["status"], &shown["job"]["status"]),
+        (&json!("cancelled"), &json!("cancelled")),
+        "{shown}"
+    );
+    let message = "the provider accepted to cancel the job, and does not know it any more: \
+                   HTTP 404 NO_JOB: There is no such job.";
+    assert_eq!(shown["job"]["error"], json!({ "code": null, "message": message }));
+    // Another job that is not found keeps its grace.
+    assert_eq!(acme.t.shown(&unrelated).await["status"], "watching");
+    // If it is registered again, it is another job.
+    let again = acme.watch("job_1").await;
+    acme.t.pass(minutes(2)).await;
+    assert_eq!(acme.t.shown(&again).await["status"], "watching");
+    acme.t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_deleted_job_whose_cancellation_failed_keeps_its_grace() {
+    let acme = Acme::start(&[]).await;
+    let (watch, other) = (acme.watch("job_1").await, acme.watch("job_1").await);
+    acme.t.pass(seconds(10)).await;
+    acme.reply([error(409, "CONFLICT", "Too late.")]);
+    acme.cancel(&watch).await;
+    acme.t.rest().await;
+    acme.status("deleted");
+    acme.t.pass(minutes(2)).await;
+    assert_eq!(acme.t.shown(&other).await["status"], "watching");
+    acme.t.give_up().await;
 }
 
 #[tokio::test]
@@ -602,6 +651,8 @@ async fn the_command_line_cancels_jobs() {
 
 crate::postgres::on_postgres_too! {
     a_stop_cancels_the_job_and_the_timeline_says_so,
+    a_cancelled_job_that_is_deleted_ends_as_cancelled,
+    a_deleted_job_whose_cancellation_failed_keeps_its_grace,
     a_crash_before_the_request_does_not_lose_it,
     a_crash_after_the_request_sends_it_again,
     a_refused_cancellation_shows_the_providers_reason,

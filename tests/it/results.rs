@@ -130,6 +130,42 @@ async fn the_details_of_a_failure_are_in_its_ending() {
 }
 
 #[tokio::test]
+async fn a_result_that_follows_from_another_never_fails_its_job() {
+    let chained = "[[result]]\nfrom = \"result\"\nurl = \"https://api.muvi.example/v1/jobs/file_{file}\"\n\
+                   values = { file = \"$.file\" }\nauth = true\nextract = { output = \"$.link\" }\n[limits]";
+    let folder = tempfile::tempdir().unwrap();
+    let text = DEFINITION.replace("RESULT", AT_TEMPLATE).replace("[limits]", chained);
+    fs::write(folder.path().join("muvi.toml"), text).unwrap();
+    let path = folder.path().display().to_string();
+    let t = Harness::with(&[("RINGBACK_PROVIDERS__PATH", &path)]).await;
+    t.provider.job("job_1", &json!({ "status": "completed" }));
+    t.provider.always("result_job_1", Reply::json(200, &json!({ "file": "7" })));
+    t.provider.always("file_7", Reply::json(200, &json!({ "link": "https://cdn.muvi.example/7" })));
+    t.watch("job_1").await;
+    t.pass(seconds(6)).await;
+    let (kind, data) = event(&t).await;
+    assert_eq!(
+        (kind.as_str(), &data["output"]),
+        ("job.completed", &json!("https://cdn.muvi.example/7")),
+        "{data}"
+    );
+    t.provider.job("job_2", &json!({ "status": "completed", "output": "https://cdn.muvi.example/own" }));
+    t.provider.always("result_job_2", Reply::json(200, &json!({ "file": "8" })));
+    t.provider.always("file_8", error(403, "EXPIRED", "The link has expired."));
+    t.watch("job_2").await;
+    t.pass(seconds(10)).await;
+    let (kind, data) = event(&t).await;
+    assert_eq!(
+        (kind.as_str(), &data["error"]["code"]),
+        ("job.completed", &json!("result_unavailable")),
+        "{data}"
+    );
+    assert_eq!(data["output"], "https://cdn.muvi.example/own");
+    assert_eq!(t.provider.polls("result_job_2").len(), 1, "only the failed request is made again");
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn an_output_that_is_cut_says_so_in_event_and_timeline() {
     let (t, _folder) = harness(AT_PATH, &[]).await;
     t.provider.job("job_1", &json!({ "status": "completed", "output": "x".repeat(70_000) }));
@@ -362,6 +398,7 @@ async fn a_requested_poll_of_an_ended_job_reads_the_result_again() {
 
 crate::postgres::on_postgres_too! {
     the_details_of_a_failure_are_in_its_ending,
+    a_result_that_follows_from_another_never_fails_its_job,
     an_output_that_is_cut_says_so_in_event_and_timeline,
     the_result_of_a_completed_job_is_in_its_ending,
     a_result_that_fails_never_fails_its_job,

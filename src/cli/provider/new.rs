@@ -55,7 +55,9 @@ impl New {
         let text = text.trim_start_matches('\u{feff}');
         let answers: Result<Vec<&RawValue>, _> = Deserializer::from_str(text).into_iter().collect();
         let answers = answers.map_err(|error| {
-            Failure::Failed(format!("the standard input is not JSON ({error}); give the body of an answer"))
+            Failure::Failed(format!("the standard input is not JSON ({error}); give the body of an answer; an API whose answers are no JSON is \
+                 described by hand, with `body = \"text\"` in [response]"
+            ))
         })?;
         let answers = answers.into_iter().map(RawValue::get).collect();
         let Self { name, url, job_id, method, body, header, auth } = &self;

@@ -26,6 +26,9 @@
 //! all polls. While a poll has paused it, requests are probes as polls are, one a minute. An error opens no breaker: it may
 //! be about this kind of request only.
 //!
+//! **Afterwards**, an answer to a poll that does not know the job is its end `cancelled`, without the grace of a job that is
+//! not found ([`Poller::note_cancelled`]). What is stored decides, so a restart changes nothing.
+//!
 //! **Without an API key** no request is made. It stays pending, as polls wait, and an attempt is not counted.
 //!
 //! **The credential** is sent to the hosts of polls only, and hidden in the answer before anything reads it.
@@ -43,7 +46,7 @@ use crate::domain::{
 use crate::poller::decide::log_health;
 use crate::poller::own_providers::NoProvider;
 use crate::poller::provider::Provider;
-use crate::providers::CancelAnswer;
+use crate::providers::{CancelAnswer, Interpretation, JobReport, PollFailure};
 use crate::store::{RecordCancel, StoreError};
 
 /// Pause after which an attempt is repeated that could not read the database.
@@ -112,6 +115,23 @@ impl Poller {
             }
             drop((permit, alive));
         });
+    }
+
+    /// Changes the meaning of an answer that does not know a job to the end of the job, if the provider has accepted to
+    /// cancel it: many APIs delete a cancelled job.
+    pub(super) async fn note_cancelled(&self, job: JobNo, meaning: &mut Interpretation) {
+        let Interpretation::Failed { failure: PollFailure::NotFound, message } = meaning else { return };
+        let watched =
+            self.scheduler().jobs.get(&job).filter(|found| found.watching > 0).map(|found| found.generation);
+        let Some(generation) = watched else { return };
+        match self.store.cancelled_job(job, generation).await {
+            Ok(Some(seen)) => *meaning = Interpretation::Ok(Box::new(JobReport::cancelled(seen, message))),
+            Ok(None) => {}
+            // The next poll finds out.
+            Err(error) => {
+                tracing::warn!(%error, "a request to cancel a job cannot be read; the next poll reads it again");
+            }
+        }
     }
 
     /// Starts an attempt that the scheduler has granted.
@@ -194,7 +214,7 @@ impl CancelTask {
                 attempt.decided(CancelStatus::AlreadyEnded, http_status, Some(why))
             }
             CancelAnswer::Refused(why) => attempt.decided(CancelStatus::Refused, http_status, Some(why)),
-            CancelAnswer::RateLimited(why) | CancelAnswer::Error(why) => {
+            CancelAnswer::RateLimited(why) | CancelAnswer::Unauthorized(why) | CancelAnswer::Error(why) => {
                 attempt.failed(http_status, why, response.retry_after, now)
             }
         }
@@ -217,7 +237,10 @@ impl CancelTask {
                 None
             }
             CancelAnswer::Accepted => queue.budget.authorized(),
-            CancelAnswer::AlreadyEnded(_) | CancelAnswer::Refused(_) | CancelAnswer::Error(_) => None,
+            CancelAnswer::AlreadyEnded(_)
+            | CancelAnswer::Refused(_)
+            | CancelAnswer::Unauthorized(_)
+            | CancelAnswer::Error(_) => None,
         };
         log_health(change, (&queue.provider, queue.credential.as_deref()), "");
         if change == Some(ProviderHealth::Ok) {

@@ -1,30 +1,24 @@
 //! The table `[auth]`.
 
-use std::time::Duration;
-
 use url::Host;
 
 use super::extract::time;
+use super::jwt::{assertion, jwt};
 use super::paths::{field, header_name};
 use super::reader::{Mistaken, Node, TableReader};
 use super::request::{hosts, json_template, templates};
-use crate::domain::parse_duration;
 use crate::providers::auth::{Auth, AuthForm, AuthHeader, AwsForm};
 use crate::providers::body::JsonTemplate;
 use crate::providers::host_pattern::HostPattern;
 use crate::providers::issued_token::{
-    ClientAuth, Encoding, GOOGLE_HOST, GoogleForm, Grant, OAuth2Form, TokenAnswer, TokenForm,
-    TokenRequestExtra,
+    Assertion, AssertionUse, ClientAuth, Encoding, GOOGLE_HOST, GoogleForm, Grant, OAuth2Form, TokenAnswer,
+    TokenForm, TokenRequestExtra,
 };
-use crate::providers::jwt::{Algorithm, TimeClaim};
-use crate::providers::jwt_form::{FINGERPRINT, JwtForm};
+use crate::providers::jwt_form::COMPUTED;
 use crate::providers::template::{Template, UrlTemplate};
 
-/// Lifetime of a signed token without another one. A token is signed for each poll, so a short one is enough.
-const LIFETIME_DEFAULT: Duration = Duration::from_secs(10 * 60);
-
-/// Longest lifetime of a signed token.
-const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Grant of an assertion (RFC 7523).
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// Longest `grant` in bytes: twice the longest name of a registered one.
 const GRANT_LENGTH: usize = 100;
@@ -54,6 +48,7 @@ const TYPES: [(&str, &[&str], u32); 11] = [
         "oauth2",
         &[
             "grant",
+            "assertion",
             "token_url",
             "scope",
             "audience",
@@ -112,7 +107,7 @@ pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
     if needs_hosts && send_to.is_none() {
         table.wrong("the key `send_to` is missing, the hosts to which the credential may be sent");
     }
-    let report = table.report;
+    let (report, at) = (table.report, table.at);
     table.finish();
     if kind.is_some_and(|(kind, _)| kind == "none") {
         return if report.count() == before { Ok(None) } else { Err(Mistaken) };
@@ -121,7 +116,15 @@ pub(super) fn auth(table: TableReader<'_>) -> Result<Option<Auth>, Mistaken> {
     if report.count() > before {
         return Err(Mistaken);
     }
-    Ok(Some(Auth { headers: headers.unwrap_or_default(), ..Auth::new(form, send_to) }))
+    let auth = Auth { headers: headers.unwrap_or_default(), ..Auth::new(form, send_to) };
+    if auth.needs_field("job_id") {
+        report.add(
+            at,
+            "auth: `{job_id}` would be a field of the credential here; the job is named in [request]",
+        );
+        return Err(Mistaken);
+    }
+    Ok(Some(auth))
 }
 
 fn auth_type(node: &Node<'_>) -> Option<(&'static str, &'static [&'static str])> {
@@ -158,7 +161,7 @@ fn auth_form(kind: &str, table: &TableReader<'_>) -> Option<AuthForm> {
         "aws" => {
             let service = table.require("service").and_then(|node| node.some_text().map(str::to_owned));
             let region = match table.get("region") {
-                Some(node) => Some(node.ok(Template::parse(node.some_text()?))?),
+                Some(node) => Some(node.ok(Template::parse(node.some_text_with_braces()?))?),
                 None => None,
             };
             Some(AuthForm::Aws(AwsForm { service: service?, region }))
@@ -190,14 +193,23 @@ fn token_header(table: &TableReader<'_>) -> Option<AuthHeader> {
 fn oauth2(table: &TableReader<'_>) -> Option<OAuth2Form> {
     let text = |name| table.get(name).and_then(|node| node.some_text().map(str::to_owned));
     let (scope, audience) = (text("scope"), text("audience"));
-    let grant = table.get("grant").map_or(Some(Grant::default()), |node| grant(&node));
-    let default = if grant == Some(Grant::None) { ClientAuth::None } else { ClientAuth::default() };
+    let assertion = match table.get("assertion") {
+        Some(node) => Some(assertion(&node)?),
+        None => None,
+    };
+    let default = match &assertion {
+        Some(Assertion { sent_as: AssertionUse::Grant, .. }) => Grant::Other(JWT_BEARER.to_owned()),
+        Some(Assertion { sent_as: AssertionUse::Client, .. }) | None => Grant::default(),
+    };
+    let grant = table.get("grant").map_or(Some(default), |node| grant(&node));
+    let has_no_client = grant == Some(Grant::None) || assertion.is_some();
+    let default = if has_no_client { ClientAuth::None } else { ClientAuth::default() };
     let client_auth = table.get("client_auth").map_or(Some(default), |node| node.word(&ClientAuth::ALL));
     let encoding_node = table.get("encoding");
     let encoding = encoding_node.as_ref().map_or(Some(Encoding::default()), |node| node.word(&Encoding::ALL));
     let allows_token = table.get("token").and_then(|node| node.boolean()).unwrap_or(false);
     let token_url = table.require("token_url").and_then(|node| {
-        let url = node.ok(UrlTemplate::parse(node.some_text()?, false))?;
+        let url = node.ok(UrlTemplate::parse(node.some_text_with_braces()?, false))?;
         let is_safe = url.fixed_origin().is_some_and(|origin| {
             origin.scheme() == "https" && matches!(origin.host(), Some(Host::Domain(_)))
         });
@@ -226,6 +238,7 @@ fn oauth2(table: &TableReader<'_>) -> Option<OAuth2Form> {
         scope,
         audience,
         client_auth: client_auth?,
+        assertion,
         encoding: of_body.or(encoding)?,
         allows_token,
         extra,
@@ -319,7 +332,8 @@ fn token_answer(node: &Node<'_>) -> Option<TokenAnswer> {
 
 /// Checks what depends on several keys.
 fn check_oauth2(form: &OAuth2Form, table: &TableReader<'_>) {
-    let OAuth2Form { grant, client_auth, scope, audience, extra, .. } = form;
+    let OAuth2Form { grant, client_auth, scope, audience, extra, assertion, .. } = form;
+    let sends = |wanted| assertion.as_ref().is_some_and(|assertion| assertion.sent_as == wanted);
     let standard = [
         ("grant_type", *grant != Grant::None),
         ("refresh_token", *grant == Grant::RefreshToken),
@@ -327,6 +341,9 @@ fn check_oauth2(form: &OAuth2Form, table: &TableReader<'_>) {
         ("audience", audience.is_some()),
         ("client_id", *client_auth == ClientAuth::Body),
         ("client_secret", *client_auth == ClientAuth::Body),
+        ("assertion", sends(AssertionUse::Grant)),
+        ("client_assertion", sends(AssertionUse::Client)),
+        ("client_assertion_type", sends(AssertionUse::Client)),
     ];
     let sets = |name: &str| standard.iter().any(|(known, is_set)| *is_set && *known == name);
     let names = extra.body.iter().map(|(name, _)| name).chain(extra.query.iter().map(|(name, _)| name));
@@ -334,6 +351,7 @@ fn check_oauth2(form: &OAuth2Form, table: &TableReader<'_>) {
         let key = match name.as_str() {
             "grant_type" | "refresh_token" => "grant",
             "client_id" | "client_secret" => "client_auth",
+            "client_assertion" | "client_assertion_type" => "assertion",
             other => other,
         };
         table.wrong_key(
@@ -350,11 +368,22 @@ fn check_oauth2(form: &OAuth2Form, table: &TableReader<'_>) {
         && *client_auth == ClientAuth::None
         && *grant != Grant::RefreshToken
         && extra.has_no_field()
+        && assertion.is_none()
     {
         table.wrong(
             "the request for a token has no field of the credential; add it to `token_request`, such as \
              `form = { apikey = \"{apikey}\" }`",
         );
+    }
+    if let Some(Assertion { form: signed, .. }) = assertion {
+        let sent = extra.names().chain(form.token_url.path.names()).any(|name| name == signed.key);
+        if sent || (*client_auth != ClientAuth::None && signed.key == "client_secret") {
+            let sentence = "is the key that signs the assertion, and is never sent; remove it";
+            table.wrong(format!("`{{{}}}` {sentence}", signed.key));
+        }
+        if *grant == Grant::RefreshToken && sends(AssertionUse::Grant) {
+            table.wrong_key("grant", "the grant `refresh_token` has no assertion; remove one of the two");
+        }
     }
 }
 
@@ -371,68 +400,6 @@ fn google(table: &TableReader<'_>) -> Option<GoogleForm> {
         None => HostPattern::parse(GOOGLE_HOST).into_iter().collect(),
     };
     Some(GoogleForm { scope: scope?, token_hosts })
-}
-
-fn jwt(table: &TableReader<'_>) -> Option<JwtForm> {
-    let algorithm = table.require("algorithm").and_then(|node| node.word(&Algorithm::ALL));
-    let key = table.get("key").and_then(|node| node.some_text().map(str::to_owned));
-    let key_id = table.get("key_id").and_then(|node| node.ok(Template::parse(node.some_text()?)));
-    let claims = table.require("claims").and_then(|node| {
-        node.table()?;
-        json_template(&node, 0)
-    });
-    let times = table.get("times").map(|node| {
-        let list = node.list();
-        list.iter().filter_map(|item| item.word(&TimeClaim::ALL)).collect::<Vec<_>>()
-    });
-    let lifetime = table.get("lifetime").and_then(|node| {
-        let lifetime = node.parsed("a duration in quotes, such as \"10m\"", parse_duration)?;
-        if !(Duration::from_secs(60)..=LIFETIME_MAX).contains(&lifetime) {
-            node.wrong("must be from 1m to 24h");
-        }
-        Some(lifetime)
-    });
-    let uppercase = table.get("uppercase").map(|node| node.texts()).unwrap_or_default();
-    let allows_token = table.get("token").and_then(|node| node.boolean()).unwrap_or(false);
-    let algorithm = algorithm?;
-    let form = JwtForm {
-        algorithm,
-        key: key.unwrap_or_else(|| algorithm.key_field().to_owned()),
-        key_id,
-        claims: claims?,
-        times: times.unwrap_or_else(|| vec![TimeClaim::IssuedAt, TimeClaim::Expires]),
-        lifetime: lifetime.unwrap_or(LIFETIME_DEFAULT),
-        uppercase,
-        allows_token,
-    };
-    check_jwt(&form, table);
-    Some(form)
-}
-
-/// Checks what depends on several keys.
-fn check_jwt(form: &JwtForm, table: &TableReader<'_>) {
-    let JwtForm { algorithm, claims, uppercase, .. } = form;
-    let names: Vec<&str> = claims.templates().into_iter().flat_map(Template::names).collect();
-    if *algorithm == Algorithm::Hs256 && names.contains(&FINGERPRINT) {
-        table.wrong_key("claims", "`{fingerprint}` needs a key pair: RS256 or ES256");
-    }
-    let others: Vec<&str> = form.key_id.iter().flat_map(Template::names).collect();
-    if names.iter().chain(&others).any(|name| *name == form.key) {
-        table.wrong(format!("`{{{}}}` is the key, which is never sent; remove it", form.key));
-    }
-    if others.contains(&FINGERPRINT) {
-        table.wrong("`{fingerprint}` is possible in `claims` only");
-    }
-    if let JsonTemplate::Object(members) = claims
-        && let Some((name, _)) =
-            members.iter().find(|(name, _)| TimeClaim::ALL.iter().any(|(time, _)| time == name))
-    {
-        table.wrong_key("claims", format!("`{name}` is set by `times` and `lifetime`; remove it"));
-    }
-    let fields = form.fields();
-    if let Some(name) = uppercase.iter().find(|name| !fields.contains(name.as_str())) {
-        table.wrong_key("uppercase", format!("`{name}` is not a field of the credential"));
-    }
 }
 
 /// Reads the headers that are sent beside the credential, or as it.
@@ -461,14 +428,13 @@ fn check_headers(form: &AuthForm, headers: &[(String, Template)], table: &TableR
     };
     let unsent: Option<&str> = match form {
         AuthForm::Jwt(form, _) => Some(&form.key),
-        AuthForm::Token(form, _) if form.is_google() => Some("private_key"),
+        AuthForm::Token(form, _) => form.signing_key(),
         AuthForm::Aws(_) => Some("secret_access_key"),
         AuthForm::Header(_)
         | AuthForm::Basic
         | AuthForm::Headers
         | AuthForm::Query(_)
-        | AuthForm::Body(_)
-        | AuthForm::Token(..) => None,
+        | AuthForm::Body(_) => None,
     };
     for (name, template) in headers {
         if CONNECTION_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-") {
@@ -480,8 +446,9 @@ fn check_headers(form: &AuthForm, headers: &[(String, Template)], table: &TableR
         if let Some(field) = template.names().find(|field| Some(*field) == unsent) {
             table.wrong_key("headers", format!("`{{{field}}}` is the key, which is never sent; remove it"));
         }
-        if matches!(form, AuthForm::Jwt(..)) && template.names().any(|field| field == FINGERPRINT) {
-            table.wrong_key("headers", "`{fingerprint}` is possible in `claims` only");
+        let computed = template.names().find(|field| COMPUTED.contains(field));
+        if let Some(name) = computed.filter(|_| matches!(form, AuthForm::Jwt(..))) {
+            table.wrong_key("headers", format!("`{{{name}}}` is possible in `claims` only"));
         }
     }
 }

@@ -98,7 +98,7 @@ fn target(table: &TableReader<'_>, context: &Context<'_>, poll_url: Option<&str>
         return None;
     }
     if let Some(node) = url {
-        return node.ok(UrlTemplate::parse(node.text()?, true)).map(Target::Url);
+        return node.ok(UrlTemplate::parse(node.text_with_braces()?, true)).map(Target::Url);
     }
     let suffix = match &path {
         Some(node) => suffix(node)?,
@@ -124,7 +124,7 @@ fn target(table: &TableReader<'_>, context: &Context<'_>, poll_url: Option<&str>
 
 /// Reads a text that is put after the path of another URL.
 fn suffix<'a>(node: &Node<'a>) -> Option<&'a str> {
-    let text = node.some_text()?;
+    let text = node.some_text_with_braces()?;
     // It must not become a part of the job's id.
     if !text.starts_with(['/', ':']) {
         node.wrong("is put after the path of the poll's URL; it begins with `/` or `:`");
@@ -181,7 +181,7 @@ fn meaning_of(polls: &Meaning) -> Meaning {
     Meaning {
         dialect: polls.dialect,
         max_body: MAX_BODY,
-        body: BodyKind::JsonOrEmpty,
+        body: if polls.body == BodyKind::Text { BodyKind::Text } else { BodyKind::JsonOrEmpty },
         follows_redirects: false,
         job_url: polls.job_url.clone(),
         unwrap: Paths::default(),
@@ -194,6 +194,7 @@ fn meaning_of(polls: &Meaning) -> Meaning {
         not_found: NotFound::default(),
         otherwise: Some(Outcome::Completed),
         results: Vec::new(),
+        followers: Vec::new(),
         searched: SEARCHED_TOTAL,
     }
 }

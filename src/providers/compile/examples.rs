@@ -37,7 +37,7 @@ enum Kind {
 pub(super) fn example(node: &Node<'_>) -> Option<Example> {
     let before = node.report.count();
     let table = node.table()?;
-    let job_id = table.require("job_id").and_then(|node| node.text().map(str::to_owned));
+    let job_id = table.require("job_id").and_then(|node| node.text_with_braces().map(str::to_owned));
     let answer = answer(&table);
     let params = params(&table);
     let results = table.get_new("results").map(|node| node.list()).unwrap_or_default();
@@ -60,14 +60,14 @@ pub(super) fn example(node: &Node<'_>) -> Option<Example> {
 pub(super) fn cancel_example(node: &Node<'_>) -> Option<CancelExample> {
     let before = node.report.count();
     let table = node.table()?;
-    let job_id = table.require("job_id").and_then(|node| node.text().map(str::to_owned));
+    let job_id = table.require("job_id").and_then(|node| node.text_with_braces().map(str::to_owned));
     let answer = answer(&table);
     let params = params(&table);
     let expect = table.get("expect").and_then(|node| {
         let table = node.table()?;
         let verdict = table.require("answer").and_then(|node| node.word(&CancelVerdict::ALL));
         let says_node = table.get("says");
-        let says = says_node.as_ref().and_then(Node::text).map(str::to_owned);
+        let says = says_node.as_ref().and_then(Node::text_with_braces).map(str::to_owned);
         if let (Some(node), Some(CancelVerdict::Accepted)) = (&says_node, verdict) {
             node.wrong("is not possible with `accepted`, which has no message");
         }
@@ -124,7 +124,7 @@ fn answer(table: &TableReader<'_>) -> Option<ExampleAnswer> {
         let status = u16::try_from(status).ok().filter(|status| (100..=599).contains(status));
         node.ok(status.ok_or_else(|| "must be an HTTP status from 100 to 599".to_owned()))
     });
-    let body = table.require("body").and_then(|node| node.text().map(str::to_owned));
+    let body = table.require("body").and_then(|node| node.text_with_braces().map(str::to_owned));
     let headers = table.get_new("headers").map(|node| {
         let lower = |(name, value): (String, String)| Some((node.ok(header_name(&name))?, value));
         entries(&node).into_iter().filter_map(lower).collect()
@@ -137,7 +137,7 @@ fn entries(node: &Node<'_>) -> Vec<(String, String)> {
 }
 
 fn texts(table: &TableReader<'_>) -> Vec<(String, String)> {
-    let text = |(name, node): (String, Node<'_>)| Some((name, node.text()?.to_owned()));
+    let text = |(name, node): (String, Node<'_>)| Some((name, node.text_with_braces()?.to_owned()));
     table.entries().into_iter().filter_map(text).collect()
 }
 
@@ -147,12 +147,12 @@ fn expect(table: TableReader<'_>) -> Option<Expect> {
         let kind = node.word(&ANSWERS)?;
         (kind != Kind::NotYet || node.is_permitted()).then_some(kind)
     })?;
-    let says = || table.get("says").and_then(|node| node.text()).map(str::to_owned);
+    let says = || table.get("says").and_then(|node| node.text_with_braces()).map(str::to_owned);
     let expect = match kind {
         Kind::Seen => seen(&table).map(Box::new).map(Expect::Seen),
         Kind::NotFound => Some(Expect::NotFound { says: says() }),
         Kind::Account => {
-            let code = table.get("code").and_then(|node| node.text()).map(str::to_owned);
+            let code = table.get("code").and_then(|node| node.text_with_braces()).map(str::to_owned);
             Some(Expect::Account { code, says: says() })
         }
         Kind::RateLimited => Some(Expect::RateLimited { says: says() }),
@@ -164,10 +164,10 @@ fn expect(table: TableReader<'_>) -> Option<Expect> {
 }
 
 fn seen(table: &TableReader<'_>) -> Option<Seen> {
-    let text = |name| table.get(name).and_then(|node| node.text()).map(str::to_owned);
+    let text = |name| table.get(name).and_then(|node| node.text_with_braces()).map(str::to_owned);
     let time = |name| {
         table.get(name).and_then(|node| {
-            let text = node.text()?;
+            let text = node.text_with_braces()?;
             let why = || format!("`{text}` is not a time; write it as \"2026-02-18T15:00:00Z\"");
             node.ok(Timestamp::parse(text).ok_or_else(why))
         })
@@ -182,7 +182,7 @@ fn seen(table: &TableReader<'_>) -> Option<Seen> {
     });
     let outputs = table.get("outputs").map(|node| node.list().iter().filter_map(output).collect());
     let outputs_expire = table.get_new("outputs_expire").and_then(|node| {
-        let text = node.text()?;
+        let text = node.text_with_braces()?;
         let at = || Timestamp::parse(text).map(OutputsExpire::At);
         let after = parse_duration(text).ok().map(OutputsExpire::After);
         let why = || format!("`{text}` is neither a span such as \"24h\" nor a time");
@@ -207,7 +207,7 @@ fn seen(table: &TableReader<'_>) -> Option<Seen> {
 
 fn output(node: &Node<'_>) -> Option<Output> {
     let table = node.table()?;
-    let text = |name| table.get(name).and_then(|node| node.text()).map(str::to_owned);
+    let text = |name| table.get(name).and_then(|node| node.text_with_braces()).map(str::to_owned);
     let output = Output {
         url: text("url"),
         kind: text("type"),

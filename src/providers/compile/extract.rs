@@ -65,8 +65,15 @@ pub(super) fn replaced(mut extract: Extract, table: TableReader<'_>) -> Extract 
 
 /// Reads the field of the job's id; `None` if the answer has none.
 fn job_id(node: &Node<'_>) -> Option<Field> {
-    let is_none = node.report.schema.get() >= 2 && node.is_text() && node.text() == Some("none");
-    (!is_none).then(|| some_field(node))
+    let is_none = node.report.schema.get() >= 2 && node.is_text() && node.text_with_braces() == Some("none");
+    if is_none {
+        return None;
+    }
+    let id = some_text_field(node);
+    if id.0.iter().any(|one| !one.when.is_empty()) {
+        node.wrong("`when` is not possible here; the id is compared before the outcome is known");
+    }
+    Some(id)
 }
 
 /// Reads a field that has at least one place.
@@ -89,7 +96,7 @@ fn some(node: &Node<'_>, read: fn(&Node<'_>) -> Field) -> Field {
 }
 
 fn progress(node: &Node<'_>) -> Option<Progress> {
-    let table = node.table()?;
+    let table = node.table_such_as("{ path = \"$.progress\", unit = \"percent\" }")?;
     let reads_texts = node.report.schema.get() >= 2;
     let unit = table.get("unit").and_then(|unit| unit.word(&UNITS));
     let ratio = table.get("ratio");
@@ -126,7 +133,7 @@ fn progress(node: &Node<'_>) -> Option<Progress> {
 }
 
 fn outputs(node: &Node<'_>) -> Option<Outputs> {
-    let table = node.table()?;
+    let table = node.table_such_as("{ each = \"$.files[*]\", url = \"$.url\" }")?;
     let each = table.require("each").map(|node| some_field(&node)).unwrap_or_default();
     let url = table.require("url").map(|node| some_text_field(&node)).unwrap_or_default();
     let outputs = Outputs {
@@ -160,7 +167,7 @@ fn outputs_expire(node: &Node<'_>) -> Option<ExpiryForm> {
 
 /// Reads the place of a time, and its format.
 pub(super) fn time(node: &Node<'_>) -> Option<Time> {
-    let table = node.table()?;
+    let table = node.table_such_as("{ path = \"$.created_at\", format = \"rfc3339\" }")?;
     let reads_texts = node.report.schema.get() >= 2;
     let format = table.require("format").and_then(|format| {
         let found = format.word(&TimeFormat::ALL)?;

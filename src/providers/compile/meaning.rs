@@ -76,7 +76,7 @@ pub(super) fn decodes(node: &Node<'_>) -> Vec<Decode> {
 }
 
 fn decode(node: &Node<'_>) -> Option<Decode> {
-    let table = node.table()?;
+    let table = node.table_such_as("{ path = \"$.data\", as = \"json\" }")?;
     let path = table.require("path").and_then(|node| path(&node));
     let encoding = table.require("as").and_then(|node| node.word(&ENCODINGS));
     table.finish();
@@ -211,7 +211,7 @@ pub(super) fn status(table: TableReader<'_>, rules: &[Rule]) -> StatusWords {
 
 /// Reads the place of the status; `"http"` stands for the HTTP status.
 fn status_field(node: &Node<'_>) -> Field {
-    if node.report.schema.get() >= 2 && node.is_text() && node.text() == Some("http") {
+    if node.report.schema.get() >= 2 && node.is_text() && node.text_with_braces() == Some("http") {
         return Field(vec![Alternative::of(Place::Http)]);
     }
     let before = node.report.count();
@@ -302,7 +302,7 @@ pub(super) fn missing_outcomes(
 #[expect(clippy::needless_pass_by_value, reason = "a table is finished by the function that reads it")]
 pub(super) fn errors(table: TableReader<'_>) -> Errors {
     let when = table.get("when").and_then(|node| {
-        let table = node.table()?;
+        let table = node.table_such_as("{ path = \"$.success\", is = false }")?;
         let path = table.require("path").and_then(|node| path(&node));
         let is = table.require("is").and_then(|node| node.scalar());
         table.finish();

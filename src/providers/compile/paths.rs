@@ -7,6 +7,7 @@ use crate::providers::condition::{Condition, Test};
 use crate::providers::field::{Alternative, Field, Outcome, Paths, Place};
 use crate::providers::part::Part;
 use crate::providers::path::Path;
+use crate::providers::template::reason_of;
 use crate::providers::text_template::TextTemplate;
 
 /// Largest size of a compiled pattern in bytes.
@@ -26,7 +27,7 @@ const TESTS: [&str; 8] = ["is", "in", "same_as", "exists", "missing", "matches",
 
 /// Reads a path.
 pub(super) fn path(node: &Node<'_>) -> Option<Path> {
-    let path = node.ok(Path::parse(node.text()?, node.report.schema.get()))?;
+    let path = node.ok(Path::parse(node.text_with_braces()?, node.report.schema.get()))?;
     let mut names = node.report.names.borrow_mut();
     names.extend(path.names().map(|name| (name.to_owned(), node.key.clone(), node.at)));
     drop(names);
@@ -60,7 +61,7 @@ fn field_of(node: &Node<'_>, allows_template: bool) -> Field {
     let mut all = Vec::new();
     for item in items(node) {
         let is_template =
-            allows_template && item.is_text() && item.text().is_some_and(TextTemplate::is_meant);
+            allows_template && item.is_text() && item.text_with_braces().is_some_and(TextTemplate::is_meant);
         if item.is_table() && item.is_permitted() {
             if let Some(table) = item.table() {
                 let template = if allows_template { table.get("template") } else { None };
@@ -91,7 +92,7 @@ fn template_alternative(table: &TableReader<'_>, node: &Node<'_>) -> Option<Alte
 }
 
 fn template(node: &Node<'_>, when: Vec<Outcome>) -> Option<Alternative> {
-    let template = node.ok(TextTemplate::parse(node.some_text()?))?;
+    let template = node.ok(TextTemplate::parse(node.some_text_with_braces()?))?;
     if !template.reads_answer() && when.is_empty() {
         node.wrong(
             "needs `when = [\"completed\"]`, because the answer does not decide whether there is such a text",
@@ -138,7 +139,7 @@ fn places(table: &TableReader<'_>) -> Vec<Alternative> {
             self::sum(node).map(Place::Sum).into_iter().collect()
         }
         (None, None, None) => {
-            table.wrong("needs `path` or `header`");
+            table.wrong("needs `path` or `header`, the place of the value, or `sum`");
             Vec::new()
         }
         _ => {
@@ -152,7 +153,7 @@ fn places(table: &TableReader<'_>) -> Vec<Alternative> {
 
 /// Reads the pattern that finds a part of a text.
 fn part(node: &Node<'_>) -> Option<Part> {
-    let pattern = node.ok(pattern(node.text()?))?;
+    let pattern = node.ok(pattern(node.text_with_braces()?))?;
     node.ok(Part::new(pattern))
 }
 
@@ -201,13 +202,13 @@ pub(super) fn conditions(node: &Node<'_>) -> Vec<Condition> {
 
 /// Reads a condition.
 fn condition(node: &Node<'_>) -> Option<Condition> {
-    let table = node.table()?;
+    let table = node.table_such_as("{ path = \"$.code\", is = 5 }")?;
     let mut places = places(&table);
     let every_node = table.get("every");
     let every = every_node.as_ref().and_then(Node::boolean).unwrap_or(false);
     let mut tests = Vec::new();
     if let Some(node) = table.get("is") {
-        tests.extend(node.scalar().map(|one| Test::Equals(vec![one])));
+        tests.extend(is_test(&node));
     }
     if let Some(node) = table.get("in") {
         let list: Vec<_> = node.list().iter().filter_map(Node::scalar).collect();
@@ -235,7 +236,7 @@ fn condition(node: &Node<'_>) -> Option<Condition> {
         }
     }
     if let Some(node) = table.get("matches") {
-        tests.extend(node.text().and_then(|text| node.ok(pattern(text))).map(Test::Matches));
+        tests.extend(node.text_with_braces().and_then(|text| node.ok(pattern(text))).map(Test::Matches));
     }
     for (name, test) in [("gt", Test::Above as fn(f64) -> Test), ("lt", Test::Below)] {
         if let Some(node) = table.get(name) {
@@ -262,6 +263,25 @@ fn condition(node: &Node<'_>) -> Option<Condition> {
     })
 }
 
+/// Reads `is`: a value, or a text with parameters.
+fn is_test(node: &Node<'_>) -> Option<Test> {
+    if node.is_list() {
+        node.wrong("must be one value; write `in` for a list of values");
+        return None;
+    }
+    if !node.has_parameter() {
+        return node.scalar().map(|one| Test::Equals(vec![one]));
+    }
+    let template = node.ok(TextTemplate::parse(node.some_text_with_braces()?))?;
+    if template.reads_answer() {
+        node.wrong("contains a path; write `same_as` to compare with another value of the answer");
+    }
+    let mut names = node.report.names.borrow_mut();
+    names.extend(template.names().map(|name| (name.to_owned(), node.key.clone(), node.at)));
+    drop(names);
+    Some(Test::SameAs(Box::new(Alternative::of(Place::Template(template)))))
+}
+
 /// Compiles a pattern that is searched in a text.
 fn pattern(text: &str) -> Result<regex::Regex, String> {
     if text.len() > PATTERN_LENGTH {
@@ -271,6 +291,6 @@ fn pattern(text: &str) -> Result<regex::Regex, String> {
         // The library draws the place on several lines; the last one has the reason.
         let error = error.to_string();
         let reason = error.lines().last().map_or("", |line| line.trim_start_matches("error: "));
-        format!("`{text}` is not a regular expression: {reason}")
+        format!("`{text}` is not a regular expression: {}", reason_of(text, reason))
     })
 }

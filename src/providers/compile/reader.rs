@@ -10,7 +10,45 @@ use std::fmt::{self, Display};
 use serde_json::{Number, Value};
 use toml::de::{DeTable, DeValue};
 
+use crate::providers::template::name_in_braces;
 use crate::providers::value::Scalar;
+
+/// The tables of keys that are often put into another one.
+const HOMES: [(&str, &[&str]); 10] = [
+    (
+        "[request]",
+        &["url", "method", "query", "headers", "accept", "json", "form", "graphql", "timeout", "max_body"],
+    ),
+    ("[response]", &["unwrap", "request_id", "decode"]),
+    ("[status]", &["map", "fold", "unknown"]),
+    (
+        "[extract]",
+        &[
+            "job_id",
+            "progress",
+            "output",
+            "output_json",
+            "outputs",
+            "error_code",
+            "error_message",
+            "created_at",
+            "completed_at",
+            "outputs_expire",
+            "null",
+        ],
+    ),
+    ("[errors]", &["account"]),
+    ("[not_found]", &["grace"]),
+    ("[poll]", &["first", "min_interval", "max_interval", "deadline", "price"]),
+    ("[limits]", &["rate", "burst", "concurrency"]),
+    ("[auth]", &["send_to", "token_url"]),
+    ("[cancel]", &["already_ended"]),
+];
+
+/// Returns the table that a key belongs to.
+fn home(name: &str) -> Option<&'static str> {
+    HOMES.iter().find(|(_, keys)| keys.contains(&name)).map(|(table, _)| *table)
+}
 
 /// Largest number of mistakes that are listed.
 const MAX_MISTAKES: usize = 100;
@@ -193,11 +231,20 @@ impl<'a> TableReader<'a> {
             if known.contains(name.as_str()) {
                 continue;
             }
-            let close = |known: &&&'static str| strsim::damerau_levenshtein(known, &name) <= 2;
-            let hint = known.iter().find(close).map(|close| format!("; did you mean `{close}`?"));
+            let distance = |known: &&'static str| (strsim::damerau_levenshtein(known, &name), *known);
+            let nearest = known.iter().map(distance).min().filter(|(distance, _)| *distance <= 2);
+            // The exact name of a key of another table is no misspelling of several letters.
+            let nearest = nearest.filter(|(distance, _)| *distance < 2 || home(&name).is_none());
+            let hint = match (nearest, home(&name)) {
+                (Some((_, close)), _) => format!("; did you mean `{close}`?"),
+                (None, Some(home)) => format!("; it is a key of {home}"),
+                (None, None) => {
+                    let keys: Vec<String> = known.iter().map(|known| format!("`{known}`")).collect();
+                    format!("; the keys here are {}", keys.join(", "))
+                }
+            };
             let at = self.table.get_key_value(name.as_str()).map_or(node.at, |(key, _)| key.span().start);
-            self.report
-                .add(at, Place(&node.key, format!("is not a key of this table{}", hint.unwrap_or_default())));
+            self.report.add(at, Place(&node.key, format!("is not a key of this table{hint}")));
         }
     }
 
@@ -242,15 +289,49 @@ impl<'a> Node<'a> {
         matches!(self.value, DeValue::Array(_))
     }
 
-    /// Returns a text. Another type is a mistake.
+    /// Returns a text that is taken as it is. Another type is a mistake, and so is a name in braces, which looks like a
+    /// parameter.
     pub(in crate::providers) fn text(&self) -> Option<&'a str> {
+        let text = self.text_with_braces()?;
+        self.check_literal(text);
+        Some(text)
+    }
+
+    /// Returns a text in which braces have a meaning, or which is data: a template, a path, a pattern or a part of an
+    /// example.
+    pub(in crate::providers) fn text_with_braces(&self) -> Option<&'a str> {
         let text = if let DeValue::String(text) = self.value { Some(text.as_ref()) } else { None };
-        self.expect(text, "a text")
+        self.expect(text, "a text in quotes")
+    }
+
+    /// Adds a mistake if a text that is taken as it is contains what looks like a parameter. Schema 1 permits it.
+    pub(in crate::providers) fn check_literal(&self, text: &str) {
+        if self.report.schema.get() >= 2
+            && let Some(name) = name_in_braces(text)
+        {
+            self.wrong(format!(
+                "`{{{name}}}` would be taken literally, because this text is no template; write the value itself, or \
+                 remove the braces"
+            ));
+        }
+    }
+
+    /// Returns whether the value is a text with a name in braces, where schema 2 permits parameters.
+    pub(in crate::providers) fn has_parameter(&self) -> bool {
+        let DeValue::String(text) = self.value else { return false };
+        self.report.schema.get() >= 2 && name_in_braces(text).is_some()
     }
 
     /// Returns a text that is not blank.
     pub(in crate::providers) fn some_text(&self) -> Option<&'a str> {
-        let text = self.text()?;
+        let text = self.some_text_with_braces()?;
+        self.check_literal(text);
+        Some(text)
+    }
+
+    /// Does the same for a text in which braces have a meaning.
+    pub(in crate::providers) fn some_text_with_braces(&self) -> Option<&'a str> {
+        let text = self.text_with_braces()?;
         if text.trim().is_empty() {
             self.wrong("must not be empty");
             return None;
@@ -291,7 +372,11 @@ impl<'a> Node<'a> {
 
     /// Returns a text, a number or a boolean.
     pub(in crate::providers) fn scalar(&self) -> Option<Scalar> {
-        self.expect(self.scalar_value(), "a text, a number, true or false")
+        let value = self.scalar_value();
+        if let Some(Scalar::Text(text)) = &value {
+            self.check_literal(text);
+        }
+        self.expect(value, "a text in quotes, a number, true or false")
     }
 
     fn scalar_value(&self) -> Option<Scalar> {
@@ -333,7 +418,12 @@ impl<'a> Node<'a> {
     /// Returns the items of a list.
     pub(in crate::providers) fn list(&self) -> Vec<Self> {
         let DeValue::Array(items) = self.value else {
-            return self.expect(None, "a list").unwrap_or_default();
+            if let DeValue::String(text) = self.value {
+                self.wrong(format!("must be a list, and not a text; write [\"{text}\"]"));
+            } else {
+                self.wrong(format!("must be a list in brackets, and not {}", self.found()));
+            }
+            return Vec::new();
         };
         let item = |value: &'a toml::Spanned<DeValue<'a>>| Self {
             report: self.report,
@@ -374,19 +464,54 @@ impl<'a> Node<'a> {
         self.list().iter().filter_map(|item| item.text().map(str::to_owned)).collect()
     }
 
+    /// Returns the texts of a list for people.
+    pub(in crate::providers) fn texts_with_braces(&self) -> Vec<String> {
+        self.list().iter().filter_map(|item| item.text_with_braces().map(str::to_owned)).collect()
+    }
+
     /// Returns a table.
     pub(in crate::providers) fn table(&self) -> Option<TableReader<'a>> {
-        let table = if let DeValue::Table(table) = self.value { Some(table) } else { None };
-        let table = self.expect(table, "a table")?;
+        let DeValue::Table(table) = self.value else {
+            let key = &self.key;
+            let is_doubled = matches!(self.value, DeValue::Array(items) if
+                items.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_))));
+            if is_doubled {
+                self.wrong(format!("must be one table; write [{key}] and not [[{key}]]"));
+            } else {
+                self.wrong(format!("must be a table in braces, and not {}", self.found()));
+            }
+            return None;
+        };
         let (report, key, at) = (self.report, self.key.clone(), self.at);
         Some(TableReader { report, key, at, table, known: RefCell::default() })
     }
 
     fn expect<T>(&self, value: Option<T>, kind: &str) -> Option<T> {
         if value.is_none() {
-            self.wrong(format!("must be {kind}"));
+            self.wrong(format!("must be {kind}, and not {}", self.found()));
         }
         value
+    }
+
+    /// Returns the type of the value, for messages.
+    fn found(&self) -> &'static str {
+        match self.value {
+            DeValue::String(_) => "a text",
+            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a time without quotes",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        }
+    }
+
+    /// Returns a table that cannot be written shorter. `form` is an example of it.
+    pub(in crate::providers) fn table_such_as(&self, form: &str) -> Option<TableReader<'a>> {
+        if !self.is_table() {
+            self.wrong(format!("must be a table such as {form}, and not {}", self.found()));
+            return None;
+        }
+        self.table()
     }
 }
 

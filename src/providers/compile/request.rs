@@ -87,7 +87,7 @@ pub(super) fn params(table: Option<&TableReader<'_>>, has_job_url: bool, report:
         let before = report.count();
         let pattern = table.get("pattern");
         let read = ParamTable {
-            pattern: pattern.as_ref().and_then(Node::text).map(str::to_owned),
+            pattern: pattern.as_ref().and_then(Node::text_with_braces).map(str::to_owned),
             encode: table.get("encode").and_then(|node| node.word(&Encode::ALL)).unwrap_or_default(),
             default: table.get("default").and_then(|node| node.text()).map(str::to_owned),
             r#enum: table.get("enum").map(|node| node.texts()),
@@ -141,7 +141,7 @@ pub(super) fn request(
     let target = match (&url_node, table.has("job_url")) {
         (Some(node), false) => {
             let allows_host = table.report.schema.get() >= 2;
-            let url = node.text().and_then(|text| node.ok(UrlTemplate::parse(text, allows_host)));
+            let url = node.text_with_braces().and_then(|text| node.ok(UrlTemplate::parse(text, allows_host)));
             url.map(Target::Url)
         }
         (None, true) => job_url.is_some().then_some(Target::JobUrl),
@@ -336,11 +336,15 @@ impl RequestForm {
 /// Reads a table of templates.
 pub(super) fn templates(node: &Node<'_>) -> Vec<(String, Template)> {
     let entries = node.table().map(|table| table.entries()).unwrap_or_default();
-    entries.into_iter().filter_map(|(name, node)| Some((name, template(&node)?))).collect()
+    let entry = |(name, node): (String, Node<'_>)| {
+        node.check_literal(&name);
+        Some((name, template(&node)?))
+    };
+    entries.into_iter().filter_map(entry).collect()
 }
 
 pub(super) fn template(node: &Node<'_>) -> Option<Template> {
-    node.ok(Template::parse(node.text()?))
+    node.ok(Template::parse(node.text_with_braces()?))
 }
 
 pub(super) fn headers(node: &Node<'_>) -> Vec<(String, Template)> {
@@ -382,9 +386,10 @@ pub(super) fn body(table: &TableReader<'_>) -> Option<BodyTemplate> {
     if let Some(node) = form {
         return Some(BodyTemplate::Form(templates(&node)));
     }
-    let table = graphql?.table()?;
+    let table =
+        graphql?.table_such_as("{ query = \"query($id: ID!) { … }\", variables = { id = \"{job_id}\" } }")?;
     // Braces in a query are not parameters.
-    let query = table.require("query").and_then(|node| node.some_text().map(str::to_owned));
+    let query = table.require("query").and_then(|node| node.some_text_with_braces().map(str::to_owned));
     let variables = table.get("variables").and_then(|node| {
         node.table()?;
         json_template(&node, 0)
@@ -408,7 +413,10 @@ pub(super) fn json_template(node: &Node<'_>, depth: usize) -> Option<JsonTemplat
     }
     if node.is_table() {
         let entries = node.table()?.entries();
-        let member = |(name, node): (String, Node<'_>)| Some((name, json_template(&node, depth + 1)?));
+        let member = |(name, node): (String, Node<'_>)| {
+            node.check_literal(&name);
+            Some((name, json_template(&node, depth + 1)?))
+        };
         return Some(JsonTemplate::Object(entries.into_iter().filter_map(member).collect()));
     }
     if node.is_list() {
@@ -425,7 +433,7 @@ pub(super) fn json_template(node: &Node<'_>, depth: usize) -> Option<JsonTemplat
 fn job_url(table: TableReader<'_>) -> Option<JobUrl> {
     let hosts = table.require("hosts").map(|node| hosts(&node)).unwrap_or_default();
     let path = table.require("path").and_then(|node| {
-        let text = node.some_text()?;
+        let text = node.some_text_with_braces()?;
         let path = node.ok(Param::anchored(text))?;
         if !path.capture_names().flatten().any(|name| name == "job_id") {
             node.wrong("needs the group `(?<job_id>…)`, the id of the job in the URL");
@@ -446,8 +454,9 @@ pub(super) fn hosts(node: &Node<'_>) -> Vec<HostPattern> {
         node.wrong("must list at least one host");
     }
     let host = |item: &Node<'_>| {
-        let pattern = item.ok(HostPattern::parse(item.text()?))?;
-        (!item.text()?.starts_with("*.") || item.is_permitted()).then_some(pattern)
+        let text = item.text_with_braces()?;
+        let pattern = item.ok(HostPattern::parse(text))?;
+        (!text.starts_with("*.") || item.is_permitted()).then_some(pattern)
     };
     list.iter().filter_map(host).collect()
 }

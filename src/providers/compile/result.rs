@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use super::extract::replaced;
 use super::meaning::{decodes, rules};
-use super::paths::field;
+use super::paths::{conditions, field};
 use super::reader::{Node, TableReader};
 use super::request::{self, Params};
 use crate::domain::JobStatus;
 use crate::providers::auth::Auth;
 use crate::providers::definition::{
-    BodyKind, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
+    BodyKind, Follower, JobUrl, Meaning, Method, NotFound, RequestForm, ResultForm, Target,
 };
 use crate::providers::extract::Extract;
 use crate::providers::field::{Field, Outcome, Paths};
 use crate::providers::host_pattern::HostPattern;
 use crate::providers::part::SEARCHED_TOTAL;
-use crate::providers::rule::{PollVerdict, Rule, Verdict};
+use crate::providers::rule::{PollVerdict, Rule, Verdict, When};
 use crate::providers::template::{Param, Template, UrlTemplate};
 
 /// Largest number of results that follow one outcome of a poll.
@@ -31,6 +31,9 @@ const ENDED: [(&str, Outcome); 5] = [
     ("partial", Outcome::Partial),
     ("expired", Outcome::Expired),
 ];
+
+/// The outcomes of jobs about which results are read.
+const OF_RESULT: [Outcome; 3] = [Outcome::Completed, Outcome::Failed, Outcome::Cancelled];
 
 /// Largest number of values that one result takes from the answer to the poll.
 const MAX_VALUES: usize = 8;
@@ -48,13 +51,22 @@ pub(super) struct Context<'a> {
 }
 
 /// Reads all `[[result]]`.
-pub(super) fn results(node: &Node<'_>, context: &Context<'_>) -> Vec<ResultForm> {
+pub(super) fn results(node: &Node<'_>, context: &Context<'_>) -> (Vec<ResultForm>, Vec<Follower>) {
     let list = node.tables();
     if list.len() > MAX_RESULTS * ENDED.len() {
         node.wrong(format!("there are more than {} results", MAX_RESULTS * ENDED.len()));
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     }
-    let forms: Vec<ResultForm> = list.iter().filter_map(|node| result(&node.table()?, context)).collect();
+    let mut read: Vec<ReadResult> = Vec::new();
+    for (index, node) in list.iter().enumerate() {
+        let Some(table) = node.table() else { continue };
+        // With a mistake in a result, it is not known what the next one begins with.
+        let before = read.last().filter(|before| before.follower.index + 1 == index);
+        let found = result(&table, (index, before), context);
+        read.extend(found);
+    }
+    check_values(&read, node);
+    let (forms, followers) = linked(read);
     let too_many = ENDED.iter().find(|(_, outcome)| {
         let follows = |form: &&ResultForm| form.when.iter().any(|when| outcome.is(*when));
         forms.iter().filter(follows).count() > MAX_RESULTS
@@ -62,7 +74,56 @@ pub(super) fn results(node: &Node<'_>, context: &Context<'_>) -> Vec<ResultForm>
     if let Some((word, _)) = too_many {
         node.wrong(format!("there are more than {MAX_RESULTS} results for the outcome {word}"));
     }
-    forms
+    (forms, followers)
+}
+
+/// A result, and what it takes from the answer before.
+struct ReadResult {
+    form: ResultForm,
+    follower: Follower,
+    /// Whether that is the answer to the result before, and not that to the poll.
+    is_chained: bool,
+    /// Place of the table in the file.
+    at: usize,
+}
+
+/// The answer with which a result begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Beginning {
+    #[default]
+    Poll,
+    Result,
+}
+
+impl Beginning {
+    const ALL: [(&str, Self); 2] = [("poll", Self::Poll), ("result", Self::Result)];
+}
+
+/// Returns the results, of which each has those that begin with its answer, and those that begin with the poll.
+fn linked(read: Vec<ReadResult>) -> (Vec<ResultForm>, Vec<Follower>) {
+    let (mut forms, mut followers): (Vec<ResultForm>, Vec<Follower>) = (Vec::new(), Vec::new());
+    for ReadResult { form, follower, is_chained, .. } in read {
+        match forms.last_mut().filter(|_| is_chained) {
+            Some(before) => before.meaning.followers.push(follower),
+            None => followers.push(follower),
+        }
+        forms.push(form);
+    }
+    (forms, followers)
+}
+
+/// Checks that each value is used: by the request of its result, or by one of those that follow from its answer.
+fn check_values(read: &[ReadResult], node: &Node<'_>) {
+    for (n, result) in read.iter().enumerate() {
+        let chain = read[n + 1..].iter().take_while(|next| next.is_chained);
+        let chain: Vec<&ReadResult> = std::iter::once(result).chain(chain).collect();
+        for (name, _) in &result.follower.values {
+            if !chain.iter().any(|one| request::names(&one.form.request).contains(name.as_str())) {
+                let sentence = format!("{}.values: `{name}` is not used by the request; remove it", node.key);
+                node.report.add(result.at, sentence);
+            }
+        }
+    }
 }
 
 /// Reads the outcomes that a result follows.
@@ -74,8 +135,16 @@ fn when(node: &Node<'_>) -> Vec<Outcome> {
     list.iter().filter_map(|item| item.word(&ENDED)).collect()
 }
 
-fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> {
-    let when = table.get("when").map_or_else(|| vec![Outcome::Completed], |node| when(&node));
+/// Reads a result. `before` is the one before it in the file.
+fn result(
+    table: &TableReader<'_>,
+    (index, before): (usize, Option<&ReadResult>),
+    context: &Context<'_>,
+) -> Option<ReadResult> {
+    let is_chained = is_chained(table, index);
+    let previous = before.filter(|_| is_chained);
+    let when = outcomes_before(table, previous);
+    let conditions = table.get("if").map(|node| conditions(&node)).unwrap_or_default();
     let uses_credential = table.get("auth").and_then(|node| node.boolean()).unwrap_or(false);
     let target = target(table);
     let (url, hosts) = match &target {
@@ -84,6 +153,8 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     };
     let target = target.map(|(target, ..)| target);
     let values = table.get("values").map(|node| values(&node, context)).unwrap_or_default();
+    let inherited = previous.map(|before| before.form.values.clone()).unwrap_or_default();
+    let names: Vec<String> = values.iter().map(|(name, _)| name.clone()).chain(inherited).collect();
     let body_node = table.get("body");
     let body = body_node.as_ref().and_then(|node| node.word(&BodyKind::OF_RESULT)).unwrap_or_default();
     let default = if body.is_json() { "application/json" } else { "*/*" };
@@ -114,12 +185,7 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
     }
     table.finish();
     let request = request?;
-    check_names(
-        table,
-        &request,
-        &NamesOfTable { values: Some(&values), inherited: BTreeSet::new() },
-        context,
-    );
+    check_names(table, &request, &NamesOfTable { values: Some(&names), inherited: BTreeSet::new() }, context);
     let meaning = Meaning {
         dialect: context.meaning.dialect,
         max_body: max_body.unwrap_or(1024 * 1024),
@@ -136,10 +202,42 @@ fn result(table: &TableReader<'_>, context: &Context<'_>) -> Option<ResultForm> 
         not_found: NotFound::default(),
         otherwise: Some(Outcome::Completed),
         results: Vec::new(),
+        followers: Vec::new(),
         searched: SEARCHED_TOTAL,
     };
     let is_rebased = is_rebased(&request, context);
-    Some(ResultForm { when, request, uses_credential, is_rebased, url, hosts, values, meaning })
+    // An answer to a result has the outcome of the poll, or ends the job.
+    let after = if is_chained { OF_RESULT.to_vec() } else { when.clone() };
+    let conditions = When { http: Vec::new(), all: conditions, any: Vec::new() };
+    let needs_url = matches!(request.target, Target::Answer);
+    let follower = Follower { index, when: after, conditions, needs_url, url, values };
+    let form = ResultForm { when, request, uses_credential, is_rebased, hosts, values: names, meaning };
+    // Without the result before, nothing is known about its values.
+    (!is_chained || previous.is_some()).then_some(ReadResult { form, follower, is_chained, at: table.at })
+}
+
+/// Reads `from`: whether a result begins with the answer to the one before.
+fn is_chained(table: &TableReader<'_>, index: usize) -> bool {
+    let Some(node) = table.get("from") else { return false };
+    let is_chained = node.word(&Beginning::ALL) == Some(Beginning::Result);
+    if is_chained && index == 0 {
+        node.wrong("is the first [[result]], so no answer to a result precedes it; remove `from`");
+        return false;
+    }
+    is_chained
+}
+
+/// Reads the outcomes that a result follows: those of the result before, if it begins with its answer.
+fn outcomes_before(table: &TableReader<'_>, previous: Option<&ReadResult>) -> Vec<Outcome> {
+    match (table.get("when"), previous) {
+        (Some(node), Some(_)) => {
+            node.wrong("has the `when` of the result before, from whose answer it follows; write a condition in `if`");
+            Vec::new()
+        }
+        (None, Some(before)) => before.form.when.clone(),
+        (Some(node), None) => when(&node),
+        (None, None) => vec![Outcome::Completed],
+    }
 }
 
 /// Reads `url`, or `path` and `hosts`.
@@ -150,7 +248,7 @@ fn target(table: &TableReader<'_>) -> Option<(Target, Field, Vec<HostPattern>)> 
             if let Some(node) = hosts_node {
                 node.wrong("is possible only with `path`; the host of `url` is fixed");
             }
-            let url = node.ok(UrlTemplate::parse(node.text()?, true))?;
+            let url = node.ok(UrlTemplate::parse(node.text_with_braces()?, true))?;
             Some((Target::Url(url), Field::default(), Vec::new()))
         }
         (None, Some(node)) => {
@@ -163,7 +261,7 @@ fn target(table: &TableReader<'_>) -> Option<(Target, Field, Vec<HostPattern>)> 
             (!place.is_empty() && !hosts.is_empty()).then_some((Target::Answer, place, hosts))
         }
         _ => {
-            table.wrong("has exactly one of `url`, and `path`, a place of the URL in the answer to the poll");
+            table.wrong("has exactly one of `url`, and `path`, a place of the URL in the answer before");
             None
         }
     }
@@ -281,7 +379,7 @@ pub(super) fn check_credential(
 /// Names of a table besides the parameters.
 pub(super) struct NamesOfTable<'a> {
     /// The values that the table itself gives, if it can.
-    pub(super) values: Option<&'a [(String, Field)]>,
+    pub(super) values: Option<&'a [String]>,
     /// The names that the request for the poll has as well, where they are checked.
     pub(super) inherited: BTreeSet<&'a str>,
 }
@@ -297,7 +395,7 @@ pub(super) fn check_names(
     let groups = names_of(context.meaning.job_url.as_ref());
     let (given, values) = (*values, values.unwrap_or_default());
     for name in &used {
-        let is_value = values.iter().any(|(known, _)| known == name);
+        let is_value = values.iter().any(|known| known == name);
         let is_param =
             *name == "job_id" || context.params.others.contains_key(*name) || groups.contains(name);
         if !is_value && !is_param && !inherited.contains(name) {
@@ -314,9 +412,6 @@ pub(super) fn check_names(
             let places = "it can be used in `query`, `headers`, and members of the body";
             table.wrong(format!("`{{{name}}}` is optional, but always a part of the request; {places}"));
         }
-    }
-    for (name, _) in values.iter().filter(|(name, _)| !used.contains(name.as_str())) {
-        table.wrong_key("values", format!("`{name}` is not used by the request; remove it"));
     }
     if let Target::Url(url) = &form.target {
         for name in url.host().into_iter().flat_map(Template::names) {

@@ -85,7 +85,8 @@ const PROGRESS_NAMES: &[&str] =
     &["progress", "percent", "percentage", "progresspercent", "progresspercentage", "completion"];
 
 /// Names of the id of the job, best first.
-const ID_NAMES: &[&str] = &["id", "jobid", "taskid", "runid", "requestid", "predictionid", "uuid", "name"];
+pub(super) const ID_NAMES: &[&str] =
+    &["id", "jobid", "taskid", "runid", "requestid", "predictionid", "uuid", "name"];
 
 /// Names of members that say, beside the status, how the job has ended. They are compared like those of the status.
 const OUTCOME_NAMES: &[&str] = &[
@@ -237,10 +238,10 @@ pub(super) struct Doubt {
 }
 
 /// A member of an answer.
-struct Member<'a> {
-    path: String,
-    name: String,
-    value: &'a Value,
+pub(super) struct Member<'a> {
+    pub(super) path: String,
+    pub(super) name: String,
+    pub(super) value: &'a Value,
     depth: usize,
 }
 
@@ -347,7 +348,7 @@ pub(super) fn folded(name: &str) -> String {
 }
 
 /// Returns every member of an answer, the higher ones first. Those of a list are left out.
-fn members(answer: &Value) -> Vec<Member<'_>> {
+pub(super) fn members(answer: &Value) -> Vec<Member<'_>> {
     let mut found = Vec::new();
     let mut level: Vec<(String, &Map<String, Value>)> =
         answer.as_object().map(|object| ("$".to_owned(), object)).into_iter().collect();
@@ -369,7 +370,7 @@ fn members(answer: &Value) -> Vec<Member<'_>> {
 }
 
 /// Returns the step of a path to a member; `None` for a name that a path cannot have within a text of TOML.
-fn step(name: &str) -> Option<String> {
+pub(super) fn step(name: &str) -> Option<String> {
     let is_plain = |c: char| c.is_alphanumeric() || "_-".contains(c);
     if !name.is_empty() && name.chars().all(is_plain) {
         return Some(format!(".{name}"));
@@ -383,7 +384,7 @@ fn is_scalar(value: &Value) -> bool {
 }
 
 /// Returns the member with the best of these names, the highest one of several.
-fn best<'m, 'a>(
+pub(super) fn best<'m, 'a>(
     members: &'m [Member<'a>],
     names: &[&str],
     fits: impl Fn(&Value) -> bool,
@@ -462,7 +463,7 @@ enum Kind {
 }
 
 /// Returns the path of the id of the job.
-fn id_path(members: &[Member<'_>], id: &str) -> Option<String> {
+pub(super) fn id_path(members: &[Member<'_>], id: &str) -> Option<String> {
     let is_id = |value: &Value| match value {
         Value::String(text) => text == id,
         Value::Number(number) => number.to_string() == id,
@@ -470,24 +471,6 @@ fn id_path(members: &[Member<'_>], id: &str) -> Option<String> {
     };
     let named = best(members, ID_NAMES, is_id);
     named.or_else(|| members.iter().find(|member| is_id(member.value))).map(|member| member.path.clone())
-}
-
-/// Returns the id of the job that answers name.
-pub(super) fn job_id(answers: &[Value]) -> Option<String> {
-    let members: Vec<Member<'_>> = answers.iter().flat_map(members).collect();
-    let found = best(&members, ID_NAMES, |value| value.is_string() || value.is_u64())?;
-    Some(found.value.as_str().map_or_else(|| found.value.to_string(), str::to_owned))
-}
-
-/// Returns whether a member of an answer is this text or number.
-pub(super) fn contains_text(answers: &[Value], part: &str) -> bool {
-    part.len() > 1
-        && answers.iter().flat_map(members).any(|member| match member.value {
-            // A status or a kind can be a part of the path as well.
-            Value::String(text) => text == part && looks_like_id(part),
-            Value::Number(number) => number.to_string() == part,
-            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
-        })
 }
 
 /// Returns whether a part of a URL looks like an id: it has a digit and is not a version, or it is long.

@@ -15,6 +15,8 @@ const OWN_HEADERS: &[&str] =
 /// Method, headers and body, without the credential.
 pub(super) struct Sent {
     pub(super) method: &'static str,
+    /// The header `Accept`, if it is not the default.
+    pub(super) accept: Option<String>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Option<Body>,
 }
@@ -55,11 +57,14 @@ impl Sent {
         if body.is_some() && *method == "GET" {
             return Err("--method: a request with a body has the method POST or PUT".to_owned());
         }
+        let accept =
+            headers.iter().find(|(name, _)| name == "accept").map(|(_, value)| value.trim().to_owned());
+        let accept = accept.filter(|value| !["application/json", "*/*", ""].contains(&value.as_str()));
         headers.retain(|(name, value)| {
             let is_default = name == "content-type" && value == "application/json";
             !is_default && !OWN_HEADERS.contains(&name.as_str())
         });
-        Ok((Self { method, headers, body }, auth.or(of_body)))
+        Ok((Self { method, accept, headers, body }, auth.or(of_body)))
     }
 
     /// Returns whether `{job_id}` is in the body.

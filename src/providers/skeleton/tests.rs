@@ -293,3 +293,49 @@ fn a_status_that_another_member_contradicts_is_asked_about() {
     let made = text(&[running, r#"{"id": 42, "status": "completed", "result": "https://x", "error": null}"#]);
     assert!(!made.contains("Can $.") && !made.contains("but $."), "{made}");
 }
+
+const TWO_JOBS: &str = r#"{"jobs": [{"jobId": "a-1", "status": "RUNNING"}, {"jobId": "b-2", "status": "DONE", "output": "https://cdn.example/b"}]}"#;
+
+#[test]
+fn a_job_in_a_list_is_selected_by_its_id() {
+    let mut input = input("https://batch.eu-1.example/v1/accounts/777123/describe", &[TWO_JOBS]);
+    input.body = Some(r#"{"jobs": ["b-2"]}"#);
+    input.headers = vec![("Accept".to_owned(), "application/vnd.acme.v2+json".to_owned())];
+    let made = skeleton(&input).expect("a skeleton");
+    for line in [
+        "url = \"https://batch.eu-1.example/v1/accounts/777123/describe\"",
+        "json = { \"jobs\" = [\"{job_id}\"] }",
+        "accept = \"application/vnd.acme.v2+json\"",
+        "unwrap = \"$.jobs[?@.jobId == {job_id}]\"",
+        "path = \"$.status\"",
+        "completed = [\"DONE\"]",
+        "job_id = \"$.jobId\"",
+        "output = { path = \"$.output\", when = [\"completed\"] }",
+        "job_id = \"b-2\"",
+    ] {
+        assert!(made.text.lines().any(|found| found == line), "{line}\n{}", made.text);
+    }
+    let (_, mistakes) = compile(&made.text);
+    let is_expected = |text: &str| text.contains("`expect` is missing");
+    assert!(mistakes.iter().all(|mistake| is_expected(&mistake.text)), "{mistakes:#?}");
+}
+
+#[test]
+fn an_id_that_only_the_body_has_wins_over_a_number_in_the_url() {
+    let mut input = input("https://api.acme.example/v1/accounts/777123/status", &[r#"{"status": "done"}"#]);
+    input.body = Some(r#"{"id": "job-42"}"#);
+    let made = skeleton(&input).expect("a skeleton");
+    assert!(
+        made.text.contains("accounts/777123/status")
+            && made.text.contains("json = { \"id\" = \"{job_id}\" }")
+    );
+    assert!(
+        made.questions.iter().any(|question| question.contains("or is it 777123 in the URL")),
+        "{made:?}"
+    );
+    // The answer decides, also if the id is in the URL.
+    let mut input =
+        self::input("https://api.acme.example/v1/jobs/777123", &[r#"{"id": 777123, "status": "done"}"#]);
+    input.body = Some(r#"{"trace": "t-42"}"#);
+    assert!(skeleton(&input).expect("a skeleton").text.contains("/v1/jobs/{job_id}"));
+}

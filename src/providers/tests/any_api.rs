@@ -69,7 +69,7 @@ fn a_template_without_meaning_is_a_mistake() {
         refuse(&format!("[extract]\njob_id = \"none\"\noutput = {output}\n"), expected);
     }
     // Other fields are read as they are.
-    refuse("[extract]\njob_id = { template = \"{$.a}\" }\n", "template");
+    refuse("[extract]\njob_id = \"none\"\noutput_json = { template = \"{$.a}\" }\n", "template");
     let old = text("[extract]\njob_id = \"$.id\"\noutput = \"https://x.example/{$.id}\"\n");
     assert!(!mistakes(&old.replace("schema = 2", "schema = 1")).is_empty());
 }

@@ -453,5 +453,91 @@ fn the_documented_kinds_of_credentials_can_be_used() {
         })
         .collect();
     let oauth2 = "type = \"oauth2\"";
-    assert_eq!(kinds, [oauth2, oauth2, oauth2, "type = \"google\"", "type = \"jwt\"", "type = \"aws\""]);
+    assert_eq!(
+        kinds,
+        [oauth2, oauth2, oauth2, oauth2, "type = \"google\"", "type = \"jwt\"", "type = \"aws\""]
+    );
+}
+
+/// A token that the credential signs, for a user.
+const ASSERTION: &str = "assertion = { algorithm = \"RS256\", lifetime = \"5m\", key_id = \"{kid}\", claims = { iss = \"{client_id}\", \
+     sub = \"{user}\", aud = \"account.example\", scope = \"signature impersonation\", box_sub_type = \"user\", \
+     jti = \"{jti}\", extra = { level = 2 } } }";
+
+#[test]
+fn an_assertion_with_claims_is_exchanged_for_a_token() {
+    let definition = defined(&oauth2(ASSERTION));
+    let key = json!({ "client_id": "c-1", "user": "u-2", "kid": "k3", "private_key": *PEM }).to_string();
+    assert_eq!(definition.check_credential(&key), Ok(()));
+    let sent = definition.token_request(&key, None, now()).expect("a request");
+    let form: std::collections::BTreeMap<String, String> =
+        url::form_urlencoded::parse(&sent.body).into_owned().collect();
+    let names: Vec<&str> = form.keys().map(String::as_str).collect();
+    assert_eq!(names, ["assertion", "grant_type"]);
+    assert_eq!(form["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
+    assert_eq!(header(&sent, "authorization"), "");
+    let assertion = &form["assertion"];
+    assert_eq!(sent.secrets, std::slice::from_ref(assertion));
+    let mut found = claims(assertion);
+    let jti = found["jti"].take();
+    let expected = json!({
+        "iss": "c-1", "sub": "u-2", "aud": "account.example", "scope": "signature impersonation",
+        "box_sub_type": "user", "jti": null, "extra": { "level": 2 },
+        "iat": now().seconds(), "exp": now().seconds() + 300,
+    });
+    assert_eq!(found, expected);
+    let again = definition.token_request(&key, None, now()).expect("a request");
+    let again =
+        url::form_urlencoded::parse(&again.body).find(|(name, _)| name == "assertion").expect("one").1;
+    assert!(
+        jti.as_str().is_some_and(|jti| jti.len() == 32) && claims(&again)["jti"] != jti,
+        "each token has its own"
+    );
+    assert!(!body(&sent).contains("PRIVATE"));
+}
+
+#[test]
+fn an_assertion_can_name_the_client_or_go_beside_it() {
+    let box_com = "client_auth = \"body\"\nassertion = { algorithm = \"HS256\", key = \"signing\", claims = { iss = \"{client_id}\" } }";
+    let key = r#"{"client_id": "c", "client_secret": "s", "signing": "hush-hush"}"#;
+    let sent = body(&defined(&oauth2(box_com)).token_request(key, None, now()).expect("a request"));
+    assert!(sent.contains("client_id=c&client_secret=s&assertion=") && !sent.contains("hush"), "{sent}");
+    let client = "assertion = { algorithm = \"HS256\", send_as = \"client_assertion\", claims = { iss = \"{id}\", sub = \"{id}\" } }\n\
+                  scope = \"jobs\"";
+    let sent = defined(&oauth2(client)).token_request(r#"{"id": "c", "secret_key": "hush"}"#, None, now());
+    let sent = body(&sent.expect("a request"));
+    let begin = "grant_type=client_credentials&scope=jobs&\
+                 client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=";
+    assert!(sent.starts_with(begin), "{sent}");
+    // Without a grant, the client is sent only if the definition says how.
+    let login = "grant = \"none\"\nclient_auth = \"header\"";
+    let sent = defined(&oauth2(login)).token_request(CLIENT, None, now()).expect("a request");
+    assert!(header(&sent, "authorization").starts_with("Basic ") && body(&sent).is_empty());
+}
+
+#[test]
+fn mistakes_in_assertions_are_listed_with_what_to_write() {
+    let signed = "assertion = { algorithm = \"HS256\", claims = { iss = \"a\" } }";
+    for (keys, expected) in [
+        ("assertion = \"jwt\"".to_owned(), "auth.assertion: must be a table"),
+        ("assertion = { algorithm = \"HS256\" }".to_owned(), "auth.assertion: the key `claims` is missing"),
+        (format!("{signed}\ngrant = \"refresh_token\""), "has no assertion"),
+        (
+            format!("{signed}\ntoken_request = {{ form = {{ assertion = \"x\" }} }}"),
+            "set by auth.assertion already",
+        ),
+        (format!("{signed}\ntoken_request = {{ form = {{ k = \"{{secret_key}}\" }} }}"), "is never sent"),
+        (format!("{signed}\nheaders = {{ x = \"{{secret_key}}\" }}"), "is the key, which is never sent"),
+        (
+            "assertion = { algorithm = \"HS256\", claims = {}, send_as = \"x\" }".to_owned(),
+            "write one of `assertion`",
+        ),
+        (
+            "assertion = { algorithm = \"HS256\", claims = {}, key_id = \"{jti}\" }".to_owned(),
+            "possible in `claims` only",
+        ),
+    ] {
+        let found = mistakes(&text(&oauth2(&keys)));
+        assert!(found.iter().any(|mistake| mistake.contains(expected)), "{keys}: {found:#?}");
+    }
 }

@@ -283,9 +283,9 @@ fn codes_of_errors_may_be_numbers() {
 fn the_documented_rules_results_and_cancellations_work() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROVIDERS.md")).unwrap();
     let blocks = page.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap());
-    let own = ["[[rule]]", "[[result]]", "[cancel]"];
+    let own = ["[[rule]]", "[[result]]", "[cancel]", "[response]", "[extract]"];
     let blocks: Vec<&str> = blocks.filter(|block| own.iter().any(|start| block.starts_with(start))).collect();
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 8);
     for block in blocks {
         compiled(&format!(
             "[auth]\ntype = \"bearer\"\nsend_to = [\"api.acme.example\"]\n\

@@ -39,6 +39,7 @@ mod progress;
 mod provider;
 mod saved_destination;
 mod saved_queue;
+mod secret_texts;
 mod signing;
 mod text;
 mod time;
@@ -84,6 +85,7 @@ pub use saved_destination::{
     duration_bucket,
 };
 pub use saved_queue::{SavedNo, SavedQueue};
+pub use secret_texts::{MASK, SecretTexts};
 pub use signing::{KeyKind, SignatureForm, Signing};
 pub use text::{
     CUT_PASSWORD, check_setting, check_value, decode, file_text, file_value, has_cut_password,

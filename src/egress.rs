@@ -34,6 +34,7 @@ mod identity;
 mod lookup_limit;
 mod pool;
 mod ranges;
+mod received;
 mod redirect;
 mod resolver;
 mod sent_secrets;
@@ -47,6 +48,7 @@ pub use connect::USER_AGENT;
 pub use error::SendError;
 pub use identity::{ClientIdentity, InvalidIdentity, check_identity};
 pub use ranges::{AddressRange, RANGES, Source, Verdict};
+pub use received::Received;
 pub use redirect::redirect_target;
 pub use resolver::{Lookup, Resolver};
 pub use token::{
@@ -71,8 +73,7 @@ use url::{Host, Url};
 
 use crate::clock::{Clock, Moment};
 use crate::dns::LookupError;
-use crate::domain::{AddressError, AppNo, Timestamp, TlsPem, parse_http_date, parse_retry_after};
-use crate::secret_texts::SecretTexts;
+use crate::domain::{AddressError, AppNo, SecretTexts, TlsPem};
 use crate::tls::{self, Trust};
 use address::AddressClass;
 use connect::{Connector, ProxyPeer};
@@ -206,38 +207,6 @@ impl Fetch {
             max_redirects: 0,
             is_guarded: false,
         }
-    }
-}
-
-/// A response.
-#[derive(Clone, Debug)]
-pub struct Received {
-    /// HTTP's status.
-    pub status: u16,
-    /// The first 16 KiB of headers in their order, with names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// The part of the body that was read.
-    pub body: Bytes,
-    /// Whether the body has, or could have, more bytes.
-    pub truncated: bool,
-    /// Time from the first lookup to the last byte.
-    pub duration: Duration,
-    /// Number of redirects that were followed, each with a request of its own.
-    pub redirects: u8,
-}
-
-impl Received {
-    /// Returns the first header with this lower-case name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    /// Returns the wait from `now` that the header `retry-after` requests: the longest one, if there are several. A date
-    /// is one of the server's clock, so it is compared with the `date` of the answer.
-    pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
-        let now = self.header("date").and_then(parse_http_date).unwrap_or(now);
-        let lines = self.headers.iter().filter(|(name, _)| name == "retry-after");
-        lines.filter_map(|(_, value)| parse_retry_after(value, now)).max()
     }
 }
 

@@ -13,7 +13,6 @@ pub mod telemetry;
 
 pub mod api;
 
-pub mod secret_texts;
 pub mod store;
 pub mod tenants;
 

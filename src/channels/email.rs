@@ -31,9 +31,9 @@ use super::channel::{
 use super::template_context::{TemplateContext, single_line};
 use super::templates::{TemplateFile, Templates};
 use crate::clock::Moment;
+use crate::domain::SecretTexts;
 use crate::domain::{AddressError, Attempt, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
 use crate::egress::SendError;
-use crate::secret_texts::SecretTexts;
 use settings::{SETTINGS, SmtpServer};
 use smtp::{FINAL_REPLY_TIMEOUT, Failure, Mail, Reply, Stage};
 

@@ -31,9 +31,9 @@ use super::channel::{
 use super::template_context::TemplateContext;
 use super::templates::TemplateFile;
 use crate::clock::Clock;
+use crate::domain::SecretTexts;
 use crate::domain::{AddressError, ChannelKind, Outcome};
 use crate::egress::{Egress, Post, Received, SendError};
-use crate::secret_texts::SecretTexts;
 use blocks::MessageParts;
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps

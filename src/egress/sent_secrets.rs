@@ -6,12 +6,10 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use hyper::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
 use url::Url;
 
-use super::Received;
-use crate::secret_texts::SecretTexts;
+use crate::domain::SecretTexts;
 
 /// Shortest text that is taken for a secret, in bytes. A header may be sensitive and have a value such as `1` or `true`,
 /// which other texts contain.
@@ -49,27 +47,13 @@ pub(super) fn of_proxy(url: &str) -> SecretTexts {
     }))
 }
 
-impl Received {
-    /// Replaces secrets that the answer repeats.
-    pub fn hide(&mut self, secrets: &SecretTexts) {
-        if secrets.is_empty() {
-            return;
-        }
-        for (_, value) in &mut self.headers {
-            if let Some(hidden) = secrets.hide(value) {
-                *value = hidden;
-            }
-        }
-        if let Some(hidden) = secrets.hide(&String::from_utf8_lossy(&self.body)) {
-            self.body = Bytes::from(hidden);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use hyper::body::Bytes;
+
+    use super::super::received::Received;
     use super::*;
 
     fn answer(header: &str, body: &str) -> Received {

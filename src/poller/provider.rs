@@ -12,13 +12,13 @@ use super::app_memory::{AppMemory, AppSpace};
 use super::exchange;
 use super::tokens::{TokenFailure, Tokens};
 use crate::clock::Clock;
+use crate::domain::SecretTexts;
 use crate::domain::{AppNo, INLINE, JobName, Limits, Masked, PollPolicy, credential_variable, to_utf8};
 use crate::egress::{Egress, Fetch, Received, SendError, Token};
 use crate::own_work::{NotDone, OwnWork, on_thread};
 use crate::providers::{
     Answer, CancelAnswer, Credential, Definition, Interpretation, JobReport, PollFailure, Request,
 };
-use crate::secret_texts::SecretTexts;
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;

@@ -19,8 +19,8 @@ use super::host_pattern::HostPattern;
 use super::issued_token::{TokenForm, TokenRequest, printable};
 use super::jwt_form::JwtForm;
 use super::template::Template;
+use crate::domain::MASK;
 use crate::domain::Timestamp;
-use crate::secret_texts::MASK;
 
 /// Shortest secret that is replaced in messages. A shorter one would replace words.
 const SECRET_MIN: usize = 4;
@@ -521,7 +521,7 @@ fn line_fields(credential: &str) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret_texts::SecretTexts;
+    use crate::domain::SecretTexts;
 
     fn parts(list: &[(&str, &str)]) -> Vec<(String, Template)> {
         let part = |(name, text): &(&str, &str)| ((*name).to_owned(), Template::parse(text).unwrap());

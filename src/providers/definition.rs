@@ -21,8 +21,8 @@ use super::rule::{Rule, When};
 use super::template::{Param, Template, UrlTemplate};
 use super::text_template::TextTemplate;
 use super::value::Scalar;
+use crate::domain::SecretTexts;
 use crate::domain::{JobStatus, Limits, Output, PollPolicy, Timestamp};
-use crate::secret_texts::SecretTexts;
 
 /// Length from which a secret is replaced in a whole answer, in bytes.
 const HIDDEN_MIN: usize = 8;

@@ -20,8 +20,8 @@ use super::definition::{Definition, JobUrl, RequestForm, Target};
 use super::host_pattern::HostPattern;
 use super::issued_token::TokenAnswer;
 use super::template::{Param, Template, check_base, percent_encode};
+use crate::domain::MASK;
 use crate::domain::{Timestamp, credential_variable};
-use crate::secret_texts::MASK;
 
 /// Longest URL in characters.
 pub(super) const MAX_URL: usize = 2048;

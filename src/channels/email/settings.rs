@@ -9,11 +9,11 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::channels::channel::{ChannelSetting, SettingCheck, SettingValues, SettingsReport};
+use crate::domain::SecretTexts;
 use crate::domain::{
     CUT_PASSWORD, MailPattern, Mailbox, Masked, format_duration, has_cut_password, parse_duration,
     parse_host_name, url_error,
 };
-use crate::secret_texts::SecretTexts;
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
 const PATTERNS_MAX: usize = 256;

@@ -218,7 +218,7 @@ async fn a_test_by_mail_without_a_final_reply_is_unclear() {
     let (result, ()) = tokio::join!(test(&t, "mailto:me@example.com"), async {
         let waits = async {
             while t.held.count() == 0 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         guarded("a whole message", waits).await;

@@ -92,8 +92,8 @@ pub use text::{
     hidden_in_name, is_hidden, shown, to_utf8, url_error,
 };
 pub use time::{
-    Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,
-    parse_rate, parse_retry_after,
+    Rate, TimeError, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration,
+    parse_http_date, parse_rate, parse_retry_after,
 };
 pub use waiting::{DeliveryWait, WaitReason, WaitingDelivery};
 pub use watch::{LatestDelivery, NewWatch, Terms, TimelineEntry, Watch, WatchStatus};

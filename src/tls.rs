@@ -5,7 +5,8 @@
 //! most once a second: an operator adds an authority, or a package replaces an expired one, while the service runs. A
 //! handshake starts the comparison and does not wait for it, because a file can be on a network mount that hangs
 //! (`file_state`). So the second handshake after a change uses the new certificates. If `SSL_CERT_FILE` or
-//! `SSL_CERT_DIR` is set, these files are the named file, each named folder, and the files in it.
+//! `SSL_CERT_DIR` is set, these files are the named file, each named folder, and the files in it. Each variable must
+//! yield certificates, as at the start: else the old ones stay in use, and a warning says so once.
 //!
 //! **A certificate that is itself trusted needs no authority.** `openssl req -x509` makes a certificate that is marked
 //! as an authority's. The verifier of `rustls-webpki` 0.103 refuses it as a server's certificate, even if it is trusted
@@ -16,10 +17,11 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use httpdate::fmt_http_date;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
@@ -89,18 +91,21 @@ pub fn config_with(
 
 /// Returns a verifier that trusts these certificates only. At least one of them must be an authority's.
 pub fn verifier_of(certificates: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
-    let read = move || certificates.clone();
+    let read = move || Ok(certificates.clone());
     Ok(Arc::new(SystemVerifier::new(Vec::new(), read, Vec::new, Clock::System)?))
 }
 
 /// Returns the verifier of such a configuration.
 pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
     let read = || {
+        if let Some([file, folders]) = NAMED.get().filter(|named| named.iter().any(Option::is_some)) {
+            return load_named(file.as_deref(), folders.as_deref());
+        }
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
             tracing::debug!(%error, "a file of certificate authorities cannot be read completely");
         }
-        found.certs
+        Ok(found.certs)
     };
     Ok(Arc::new(SystemVerifier::new(extra, read, watched_files, Clock::System)?))
 }
@@ -126,10 +131,17 @@ pub fn refuse_blocking(file: Option<&OsStr>) -> Result<()> {
 /// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private
 /// authority must not get those that are compiled in.
 pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> {
+    load_named(file, folders).map(drop)
+}
+
+/// Returns the certificates of both variables, without those that occur twice. Each variable must yield some.
+fn load_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<Roots> {
     refuse_blocking(file)?;
+    let mut certificates = Roots::new();
     if let Some(file) = file {
         let found = load_certs_from_paths(Some(Path::new(file)), None);
         refuse_none("SSL_CERT_FILE", file, &found)?;
+        certificates.extend(found.certs);
     }
     if let Some(folders) = folders {
         let mut found = CertificateResult::default();
@@ -139,8 +151,11 @@ pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> 
             found.errors.extend(one.errors);
         }
         refuse_none("SSL_CERT_DIR", folders, &found)?;
+        certificates.extend(found.certs);
     }
-    Ok(())
+    certificates.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+    certificates.dedup();
+    Ok(certificates)
 }
 
 /// Returns the files and folders of the trusted certificates: those that the variables name, else those of the machine.
@@ -303,10 +318,11 @@ struct Anchors {
 }
 
 impl SystemVerifier {
-    /// Reads the certificates with `read`, and again when one of the `files` changes.
+    /// Reads the certificates with `read`, and again when one of the `files` changes. If `read` fails or yields none
+    /// then, the old ones stay in use.
     fn new(
         extra: Roots,
-        read: impl Fn() -> Roots + Send + Sync + 'static,
+        read: impl Fn() -> Result<Roots> + Send + Sync + 'static,
         files: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static,
         clock: Clock,
     ) -> Result<Self> {
@@ -314,19 +330,43 @@ impl SystemVerifier {
             let clock = clock.clone();
             move || FileState::of(files(), clock.now())
         };
-        let (before, found) = (state(), read());
+        let (before, found) = (state(), read()?);
         if found.is_empty() {
             tracing::warn!(
                 "this machine has no certificate authorities, so the compiled-in ones are used; install ca-certificates"
             );
         }
         let anchors = Anchors::new(found, &extra)?;
+        let was_empty = anchors.certificates.len() == extra.len();
+        let is_noted = AtomicBool::new(false);
         let read_again = move || {
             // A file that is being written may have none.
-            let found = Some(read()).filter(|found| !found.is_empty())?;
-            let anchors = Anchors::new(found, &extra).ok()?;
-            tracing::debug!(count = anchors.certificates.len(), "the trusted certificates were read again");
-            Some(anchors)
+            let found = match read() {
+                Ok(found) if found.is_empty() && was_empty => return None,
+                Ok(found) if found.is_empty() => {
+                    Err(anyhow!("no certificate can be read in the files of this machine"))
+                }
+                found => found,
+            };
+            match found.and_then(|found| Anchors::new(found, &extra)) {
+                Ok(anchors) => {
+                    is_noted.store(false, Relaxed);
+                    tracing::debug!(
+                        count = anchors.certificates.len(),
+                        "the trusted certificates were read again"
+                    );
+                    Some(anchors)
+                }
+                Err(error) => {
+                    if !is_noted.swap(true, Relaxed) {
+                        tracing::warn!(
+                            %error,
+                            "the changed certificate authorities cannot be used, so the old ones stay in use"
+                        );
+                    }
+                    None
+                }
+            }
         };
         let source = Source { state: Box::new(state), read: Box::new(read_again) };
         Ok(Self(FileValue::new(anchors, before, source, clock)))
@@ -437,7 +477,8 @@ mod tests {
 
     fn verifier_of(trusted: &CertificateDer<'static>) -> Arc<SystemVerifier> {
         let trusted = vec![trusted.clone()];
-        Arc::new(SystemVerifier::new(Vec::new(), move || trusted.clone(), Vec::new, Clock::System).unwrap())
+        let read = move || Ok(trusted.clone());
+        Arc::new(SystemVerifier::new(Vec::new(), read, Vec::new, Clock::System).unwrap())
     }
 
     /// Connects to a server with this certificate as a client of `name`. The error is the client's.
@@ -602,7 +643,7 @@ mod tests {
         let (read, files) = (file.clone(), file.clone());
         let read = move || {
             let found = CertificateDer::pem_file_iter(&read);
-            found.map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default()
+            Ok(found.map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default())
         };
         let files = move || vec![files.clone()];
         // After the year 2100, so that no file is fresh.
@@ -627,6 +668,43 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         compared().await;
         assert!(works(&second, &new).await);
+    }
+
+    #[tokio::test]
+    async fn a_variable_that_yields_no_more_keeps_its_authorities() {
+        let folders = tempfile::tempdir().unwrap();
+        let (file, folder) = (folders.path().join("private.pem"), folders.path().join("public"));
+        std::fs::create_dir(&folder).unwrap();
+        let [private, public] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let certificate = params(true).self_signed(&private).unwrap();
+        std::fs::write(folder.join("public.pem"), params(true).self_signed(&public).unwrap().pem()).unwrap();
+        std::fs::write(&file, certificate.pem()).unwrap();
+        let named = [file.clone(), folder].map(PathBuf::into_os_string);
+        let watched = named.clone();
+        let read = move || load_named(Some(&named[0]), Some(&named[1]));
+        let files = move || named_files(Some(&watched[0]), Some(&watched[1]));
+        // After the year 2100, so that no file is fresh.
+        let clock = ManualClock::at(Timestamp::from_millis(5_000_000_000_000));
+        let verifier = SystemVerifier::new(Vec::new(), read, files, Clock::Manual(clock.clone())).unwrap();
+        let verifier = Arc::new(verifier);
+        let works = async || {
+            clock.advance(CHECK_INTERVAL);
+            verifier.anchors();
+            verifier.0.settled().await;
+            handshake(verifier.clone(), NAME, certificate.der(), &private).await.is_ok()
+        };
+        assert!(works().await);
+        let key = private.serialize_pem();
+        for changed in [None, Some(key.as_str()), Some(""), Some("no PEM")] {
+            match changed {
+                None => std::fs::remove_file(&file).unwrap(),
+                Some(text) => std::fs::write(&file, text).unwrap(),
+            }
+            assert!(works().await, "{changed:?}");
+        }
+        // A change that yields certificates is used.
+        std::fs::write(&file, params(true).self_signed(&public).unwrap().pem()).unwrap();
+        assert!(!works().await);
     }
 
     #[test]

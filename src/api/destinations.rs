@@ -135,7 +135,10 @@ pub(super) fn destination_requests(
         match object_reader::text(raw) {
             Some(text) => reader.address(channel, &text, at, fields.errors),
             None if is_list => reader.addresses(channel, raw, &at, fields.errors),
-            None => fields.error(field, FieldErrorCode::InvalidType, "must be a string"),
+            None => {
+                let (code, detail) = object_reader::not_text(raw, "must be a string");
+                fields.error(field, code, detail);
+            }
         }
     }
     if let Some(list) = fields.list("notify", ENTRIES_MAX) {
@@ -186,14 +189,16 @@ impl<'a> DestinationReader<'a> {
         } else if raw.get().starts_with('{') {
             self.object(raw, &at, errors);
         } else {
-            errors.add(at, FieldErrorCode::InvalidType, "must be a string or an object");
+            let (code, detail) = object_reader::not_text(raw, "must be a string or an object");
+            errors.add(at, code, detail);
         }
     }
 
     /// Parses a list of addresses of a channel.
     fn addresses(&mut self, channel: ChannelKind, raw: &RawValue, at: &str, errors: &mut FieldErrors) {
         let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
-            return errors.add(at, FieldErrorCode::InvalidType, "must be a string or a list of strings");
+            let (code, detail) = object_reader::not_text(raw, "must be a string or a list of strings");
+            return errors.add(at, code, detail);
         };
         if list.is_empty() {
             errors.add(at, FieldErrorCode::Empty, "must not be empty");

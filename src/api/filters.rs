@@ -89,9 +89,11 @@ impl FilterSource<'_, '_, '_> {
     /// Takes an instant, or the time for which it is past.
     fn instant(&mut self, name: &'static str, now: Timestamp) -> Option<Timestamp> {
         self.parsed(name, |text| {
-            let ago = || parse_duration(text).ok().map(|ago| now.minus(ago));
-            let wrong = || (FieldErrorCode::InvalidFormat, format!("{TIME}, or how long ago, such as 24h"));
-            Timestamp::parse(text).or_else(ago).ok_or_else(wrong)
+            object_reader::instant(text).or_else(|(code, detail)| match parse_duration(text) {
+                Ok(ago) => Ok(now.minus(ago)),
+                Err(_) if detail == TIME => Err((code, format!("{TIME}, or how long ago, such as 24h"))),
+                Err(_) => Err((code, detail)),
+            })
         })
     }
 }
@@ -106,7 +108,7 @@ fn words_of<T>(raw: &RawValue, word: impl Fn(&str) -> Result<T, Invalid>) -> Res
     if let Some(text) = object_reader::text(raw) {
         return words_in(&text, word);
     }
-    let wrong = || (FieldErrorCode::InvalidType, "must be a string or a list of strings".to_owned());
+    let wrong = || object_reader::not_text(raw, "must be a string or a list of strings");
     let list = object_reader::first(raw, STATUSES_MAX).ok_or_else(wrong)?;
     if list.is_empty() {
         return Err((FieldErrorCode::Empty, "must not be empty; leave it out for all".to_owned()));

@@ -746,12 +746,12 @@ pub async fn rotate_secret(call: Call) -> Answer {
     if !has_secret(signing.as_deref()) {
         let detail =
             "no secret signs the requests to this destination; change its `signature` and `keys` first";
-        return Err(Problem::field("", FieldErrorCode::Conflict, detail).into());
+        return Err(Problem::target(FieldErrorCode::Conflict, detail).into());
     }
     if !channels::spec(channel).is_signed {
         let detail =
             format!("a destination of the channel {channel} has no secret; only webhooks are signed");
-        return Err(Problem::field("", FieldErrorCode::Conflict, detail).into());
+        return Err(Problem::target(FieldErrorCode::Conflict, detail).into());
     }
     let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);

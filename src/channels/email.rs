@@ -69,7 +69,12 @@ pub(super) const HTML: TemplateFile =
 pub(super) const SPEC: ChannelSpec = ChannelSpec {
     shorthand: Some(Shorthand { field: "email", is_list: true }),
     address_fields: &["email", "address", "to"],
-    recognize: |text| Some(percent_decode_str(text.strip_prefix("mailto:")?).decode_utf8_lossy()),
+    recognize: |text| {
+        // A scheme is case-insensitive.
+        let (scheme, address) = text.split_once(':')?;
+        let is_mail = scheme.eq_ignore_ascii_case("mailto");
+        is_mail.then(|| percent_decode_str(address).decode_utf8_lossy())
+    },
     show: |address| ShownAddress::Email(address),
     queue: QueueScope::Server("smtp"),
     pacing: Pacing::Concurrent(CONCURRENT_MAX),

@@ -23,8 +23,7 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
             "no TLS connection was made: check the certificate of the receiver, its chain and its name"
         }
         _ if channel == ChannelKind::Email && result.attempt.response_body.is_empty() => {
-            "the mail server sent no reply: check the host and the port of smtp.url, and the firewall, and whether it \
-             runs"
+            without_reply(&result.outcome, result.reach, error)
         }
         (_, Reach::NotConnected) => {
             "no connection was made: check the host name, the port and the firewall, whether the receiver runs, and for \
@@ -57,6 +56,41 @@ pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str
 
 /// The beginning of an error that Slack itself has answered.
 const SLACK: &str = "slack: ";
+
+/// Returns what to check after a mail that no reply explains.
+fn without_reply(outcome: &Outcome, reach: Reach, error: &str) -> &'static str {
+    match error {
+        _ if *outcome == Outcome::Unclear => {
+            "the mail server got the whole mail and did not confirm it: check whether the mail arrives, and the log of \
+             the mail server; a delivery may be sent twice"
+        }
+        _ if error.contains("is not SMTP") => {
+            "the peer does not speak SMTP: check the host and the port of smtp.url, and whether a proxy or a firewall \
+             answers in place of the mail server"
+        }
+        _ if error.contains("out of turn") => {
+            "the mail server does not keep to SMTP: the operator checks its software, and what stands between it and \
+             Ringback"
+        }
+        _ if error.starts_with("too_large:") => {
+            "the peer sends more than a mail server does: check the host and the port of smtp.url"
+        }
+        _ if error.starts_with("tls:") => {
+            "no TLS connection with the mail server was made: the operator checks scheme, port and tls of smtp.url, and \
+             the certificate of the mail server"
+        }
+        _ if error.starts_with("smtp:") => {
+            "the mail server does not fit smtp.url: the error says what the operator changes"
+        }
+        _ if reach == Reach::Answered => {
+            "the mail server stopped in the middle of the exchange: the error names the step, and its log says why"
+        }
+        _ => {
+            "the mail server sent no reply: check the host and the port of smtp.url, and the firewall, and whether it \
+             runs"
+        }
+    }
+}
 
 /// Returns what to check after this reply of a mail server. Enhanced status codes are those of RFC 3463.
 fn of_reply(reply: &str) -> &'static str {
@@ -170,6 +204,63 @@ mod tests {
         }
         for status in 100..600 {
             assert!(!of_status(status).is_empty(), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_mail_without_a_reply_has_the_hint_of_its_error() {
+        let retry = || Outcome::Retry { after: None };
+        for (outcome, reach, error, part) in [
+            (retry(), Reach::NotConnected, "timeout: no answer within 30 s, at the greeting", "the firewall"),
+            (
+                retry(),
+                Reach::NotConnected,
+                "protocol: the mail server's reply is not SMTP, at the greeting",
+                "the port",
+            ),
+            (
+                retry(),
+                Reach::Answered,
+                "protocol: the mail server answered 250 out of turn, at DATA",
+                "keep to SMTP",
+            ),
+            (
+                retry(),
+                Reach::Answered,
+                "too_large: the answer is larger than 2048 bytes, at EHLO",
+                "sends more",
+            ),
+            (
+                retry(),
+                Reach::Answered,
+                "protocol: the mail server closed the connection, at RCPT TO",
+                "the step",
+            ),
+            (retry(), Reach::Answered, "tls: expired, at TLS", "certificate"),
+            (
+                retry(),
+                Reach::Answered,
+                "smtp: the mail server offers no login; it offers X",
+                "operator changes",
+            ),
+            (
+                Outcome::Unclear,
+                Reach::Answered,
+                "protocol: the mail server closed the connection, after the message; it may have accepted the mail",
+                "whether the mail arrives",
+            ),
+            (
+                Outcome::Unclear,
+                Reach::Answered,
+                "timeout: no reply to the message within 60 s; it may have accepted the mail",
+                "whether the mail arrives",
+            ),
+        ] {
+            let found =
+                hint(ChannelKind::Email, &result(outcome, reach, None, Some(error))).unwrap_or_default();
+            assert!(found.contains(part), "{error}: {found}");
+            let is_silent = error.starts_with("timeout: no answer");
+            assert_eq!(found.contains("sent no reply"), is_silent, "{error}: {found}");
         }
     }
 }

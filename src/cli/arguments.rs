@@ -7,7 +7,7 @@ use std::path::Path;
 use super::output::{Failure, clean};
 use crate::app::{HostEnvironment, configuration_errors, destination_errors};
 use crate::config::{Config, ConfigError, Environment, File, Flags, Source, read_secret};
-use crate::domain::{Masked, Timestamp, parse_any_duration, parse_duration};
+use crate::domain::{Masked, TimeError, Timestamp, parse_any_duration, parse_duration};
 use crate::named_file;
 
 /// Parses `name=value`.
@@ -66,8 +66,12 @@ pub(super) fn time_argument(
     now: Timestamp,
 ) -> Result<Option<String>, Failure> {
     let Some(text) = text else { return Ok(None) };
-    if let Some(at) = Timestamp::parse(&text) {
-        return Ok(Some(at.to_string()));
+    match Timestamp::read(&text) {
+        Ok(at) => return Ok(Some(at.to_string())),
+        Err(TimeError::Range) => {
+            return Err(Failure::Usage(format!("{flag}: the time must be {}", Timestamp::BOUNDS)));
+        }
+        Err(TimeError::Form) => {}
     }
     let ago = parse_duration(&text).map_err(|_| {
         Failure::Usage(format!(

@@ -7,7 +7,6 @@
 mod expectations;
 mod log;
 
-use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -26,7 +25,7 @@ use self::expectations::{DemoJob, Expectations};
 use self::log::{CLIENT, DemoLog, FLAKY, MUVI, Participant, RECEIVER, SERVER, log_response};
 use super::client::Client;
 use super::listen::{Arrival, Listener};
-use super::output::{Failure, print_line, unless_closed};
+use super::output::Failure;
 use super::request_fields::Body;
 use super::signals::Signals;
 use super::sim::{Options, Simulator};
@@ -93,20 +92,15 @@ impl Demo {
             },
             () = signals.stop() => Err(anyhow!("the demo was interrupted")),
         };
-        let summary = expectations.summary(Terminal::of_stdout(), |job| services.simulator.polls(job));
-        say(format_args!("\n{summary}\n"))?;
-        let verdict = outcome.and_then(|()| expectations.verdict().map_err(anyhow::Error::msg));
-        if verdict.is_ok() {
-            let (count, seconds) = (JOBS.len(), log.elapsed().as_secs_f64());
-            say(format_args!(
-                "{count} of {count} expected webhooks were received and verified in {seconds:.1} s."
-            ))?;
-        } else if !expectations.is_complete() {
-            say(expectations.missing())?;
-        }
-        if self.keep && verdict.is_ok() {
-            services.keep(&log, &mut signals).await?;
-        }
+        let reported = tokio::select! {
+            reported = services.report(&log, &expectations, outcome) => reported,
+            () = signals.stop() => Err(anyhow!("the demo was interrupted")),
+        };
+        let verdict = match reported {
+            Ok(()) if self.keep => services.keep(&log, &mut signals).await,
+            reported => reported,
+        };
+        // The server ends before its database is removed, also after an error of stdout.
         tokio::select! {
             closed = services.shut_down() => closed?,
             // A second signal ends the wait for the work in progress.
@@ -114,11 +108,6 @@ impl Demo {
         }
         Ok(verdict?)
     }
-}
-
-/// Prints a line. If stdout is closed, the demo continues: its result is the exit code.
-fn say(line: impl Display) -> Result<()> {
-    unless_closed(print_line(line))
 }
 
 /// The running services.
@@ -205,6 +194,21 @@ impl Services {
         Ok(())
     }
 
+    /// Prints the summary, and returns the verdict.
+    async fn report(&self, log: &DemoLog, expectations: &Expectations, outcome: Result<()>) -> Result<()> {
+        let summary = expectations.summary(Terminal::of_stdout(), |job| self.simulator.polls(job));
+        log.say(format_args!("\n{summary}\n")).await?;
+        let verdict = outcome.and_then(|()| expectations.verdict().map_err(anyhow::Error::msg));
+        if verdict.is_ok() {
+            let (count, seconds) = (JOBS.len(), log.elapsed().as_secs_f64());
+            let sentence = "expected webhooks were received and verified in";
+            log.say(format_args!("{count} of {count} {sentence} {seconds:.1} s.")).await?;
+        } else if !expectations.is_complete() {
+            log.say(expectations.missing()).await?;
+        }
+        verdict
+    }
+
     /// Waits for the next webhook and returns its receiver. Returns an error if the server ends.
     async fn next(&mut self) -> Result<(Participant, Arrival)> {
         tokio::select! {
@@ -220,7 +224,9 @@ impl Services {
     /// Runs until a signal, and shows further webhooks.
     async fn keep(&mut self, log: &DemoLog, signals: &mut Signals) -> Result<()> {
         let (server, key, url) = (self.client.url(), &self.key, &self.steady.url);
-        say(format_args!(
+        // One future for all iterations, so that no signal is lost between two webhooks.
+        let mut stop = std::pin::pin!(signals.stop());
+        let text = format!(
             r#"
 Everything runs until Ctrl-C. To register a job of your own that fails after 5 s:
 
@@ -232,9 +238,11 @@ Everything runs until Ctrl-C. To register a job of your own that fails after 5 s
 
 What a job id can contain: ringback sim --help
 "#
-        ))?;
-        // One future for all iterations, so that no signal is lost between two webhooks.
-        let mut stop = std::pin::pin!(signals.stop());
+        );
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            said = log.say(text) => said?,
+        }
         loop {
             tokio::select! {
                 () = &mut stop => return Ok(()),

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::client::{Answer, Client, segment, with_query};
 use super::delivery_state::{describe_undelivered, is_pending};
-use super::output::{Failure, clean, join, print_line, print_note, text, texts, unless_closed};
+use super::output::{
+    Failure, clean, join, print_note, print_note_waiting, print_waiting, text, texts, unless_closed,
+};
 use super::signals::shutdown_signal;
 use super::terminal::Terminal;
 use crate::domain::{JobStatus, WatchStatus, parse_any_duration};
@@ -82,18 +84,29 @@ pub(super) async fn follow(
     let answer = answer?;
     let (terminal, watch) = (Terminal::of_stdout(), answer.value());
     let status = text(&watch, "/status");
-    let printed = if json {
-        terminal.json(&answer.text)
+    let result = if json {
+        terminal.json_text(&answer.text)
     } else {
         let line = describe(&watch);
         let rest = line.strip_prefix(&status).unwrap_or_default();
-        print_line(format_args!("{}{rest}", terminal.status(&status)))
+        format!("{}{rest}\n", terminal.status(&status))
     };
-    // The exit code is a result, too.
-    unless_closed(printed)?;
     let undelivered = describe_undelivered(&watch, terminal);
-    if !undelivered.is_empty() {
-        print_note(&undelivered);
+    let print = async {
+        // The exit code is a result, too.
+        unless_closed(print_waiting(result).await)?;
+        if !undelivered.is_empty() {
+            print_note_waiting(undelivered.clone()).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        biased;
+        asked = shutdown_signal() => {
+            asked?;
+            return Err(Failure::Failed("stopped while the result was printed".to_owned()));
+        }
+        printed = print => printed?,
     }
     match WatchStatus::parse(&status).and_then(exit_code) {
         Some(0) if !undelivered.is_empty() => Err(Failure::Ended(UNDELIVERED)),
@@ -153,7 +166,7 @@ async fn wait_for_end(
     loop {
         if let Some(answer) = known.take() {
             let watch = answer.value();
-            progress.show(&watch);
+            progress.show(&watch).await;
             if has_ended(&watch) {
                 return Ok(answer);
             }
@@ -241,11 +254,11 @@ impl Progress {
         Self { bar, last: std::cell::RefCell::default() }
     }
 
-    fn show(&self, watch: &Value) {
+    async fn show(&self, watch: &Value) {
         let line = describe(watch);
         if self.bar.is_hidden() {
             if !has_ended(watch) && self.last.replace(line.clone()) != line {
-                print_note(line);
+                print_note_waiting(line).await;
             }
             return;
         }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::arguments::secret_file_or_stdin;
-use super::output::{Failure, clean, print_line, visible};
+use super::output::{Failure, clean, print_waiting, visible};
 use super::signals::shutdown_signal;
 use super::terminal::{BOLD, DIM, GREEN, RED, Terminal};
 use crate::channels::webhook::{self, Secret};
@@ -30,7 +30,7 @@ use crate::domain::{Masked, Timestamp};
 const BODY_MAX: usize = 1024 * 1024;
 /// Maximum number of ids whose attempts are counted; then counting restarts.
 const IDS_MAX: usize = 10_000;
-/// Maximum number of webhooks that wait to be printed; then senders wait.
+/// Maximum number of webhooks that wait to be printed. Further ones are answered and counted.
 const UNSEEN_MAX: usize = 256;
 /// Maximum number of bytes that are printed of a body that is not JSON.
 const SHOWN_MAX: usize = 4 * 1024;
@@ -71,20 +71,31 @@ impl Listen {
         let (listener, mut arrivals) = Listener::bind(Clock::System, self.port, secret, self.fail)
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
-        print_line(format_args!("Listening on {}. Times are UTC.", listener.url()))?;
-        print_line("To permit webhooks to this address, start the server with")?;
-        print_line("  RINGBACK_EGRESS__ALLOW=127.0.0.1/32 ringback serve")?;
-        let terminal = Terminal::of_stdout();
+        let (terminal, receiver, url) =
+            (Terminal::of_stdout(), Arc::clone(&listener.receiver), listener.url());
+        // A stdout that is not read delays neither an answer nor the end.
         let show = async {
+            print_waiting(format!(
+                "Listening on {url}. Times are UTC.\nTo permit webhooks to this address, start the server with\n  \
+                 RINGBACK_EGRESS__ALLOW=127.0.0.1/32 ringback serve\n"
+            ))
+            .await?;
             while let Some(arrival) = arrivals.recv().await {
-                print_line(format_args!("\n{}", arrival.render(terminal)))?;
+                print_waiting(format!("\n{}\n", arrival.render(terminal))).await?;
+                let unprinted = receiver.unprinted.swap(0, Relaxed);
+                if unprinted > 0 {
+                    let text = format!("\n{unprinted} webhooks are not printed: stdout was not read\n");
+                    print_waiting(text).await?;
+                }
             }
             Ok::<_, anyhow::Error>(())
         };
         tokio::select! {
+            // The signal handler is installed before the first output.
+            biased;
+            asked = shutdown_signal() => asked?,
             served = listener.serve() => served.context("the receiver failed")?,
             shown = show => shown?,
-            asked = shutdown_signal() => asked?,
         }
         Ok(())
     }
@@ -99,8 +110,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens the port (0: a free one). Received webhooks are sent to the channel. If the channel is dropped, requests
-    /// are still answered.
+    /// Opens the port (0: a free one). Received webhooks are sent to the channel. If the channel is full or dropped,
+    /// requests are still answered.
     pub async fn bind(
         clock: Clock,
         port: u16,
@@ -110,8 +121,8 @@ impl Listener {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let address = socket.local_addr()?;
         let (arrivals, seen) = mpsc::channel(UNSEEN_MAX);
-        let (fail, attempts) = (fail.into(), Mutex::default());
-        let receiver = Arc::new(Receiver { clock, secret, fail, attempts, arrivals });
+        let (fail, attempts, unprinted) = (fail.into(), Mutex::default(), AtomicU64::new(0));
+        let receiver = Arc::new(Receiver { clock, secret, fail, attempts, arrivals, unprinted });
         Ok((Self { socket, address, receiver }, seen))
     }
 
@@ -137,6 +148,8 @@ struct Receiver {
     /// Number of requests with each id, by path: destinations of one watch get the same id.
     attempts: Mutex<HashMap<(String, String), u32>>,
     arrivals: mpsc::Sender<Arrival>,
+    /// Number of webhooks that found the channel full since the last one that was printed.
+    unprinted: AtomicU64,
 }
 
 /// A received webhook.
@@ -179,8 +192,10 @@ async fn receive(
 ) -> StatusCode {
     let arrival = receiver.judge(&uri, &headers, body);
     let answered = arrival.answered;
-    // The other end can be dropped.
-    let _ = receiver.arrivals.send(arrival).await;
+    // The other end can be dropped, or wait for a stdout that is not read.
+    if receiver.arrivals.try_send(arrival).is_err() {
+        receiver.unprinted.fetch_add(1, Relaxed);
+    }
     answered
 }
 
@@ -293,7 +308,8 @@ mod tests {
     fn receiver(secret: Option<Secret>, fail: u32) -> Receiver {
         let (arrivals, _) = mpsc::channel(1);
         let clock = Clock::Manual(ManualClock::at(NOW));
-        Receiver { clock, secret, fail: fail.into(), attempts: Mutex::default(), arrivals }
+        let (fail, attempts, unprinted) = (fail.into(), Mutex::default(), AtomicU64::new(0));
+        Receiver { clock, secret, fail, attempts, arrivals, unprinted }
     }
 
     fn headers(signature: &str) -> HeaderMap {

@@ -117,6 +117,19 @@ pub(super) fn print_note(line: impl Display) {
     }
 }
 
+/// Writes a line to stderr on a thread of its own, for a command that must not wait for a pipe that is not read.
+pub(super) async fn print_note_waiting(line: String) {
+    let (done, printed) = tokio::sync::oneshot::channel();
+    let write = move || {
+        print_note(line);
+        let _ = done.send(());
+    };
+    // Without a thread, the line is not shown.
+    if std::thread::Builder::new().name("stderr".to_owned()).spawn(write).is_ok() {
+        let _ = printed.await;
+    }
+}
+
 /// Returns whether a character controls a terminal or changes the direction of text.
 pub(super) fn is_unfit(c: char) -> bool {
     c.is_control()

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 pub use machine::{Answer, Ending, List, Machine, Options};
 
-use super::output::{Failure, print_line};
+use super::output::{Failure, print_waiting};
 use super::signals::shutdown_signal;
 use crate::clock::Clock;
 use crate::config::LogFormat;
@@ -71,14 +71,22 @@ impl Sim {
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
         let url = format!("http://{}", socket.local_addr().context("the port has no address")?);
-        print_line(format_args!("Simulating Muvi on {url}. To poll it, start a server with"))?;
-        print_line(format_args!(
-            "  RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any ringback serve"
-        ))?;
+        // A stdout that is not read delays neither an answer nor the end.
+        let announce = async {
+            print_waiting(format!(
+                "Simulating Muvi on {url}. To poll it, start a server with\n  \
+                 RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any ringback serve\n"
+            ))
+            .await?;
+            std::future::pending::<anyhow::Result<()>>().await
+        };
         let simulator = Simulator::new(Clock::System, self.options);
         tokio::select! {
-            served = async { axum::serve(socket, simulator.router()).await } => served.context("the simulator failed")?,
+            // The signal handler is installed before the first output.
+            biased;
             asked = shutdown_signal() => asked?,
+            announced = announce => announced?,
+            served = async { axum::serve(socket, simulator.router()).await } => served.context("the simulator failed")?,
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::io::IsTerminal as _;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::output::{clean, clean_json, print_line};
+use super::output::{clean, clean_json, print};
 use crate::clock::Clock;
 use crate::config::Environment;
 use crate::domain::Timestamp;
@@ -86,7 +86,12 @@ impl Terminal {
     /// Prints JSON as the server wrote it. On a terminal, control characters in strings are escaped, which does not
     /// change the meaning.
     pub fn json(self, text: &str) -> anyhow::Result<()> {
-        if self.interactive { print_line(clean_json(text)) } else { print_line(text) }
+        print(self.json_text(text))
+    }
+
+    /// Returns what [`Self::json`] prints.
+    pub(super) fn json_text(self, text: &str) -> String {
+        if self.interactive { format!("{}\n", clean_json(text)) } else { format!("{text}\n") }
     }
 
     /// Returns whether a line fits.

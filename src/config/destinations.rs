@@ -158,7 +158,10 @@ fn section(
     let name = if let Some(Value::String(name)) = fields.get("name") {
         name.clone()
     } else {
-        errors.push(("name", "is required; the next start finds the destination by it"));
+        errors.push(match fields.get("name") {
+            Some(_) => ("name", "must be a string; write it in quotation marks"),
+            None => ("name", "is required; the next start finds the destination by it"),
+        });
         fields.insert("name".to_owned(), NO_NAME.into());
         NO_NAME.to_owned()
     };

@@ -256,9 +256,14 @@ pub(super) fn fields_in_one_line(text: &str) -> Option<String> {
     fields.filter(|_| lines.len() > 1).map(|fields| Value::Object(fields).to_string())
 }
 
-/// Checks the credential of a provider.
+/// Checks the credential of a provider. The definition says which of several fields go into a header, and checks those.
 pub(super) fn credential(text: &str) -> Result<Masked, String> {
-    header_value(text, 1..=CREDENTIAL_MAX)
+    let lengths = 1..=CREDENTIAL_MAX;
+    let has_fields = text.starts_with('{') && serde_json::from_str::<Map<String, Value>>(text).is_ok();
+    if has_fields && lengths.contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(Masked::new(text));
+    }
+    header_value(text, lengths)
 }
 
 fn header_value(text: &str, lengths: RangeInclusive<usize>) -> Result<Masked, String> {
@@ -562,6 +567,17 @@ mod tests {
         assert_eq!(encryption_keys(&format!("{standard}, {other}=")).map(|keys| keys.len()), Ok(2));
         for text in ["hush", "", "hush!", &format!("{standard},"), &format!("{standard},{url}")] {
             assert!(encryption_keys(text).is_err_and(|wrong| !wrong.contains("hush")), "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_credential_may_have_any_characters() {
+        let fields = fields_in_one_line("account=straße\nsecret=b2").expect("fields");
+        for text in [fields.as_str(), r#"{"account":"straße","secret":"日本"}"#] {
+            assert!(credential(text).is_ok(), "{text}");
+        }
+        for text in ["straße", "{straße", "{\"a\":\"\u{7f}\"}", " {\"a\":\"straße\"}"] {
+            assert!(credential(text).is_err(), "{text}");
         }
     }
 

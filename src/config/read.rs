@@ -34,6 +34,8 @@ struct Reader {
     errors: Vec<ConfigError>,
     /// Whether `[providers] path` was read without an error.
     providers_path_is_known: bool,
+    /// Settings whose value has an error.
+    mistaken: Vec<&'static str>,
 }
 
 impl Config {
@@ -50,7 +52,8 @@ impl Config {
         env: &Environment,
         file: Result<Option<File>, ConfigError>,
     ) -> (Self, Vec<ConfigError>) {
-        let mut reader = Reader { config: Self::blank(), errors: Vec::new(), providers_path_is_known: true };
+        let (errors, mistaken) = (Vec::new(), Vec::new());
+        let mut reader = Reader { config: Self::blank(), errors, providers_path_is_known: true, mistaken };
         reader.defaults();
         match file {
             Ok(Some(file)) => reader.file(&file),
@@ -306,6 +309,7 @@ impl Reader {
         let key = name.map_or_else(|| setting.key.to_owned(), |name| setting.key_for(name));
         if let Err(message) = stored {
             self.errors.push(ConfigError::about(&key, source, message));
+            self.mistaken.push(setting.key);
             self.providers_path_is_known &= setting.key != "providers.path";
             return;
         }
@@ -352,6 +356,10 @@ impl Reader {
             self.errors.push(ConfigError::about(key, self.config.source(key), message));
         }
         for spec in &channels::TABLE {
+            // What is missing may be a value with an error of its own.
+            if spec.settings.iter().any(|setting| self.mistaken.contains(&setting.key)) {
+                continue;
+            }
             let report = (spec.check_settings)(&self.config.channels);
             for (key, value) in report.derived {
                 let effective = self.config.effective.iter_mut();

@@ -47,7 +47,7 @@ impl Dispatcher {
                 let identity = identity.as_ref();
                 let message = Message { delivery, app, now, timeout, identity, transmission: &transmission };
                 let sent = self.clock.timeout(TEST_MAX, self.send_once(message)).await;
-                sent.or_else(|| transmission.take_unclear()).unwrap_or_else(late)
+                sent.or_else(|| transmission.take_unclear().map(unconfirmed)).unwrap_or_else(late)
             }
             Err(not_made) => *not_made,
         };
@@ -97,6 +97,16 @@ impl Dispatcher {
 fn paced_queue(delivery: &PendingDelivery) -> &str {
     let destination = &delivery.destination;
     destination.saved.as_ref().map_or(destination.queue.as_str(), |saved| &saved.target)
+}
+
+/// Returns the result of a test whose whole message was sent, and whose reply took too long.
+fn unconfirmed(result: AttemptResult) -> AttemptResult {
+    let error = format!(
+        "timeout: no reply to the message within {} s; it may have accepted the mail",
+        TEST_MAX.as_secs()
+    );
+    let attempt = Attempt { error: Some(error), ..result.attempt };
+    AttemptResult { duration: TEST_MAX, attempt, ..result }
 }
 
 /// Returns the result of a test that took too long.

@@ -1,5 +1,6 @@
 //! Times, durations and rates, as the API, definitions and the configuration write them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -45,22 +46,35 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// Parses RFC 3339 with any offset and fraction. Returns `None` for anything else, and for a year that cannot be
-    /// written. A leap second counts as the second before it.
+    /// The bounds of a time, for an error.
+    pub const BOUNDS: &str = "from 1970-01-01T00:00:00Z to 9999-01-01T00:00:00Z";
+
+    /// Parses RFC 3339 with any offset and fraction. Returns `None` for anything else, and for a time outside of
+    /// [`Self::BOUNDS`]. A leap second counts as the second before it.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let moment: jiff::Timestamp = text.parse().ok()?;
-        let offset = Pieces::parse(text).ok()?.to_numeric_offset()?.seconds();
+        Self::read(text).ok()
+    }
+
+    /// Does the same, and says what is wrong.
+    pub fn read(text: &str) -> Result<Self, TimeError> {
+        let text = &*shorten_fraction(text.trim());
+        let pieces = Pieces::parse(text).map_err(|_| TimeError::Form)?;
+        let offset = pieces.to_numeric_offset().ok_or(TimeError::Form)?.seconds();
+        pieces.time().ok_or(TimeError::Form)?;
+        // The library has no moment for the last day of the year 9999.
+        let moment: jiff::Timestamp = text.parse().map_err(|_| TimeError::Range)?;
         // The library reads offsets of up to 25:59:59, and a second 60 at any time.
         let is_leap_second = |at: usize| at >= 3 && text.as_bytes()[at - 3] == b':';
         let is_at_midnight = moment.as_second().rem_euclid(86_400) == 86_399;
         if offset.abs() >= 86_400
             || !is_at_midnight && text.match_indices(":60").any(|(at, _)| is_leap_second(at))
         {
-            return None;
+            return Err(TimeError::Form);
         }
-        let millis = moment.as_millisecond();
-        (0..=Self::MAX.0).contains(&millis).then_some(Self(millis))
+        // Before 1970, the milliseconds are rounded up.
+        let is_after_start = moment >= jiff::Timestamp::UNIX_EPOCH;
+        let millis = Some(moment.as_millisecond()).filter(|millis| is_after_start && *millis <= Self::MAX.0);
+        millis.map(Self).ok_or(TimeError::Range)
     }
 
     /// Returns the time `span` later, at most [`Self::MAX`].
@@ -89,6 +103,28 @@ impl Timestamp {
     }
 }
 
+/// Why a text is no [`Timestamp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeError {
+    /// It is not RFC 3339.
+    Form,
+    /// It is outside of [`Timestamp::BOUNDS`].
+    Range,
+}
+
+/// Maximum number of digits of a fraction that the library reads.
+const FRACTION_MAX: usize = 9;
+
+/// Returns the text without the digits of a fraction after [`FRACTION_MAX`].
+fn shorten_fraction(text: &str) -> Cow<'_, str> {
+    let Some(start) = text.find(['.', ',']).map(|at| at + 1) else { return text.into() };
+    let digits = text[start..].bytes().take_while(u8::is_ascii_digit).count();
+    if digits <= FRACTION_MAX {
+        return text.into();
+    }
+    format!("{}{}", &text[..start + FRACTION_MAX], &text[start + digits..]).into()
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
@@ -113,7 +149,7 @@ json_string! {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"))
     }
 }
@@ -313,6 +349,8 @@ mod tests {
         let table = [
             ("2026-02-18T15:00:00Z", "2026-02-18T15:00:00.000Z"),
             ("2026-02-18T15:00:00.1239Z", "2026-02-18T15:00:00.123Z"),
+            ("2026-02-18T15:00:00.123999999999999Z", "2026-02-18T15:00:00.123Z"),
+            ("2026-02-18T17:00:00.0000000000000000000001+02:00", "2026-02-18T15:00:00.000Z"),
             ("2026-02-18T17:00:00+02:00", "2026-02-18T15:00:00.000Z"),
             ("2026-02-19T14:59:00+23:59", "2026-02-18T15:00:00.000Z"),
             // A leap second is always the last one of a day in UTC.
@@ -336,6 +374,29 @@ mod tests {
             assert_eq!(Timestamp::parse(given), None, "{given}");
         }
         assert_eq!(Timestamp::MAX.to_string(), "9999-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_time_outside_of_the_bounds_is_not_called_malformed() {
+        for text in [
+            "9999-12-31T23:59:59Z",
+            "9999-01-01T00:00:00.001Z",
+            "1969-12-31T23:59:59Z",
+            "1969-12-31T23:59:59.9999Z",
+            "1970-01-01T00:00:00+00:01",
+            "0001-01-01T00:00:00Z",
+        ] {
+            assert_eq!(Timestamp::read(text), Err(TimeError::Range), "{text}");
+        }
+        for text in ["", "9999-12-31", "9999-12-31T23:59:59", "9999-13-31T23:59:59Z", "12026-01-01T00:00:00Z"]
+        {
+            assert_eq!(Timestamp::read(text), Err(TimeError::Form), "{text}");
+        }
+        let bounds = [Timestamp::default(), Timestamp::MAX].map(|at| at.to_string().replace(".000", ""));
+        assert_eq!(Timestamp::BOUNDS, format!("from {} to {}", bounds[0], bounds[1]));
+        for at in [Timestamp::default(), Timestamp::MAX] {
+            assert_eq!(Timestamp::read(&at.to_string()), Ok(at));
+        }
     }
 
     #[test]

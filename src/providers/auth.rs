@@ -16,7 +16,7 @@ use url::Url;
 
 use super::aws::{Keys, Scope, Unsigned, region_of, shown_headers, signed_headers};
 use super::host_pattern::HostPattern;
-use super::issued_token::{TokenForm, TokenRequest, printable};
+use super::issued_token::{TokenForm, TokenRequest, printable, printable_field};
 use super::jwt_form::JwtForm;
 use super::template::Template;
 use crate::domain::MASK;
@@ -351,7 +351,7 @@ impl Auth {
 
     fn aws_keys(&self, credential: &str) -> Result<BTreeMap<String, String>, String> {
         let fields = self.read(credential)?;
-        fields.values().try_for_each(|value| printable(value).map(drop))?;
+        fields.keys().try_for_each(|name| printable_field(&fields, name).map(drop))?;
         Ok(fields)
     }
 
@@ -472,7 +472,7 @@ fn headers(
     fields: &BTreeMap<String, String>,
 ) -> Result<Vec<(String, String)>, String> {
     let header = |(name, template): &(String, Template)| {
-        let text = template.render(|field| printable(&fields[field]).map(str::to_owned))?;
+        let text = template.render(|field| printable_field(fields, field))?;
         Ok((name.clone(), text))
     };
     parts.iter().map(header).collect()
@@ -580,6 +580,19 @@ mod tests {
             let why = auth.check(wrong).expect_err(wrong);
             assert!(!why.contains("hush"), "{why}");
         }
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_in_a_header_is_named() {
+        let credential = "{\"id\": \"straße\", \"secret\": \"b2\"}";
+        let sent =
+            auth(AuthForm::Body(parts(&[("user", "{id}"), ("key", "{secret}")]))).sent(real(credential));
+        let expected = [("user", "straße"), ("key", "b2")];
+        assert_eq!(sent.unwrap().body, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut auth = auth(AuthForm::Headers);
+        auth.headers = parts(&[("x-auth", "{id}.{secret}")]);
+        let why = auth.check(credential).unwrap_err();
+        assert_eq!(why, "has a field `id` for a header, which must be printable ASCII without spaces");
     }
 
     #[test]

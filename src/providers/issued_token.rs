@@ -335,6 +335,12 @@ pub(super) fn printable(text: &str) -> Result<&str, String> {
     is_printable.then_some(text).ok_or_else(|| "must be printable ASCII without spaces".to_owned())
 }
 
+/// Returns a field of a credential, if it can be in a header.
+pub(super) fn printable_field(fields: &BTreeMap<String, String>, name: &str) -> Result<String, String> {
+    let why = |rule| format!("has a field `{name}` for a header, which {rule}");
+    printable(&fields[name]).map(str::to_owned).map_err(why)
+}
+
 impl OAuth2Form {
     fn request(
         &self,
@@ -369,8 +375,7 @@ impl OAuth2Form {
             pairs.push((name.clone(), template.render(&value, &|_| false)?));
         }
         for (name, template) in &self.extra.headers {
-            headers
-                .push((name.clone(), template.render(|name| printable(&fields[name]).map(str::to_owned))?));
+            headers.push((name.clone(), template.render(|name| printable_field(fields, name))?));
         }
         let mut query = Vec::new();
         for (name, template) in &self.extra.query {

@@ -25,3 +25,17 @@ async fn demo_receives_every_expected_webhook() {
     assert_eq!(shown.len(), 7, "{shown:?}");
     assert_eq!(shown, first_words(&printed));
 }
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a guard: the demo is a process on the machine's clock")]
+async fn a_demo_that_cannot_print_ends_without_a_second_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it opens");
+    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
+    demo.arg("demo").stdout(full).stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let demo = demo.spawn().expect("it starts");
+    let ran = tokio::time::timeout(Duration::from_secs(40), demo.wait_with_output()).await;
+    let output = ran.expect("it ends by itself").expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("stdout cannot be written"), "{said}");
+    assert!(!said.contains("ERROR"), "{said}");
+}

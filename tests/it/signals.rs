@@ -3,6 +3,7 @@
 //! Once: the database is not involved.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -91,8 +92,52 @@ async fn a_full_disk_below_stdout_does_not_stop_serve() {
     starts_and_stops(full.into()).await;
 }
 
+/// Starts a command with nothing but its arguments, and returns the address in its first line. `stdout` keeps the pipe
+/// open, which is not read further.
+async fn announced(line: &[&str]) -> (tokio::process::Child, SocketAddr, impl Sized) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
+    command.args(line).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let mut stdout = BufReader::with_capacity(64, child.stdout.take().unwrap()).lines();
+    let first = guarded("the first line", stdout.next_line()).await.unwrap().expect("a line");
+    let address = first.split_once("http://").expect("a URL").1.split(['/', '.', ' ']).collect::<Vec<_>>();
+    let port = address.iter().find_map(|part| part.split_once(':')).expect("a port").1;
+    (child, SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())), stdout)
+}
+
+#[tokio::test]
+async fn listen_answers_and_ends_while_its_stdout_is_not_read() {
+    let (mut child, address, _stdout) = announced(&["listen", "--port", "0"]).await;
+    // More than a pipe and the queue of the printer hold.
+    let bytes = wire::request("POST", "/hook", &[], &[b'x'; 4096]);
+    for n in 0..400 {
+        let answer = guarded("an answer", wire::exchange(address, &bytes)).await.expect("an answer");
+        assert_eq!(answer.status, 204, "{n}");
+    }
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(guarded("the end", child.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_full_pipe_below_sim_neither_stops_nor_holds_it() {
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // The capacity of a pipe.
+    writer.write_all(&b"x".repeat(65_536)).unwrap();
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
+    command.args(["sim", "--port", &free.port().to_string()]).env_clear().stdin(Stdio::null());
+    let mut child = command.stdout(writer).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let answered =
+        async { while wire::exchange(free, &wire::request("GET", "/", &[], b"")).await.is_none() {} };
+    guarded("an answer", answered).await;
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(guarded("the end", child.wait()).await.unwrap().code(), Some(0));
+}
+
 /// A service whose database does not answer, with its address.
-async fn starting() -> (Ground, tokio::net::TcpListener, Process, std::net::SocketAddr) {
+async fn starting() -> (Ground, tokio::net::TcpListener, Process, SocketAddr) {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let database = format!("postgres://me@127.0.0.1:{port}/x?connect_timeout=30&sslmode=disable");

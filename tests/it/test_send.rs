@@ -6,8 +6,8 @@ use crate::chat::{Chat, HOOKS};
 use crate::cli::{ask, url};
 use crate::destinations::{patch, save, shown};
 use crate::fakes::Reply;
-use crate::harness::{AUTH, Harness, JSON, Neighbours, seconds};
-use crate::mail_server::OPEN;
+use crate::harness::{AUTH, Harness, JSON, Neighbours, guarded, seconds};
+use crate::mail_server::{OPEN, Quirk};
 use crate::tenants::errors;
 
 async fn test(t: &Harness, destination: impl Into<Value>) -> Value {
@@ -212,6 +212,26 @@ async fn a_test_by_mail_says_what_it_is() {
 }
 
 #[tokio::test]
+async fn a_test_by_mail_without_a_final_reply_is_unclear() {
+    let (t, server) = crate::mailing::start(OPEN, &[]).await;
+    server.script([Quirk::Half(".")]);
+    let (result, ()) = tokio::join!(test(&t, "mailto:me@example.com"), async {
+        let waits = async {
+            while t.held.count() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        guarded("a whole message", waits).await;
+        t.clock.advance(seconds(60));
+    });
+    let error = "timeout: no reply to the message within 60 s; it may have accepted the mail";
+    assert_eq!((&result["ok"], &result["error"]), (&json!(false), &json!(error)));
+    assert_eq!(result["durationMs"], 60_000);
+    assert!(result["hint"].as_str().unwrap().contains("whether the mail arrives"), "{result}");
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn the_command_test_sends_and_explains() {
     let t = Harness::start().await;
     let hook = t.receiver.url("/hook");
@@ -330,5 +350,6 @@ crate::postgres::on_postgres_too! {
     a_test_of_a_chat_keeps_its_pace_and_is_readable,
     a_test_that_is_rate_limited_holds_its_chat_back,
     a_test_by_mail_says_what_it_is,
+    a_test_by_mail_without_a_final_reply_is_unclear,
     the_command_test_sends_and_explains,
 }

@@ -2,8 +2,10 @@
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
+use serde_json::json;
+
 use crate::cli::{Ran, run};
-use crate::harness::KEY;
+use crate::harness::{AUTH, Harness, JSON, KEY};
 
 #[tokio::test]
 async fn usage_errors_exit_with_2_with_or_without_a_server() {
@@ -53,6 +55,65 @@ async fn a_fifo_instead_of_certificates_is_refused_at_once() {
         let ran = run(&env, line).await.expect(1);
         assert!(ran.err.contains("SSL_CERT_FILE=") && ran.err.contains("it is a FIFO"), "{line:?}: {ran:#?}");
     }
+}
+
+// Once: the database is not involved.
+#[tokio::test]
+async fn an_error_says_what_is_wrong_with_a_text_or_a_time() {
+    let t = Harness::with(&[("RINGBACK_SLACK__BOT_TOKEN", "xoxb-1-token")]).await;
+    let half = "must be Unicode: it contains half of a surrogate pair";
+    for (fields, pointer, reason) in [
+        (r#""jobId":"\ud800","notify":[]"#, "/jobId", half),
+        (r#""jobId":"j","notify":["\udc00"]"#, "/notify/0", half),
+        (r#""jobId":"j","notify":[],"expiresIn":"\ud800""#, "/expiresIn", half),
+        (r#""jobId":"j","email":"\ud800""#, "/email", half),
+        (
+            r#""jobId":"j","notify":["MAILTO:a@x.example"]"#,
+            "/notify/0",
+            "no mail is sent from here; the operator can set smtp.url",
+        ),
+        (
+            r#""jobId":"j","notify":[],"expectedAt":"9999-12-31T23:59:59Z""#,
+            "/expectedAt",
+            "must be from 1970-01-01T00:00:00Z to 9999-01-01T00:00:00Z",
+        ),
+        (
+            r#""jobId":"j","notify":[],"expectedAt":"1969-12-31T23:59:59Z""#,
+            "/expectedAt",
+            "must be from 1970",
+        ),
+    ] {
+        let answer = t.send("POST", "/v1/watches", &[AUTH, JSON], format!("{{{fields}}}").as_bytes()).await;
+        let problem = answer.expect(422);
+        let error = &problem["errors"][0];
+        assert_eq!(error["pointer"], pointer, "{fields}: {problem}");
+        assert!(error["detail"].as_str().unwrap().starts_with(reason), "{fields}: {problem}");
+    }
+    let answer = t.get("/v1/deliveries?since=1969-12-31T23:59:59Z").await.expect(422);
+    assert_eq!(answer["errors"][0]["code"], "out_of_range", "{answer}");
+    t.get("/v1/deliveries?since=2026-02-18T14:00:00.123456789123Z").await.expect(200);
+    let slack = t.post("/v1/destinations", &json!({ "type": "slack", "channel": "#ops" })).await.expect(201);
+    let rotate = t.act(&format!("/v1/destinations/{}/rotate-secret", slack["id"].as_str().unwrap())).await;
+    let detail = "a destination of the channel slack has no secret; only webhooks are signed";
+    assert_eq!(rotate.expect(422)["detail"], detail);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_value_with_a_mistake_is_not_called_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ringback.toml");
+    let run_with = async |text: &str, env: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        run(env, &["config", "--config", file.to_str().unwrap()]).await.expect(1).err
+    };
+    let mail = [("RINGBACK_SMTP__URL", "smtp://mail.example.com"), ("RINGBACK_SMTP__FROM", "x")];
+    let said = run_with("", &mail).await;
+    assert!(said.contains("RINGBACK_SMTP__FROM: `x` is not a sender"), "{said}");
+    assert!(!said.contains("needs [smtp] from"), "{said}");
+    let said = run_with("[[destination]]\nname = 1\nurl = 'https://a.example/'\n", &[]).await;
+    assert!(said.contains("ringback.toml:2: destination[1].name: must be a string"), "{said}");
+    assert!(!said.contains("is required"), "{said}");
 }
 
 #[tokio::test]
@@ -134,7 +195,7 @@ async fn config_exits_with_1_and_lists_every_error() {
     insta::assert_snapshot!(errors, @r"
     ringback.toml:1: `lisen` is not a setting; the nearest is `listen`
     ringback.toml:3: `providers.muvi.rate`: `x` is not a rate; write it as 10/s, 600/m, 3000/h or off
-    ringback.toml:7: destination[1].name: is required; the next start finds the destination by it
+    ringback.toml:7: destination[1].name: must be a string; write it in quotation marks
     ringback.toml:5: [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
     ringback.toml:10: destination[1].headers.host: `host` is not yours to set; choose another name
     ringback.toml:8: destination[1].url: must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it: add 169.254.169.254 to egress.allow (RINGBACK_EGRESS__ALLOW)

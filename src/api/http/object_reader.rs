@@ -12,7 +12,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::{FieldErrorCode, FieldErrors, Invalid, not_one_of};
-use crate::domain::{Timestamp, json_fields, parse_any_duration};
+use crate::domain::{TimeError, Timestamp, json_fields, parse_any_duration};
 
 /// Maximum nesting of a value: deeper values could exhaust the stack of a recursive reader.
 const DEPTH_MAX: usize = 32;
@@ -178,15 +178,14 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
     /// Takes a duration within bounds. It can be zero if `0s` is its lower bound.
     pub fn duration(&mut self, name: &'static str, bounds: (&str, &str)) -> Option<Duration> {
         let raw = self.take(name)?;
-        let wrong =
-            || (FieldErrorCode::InvalidType, format!("must be a string such as \"60s\", not {}", kind(raw)));
+        let wrong = || not_text(raw, &format!("must be a string such as \"60s\", not {}", kind(raw)));
         self.keep(name, text(raw).ok_or_else(wrong).and_then(|text| duration(&text, bounds)))
     }
 
     /// Takes `true` or `false`.
     pub fn boolean(&mut self, name: &'static str) -> Option<bool> {
         let raw = self.take(name)?;
-        let wrong = (FieldErrorCode::InvalidType, format!("must be true or false, not {}", any_kind(raw)));
+        let wrong = (FieldErrorCode::InvalidType, format!("must be true or false, not {}", kind(raw)));
         self.keep(name, serde_json::from_str(raw.get()).map_err(|_| wrong))
     }
 
@@ -195,7 +194,7 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         let raw = self.take(name)?;
         let (least, most) = (bounds.start(), bounds.end());
         let Ok(number) = serde_json::from_str::<f64>(raw.get()) else {
-            let detail = format!("must be a whole number from {least} to {most}, not {}", any_kind(raw));
+            let detail = format!("must be a whole number from {least} to {most}, not {}", kind(raw));
             self.error(name, FieldErrorCode::InvalidType, detail);
             return None;
         };
@@ -210,10 +209,11 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         let raw = self.take(name)?;
         let Some(text) = text(raw) else {
             let detail = format!("must be a string with an RFC 3339 time, not {}; {TIME_EXAMPLE}", kind(raw));
-            self.error(name, FieldErrorCode::InvalidType, detail);
+            let (code, detail) = not_text(raw, &detail);
+            self.error(name, code, detail);
             return None;
         };
-        self.keep(name, Timestamp::parse(&text).ok_or((FieldErrorCode::InvalidFormat, TIME.to_owned())))
+        self.keep(name, instant(&text))
     }
 
     /// Takes the first elements of a list, at most one more than `most`.
@@ -244,6 +244,14 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
 /// The detail for a name that an object has twice: parsers disagree which of the two counts.
 pub const TWICE: &str = "is given twice";
 
+/// Parses an instant.
+pub fn instant(text: &str) -> Result<Timestamp, Invalid> {
+    Timestamp::read(text).map_err(|error| match error {
+        TimeError::Form => (FieldErrorCode::InvalidFormat, TIME.to_owned()),
+        TimeError::Range => (FieldErrorCode::OutOfRange, format!("must be {}", Timestamp::BOUNDS)),
+    })
+}
+
 /// The detail for a text that is not an instant.
 pub const TIME: &str = "must be an RFC 3339 time, for example 2026-02-18T15:00:00Z";
 const TIME_EXAMPLE: &str = "for example \"2026-02-18T15:00:00Z\"";
@@ -269,14 +277,9 @@ fn kind(raw: &RawValue) -> &'static str {
         Some(b'{') => "an object",
         Some(b'[') => "a list",
         Some(b't' | b'f') => "true or false",
-        Some(b'"') => "a broken string",
+        Some(b'"') => "a string",
         _ => "a number",
     }
-}
-
-/// Returns the JSON type of a value where no string is expected.
-fn any_kind(raw: &RawValue) -> &'static str {
-    if raw.get().starts_with('"') { "a string" } else { kind(raw) }
 }
 
 /// Returns `; did you mean …?` with the known name that resembles an unknown one, or nothing.
@@ -316,10 +319,21 @@ pub fn string(raw: &RawValue, pointer: &str, errors: &mut FieldErrors) -> Option
         }
         Some(text) => Some(text),
         None => {
-            errors.add(pointer, FieldErrorCode::InvalidType, "must be a string");
+            let (code, detail) = not_text(raw, "must be a string");
+            errors.add(pointer, code, detail);
             None
         }
     }
+}
+
+/// Returns the error of a value that [`text`] cannot read: `wanted`, unless it is a string.
+pub fn not_text(raw: &RawValue, wanted: &str) -> Invalid {
+    if raw.get().starts_with('"') {
+        let detail = "must be Unicode: it contains half of a surrogate pair, such as \\ud800; send both halves, or the \
+                      character itself";
+        return (FieldErrorCode::InvalidFormat, detail.to_owned());
+    }
+    (FieldErrorCode::InvalidType, wanted.to_owned())
 }
 
 /// Returns the text of a JSON string, or `None` for any other value.

@@ -309,6 +309,12 @@ impl Problem {
         Self::invalid(errors)
     }
 
+    /// 422 about the object that the path names: the detail is a whole sentence.
+    pub fn target(code: FieldErrorCode, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { detail: detail.clone(), ..Self::field("", code, detail) }
+    }
+
     /// 404: unknown, malformed, or another app's. The response does not say which.
     pub fn not_found() -> Self {
         Self::new(

@@ -1,18 +1,21 @@
 //! Output of the demo: one line per action, with its time and its participant.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::listen::{Arrival, Signature};
-use crate::cli::output::print_line;
+use crate::cli::output::{print_waiting, unless_closed};
 use crate::cli::terminal::Terminal;
 use crate::clock::{Clock, Stopwatch};
 
@@ -20,6 +23,13 @@ use crate::clock::{Clock, Stopwatch};
 const ANSWER_MAX: usize = 64 * 1024;
 /// Maximum number of jobs whose last answer is kept; then all are forgotten.
 const JOBS_MAX: usize = 10_000;
+
+/// Maximum number of lines that wait to be printed. Further ones are not shown: neither the demo nor a webhook waits for a
+/// stdout that is not read.
+const LINES_MAX: usize = 1_000;
+
+/// A text for stdout, and a receiver of the result.
+type Printed = (String, Option<oneshot::Sender<Result<()>>>);
 
 /// Participant of the demo: its name, and the ANSI number of its colour.
 pub type Participant = (&'static str, u8);
@@ -41,12 +51,29 @@ pub struct DemoLog {
     terminal: Terminal,
     /// Last answer of the simulator about each job.
     answers: Mutex<HashMap<String, String>>,
+    lines: mpsc::Sender<Printed>,
 }
 
 impl DemoLog {
-    /// Starts the time.
+    /// Starts the time, and a task that prints.
     pub fn new(clock: &Clock) -> Self {
-        Self { start: clock.stopwatch(), terminal: Terminal::of_stdout(), answers: Mutex::default() }
+        let (lines, mut waiting) = mpsc::channel::<Printed>(LINES_MAX);
+        tokio::spawn(async move {
+            while let Some((text, done)) = waiting.recv().await {
+                let printed = print_waiting(text).await;
+                // Without a receiver, an error is ignored: the result of the demo is its exit code.
+                let _ = done.map(|done| done.send(printed));
+            }
+        });
+        Self { start: clock.stopwatch(), terminal: Terminal::of_stdout(), answers: Mutex::default(), lines }
+    }
+
+    /// Prints a text after the lines before it, and waits until it is printed. If stdout is closed, the demo continues.
+    pub async fn say(&self, text: impl Display) -> Result<()> {
+        let (done, printed) = oneshot::channel();
+        let queued = self.lines.send((format!("{text}\n"), Some(done))).await;
+        queued.ok().context("the task that prints has ended")?;
+        unless_closed(printed.await.context("the task that prints has ended")?)
     }
 
     /// Returns the time since the start.
@@ -58,8 +85,7 @@ impl DemoLog {
     pub fn line(&self, (name, colour): Participant, text: &str) {
         let at = self.terminal.paint(2, &format!("{:5.1}s", self.elapsed().as_secs_f64()));
         let name = self.terminal.paint(colour, &format!("{name:8}"));
-        // If stdout is closed, the demo continues: its result is the exit code.
-        let _ = print_line(format_args!("{at}  {name}  {text}"));
+        let _ = self.lines.try_send((format!("{at}  {name}  {text}\n"), None));
     }
 
     /// Prints a line for a webhook.

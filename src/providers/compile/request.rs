@@ -172,6 +172,10 @@ pub(super) fn request(
     let follows_redirects = table.get_new("redirect").and_then(|node| node.word(&redirects)).unwrap_or(false);
     if let (Ok(Some(auth)), Some(target)) = (&auth, &target) {
         check_auth(auth, target, job_url.as_ref(), body.as_ref(), table);
+        if follows_redirects && matches!(auth.form, AuthForm::Aws(_)) {
+            let why = "is not possible with auth.type `aws`, whose signature is valid for one URL only; remove the key";
+            table.wrong_key("redirect", why);
+        }
         if let Some((name, _)) =
             headers.iter().find(|(name, _)| auth.headers.iter().any(|(own, _)| own == name))
         {

@@ -344,6 +344,19 @@ fn a_token_and_its_end_are_read_where_the_definition_says() {
 }
 
 #[test]
+fn a_signature_of_a_url_is_not_sent_to_a_redirect() {
+    let redirected =
+        |auth: &str| text(auth).replacen("[request]", "[request]\nredirect = \"same-origin\"", 1);
+    let found = mistakes(&redirected("type = \"aws\"\nservice = \"s\"\nregion = \"eu-west-1\""));
+    let refused = |one: &String| {
+        one.contains("request.redirect: is not possible with auth.type `aws`")
+            && one.contains("remove the key")
+    };
+    assert!(found.len() == 1 && refused(&found[0]), "{found:#?}");
+    assert!(Definition::parse(&redirected("type = \"bearer\"")).is_ok());
+}
+
+#[test]
 fn mistakes_in_auth_are_listed_with_what_to_write() {
     for (auth, expected) in [
         ("type = \"oauth2\"", "auth: the key `token_url` is missing"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use crate::domain::{SecretTexts, Timestamp, parse_http_date, parse_retry_after};
+use crate::domain::{MASK, SecretTexts, Timestamp, parse_http_date, parse_retry_after};
 
 /// A response.
 #[derive(Clone, Debug)]
@@ -47,8 +47,28 @@ impl Received {
                 *value = hidden;
             }
         }
-        if let Some(hidden) = secrets.hide(&String::from_utf8_lossy(&self.body)) {
+        let text = String::from_utf8_lossy(&self.body);
+        let mut hidden = secrets.hide(&text);
+        // UTF-16 has a NUL beside each letter.
+        if text.contains('\0') && secrets.hide(&text.replace('\0', "")).is_some() {
+            hidden = Some(MASK.to_owned());
+        }
+        if self.truncated {
+            let shown = hidden.as_deref().unwrap_or(&text);
+            let begun = secrets.iter().filter_map(|secret| begun_at_end(shown, secret)).max();
+            hidden = begun.map(|len| format!("{}{MASK}", &shown[..shown.len() - len])).or(hidden);
+        }
+        if let Some(hidden) = hidden {
             self.body = Bytes::from(hidden);
         }
     }
+}
+
+/// Shortest beginning of a secret that is hidden at the end of a text that was cut.
+const BEGINNING_MIN: usize = 4;
+
+/// Returns the length of the beginning of a secret with which a text ends.
+fn begun_at_end(text: &str, secret: &str) -> Option<usize> {
+    let lengths = secret.char_indices().map(|(at, _)| at).filter(|len| *len >= BEGINNING_MIN);
+    lengths.rev().find(|len| text.ends_with(&secret[..*len]))
 }

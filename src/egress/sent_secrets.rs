@@ -15,6 +15,9 @@ use crate::domain::SecretTexts;
 /// which other texts contain.
 const SECRET_MIN: usize = 5;
 
+/// Shortest part of a header that is taken for a secret: a shorter one is a name such as `session`.
+const PIECE_MIN: usize = 10;
+
 /// Returns the secrets of a request: the values of its sensitive headers, without the names of their schemes, and what the
 /// credentials of HTTP Basic consist of.
 pub(super) fn of_headers(headers: &HeaderMap) -> SecretTexts {
@@ -27,12 +30,18 @@ pub(super) fn of_headers(headers: &HeaderMap) -> SecretTexts {
 }
 
 fn parts(value: &str) -> Vec<String> {
-    let token = value.split_once(' ').map(|(_, token)| token.trim());
-    let basic = value.strip_prefix("Basic ").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
+    let (scheme, token) =
+        value.split_once(' ').map_or((None, None), |(scheme, token)| (Some(scheme), Some(token.trim())));
+    let basic = token.filter(|_| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic")));
+    let basic = basic.and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
     let basic = basic.and_then(|bytes| String::from_utf8(bytes).ok());
     let password =
         basic.as_deref().and_then(|basic| basic.split_once(':')).map(|(_, password)| password.to_owned());
-    [Some(value.to_owned()), token.map(str::to_owned), password, basic].into_iter().flatten().collect()
+    // Such as the value of a cookie.
+    let pieces =
+        value.split([' ', ';', ',', '=']).filter(|piece| piece.len() >= PIECE_MIN).map(str::to_owned);
+    let whole = [Some(value.to_owned()), token.map(str::to_owned), password, basic].into_iter().flatten();
+    whole.chain(pieces).collect()
 }
 
 /// Returns the password of a proxy, and what it is sent as.
@@ -82,6 +91,8 @@ mod tests {
             (("authorization", "Bearer token-12345"), "token-12345"),
             (("authorization", basic), "bWU6c2VjcmV0LTEyMzQ1"),
             (("authorization", basic), "secret-12345"),
+            (("authorization", "basic bWU6c2VjcmV0LTEyMzQ1"), "secret-12345"),
+            (("cookie", "theme=dark; session=SESSIONSECRET99"), "SESSIONSECRET99"),
         ] {
             let secrets = of_headers(&sensitive(header.0, header.1));
             let mut received = answer(repeated, &format!("{{\"sent\": \"{repeated}\"}}"));
@@ -89,6 +100,18 @@ mod tests {
             assert_eq!(received.header("x-echo"), Some("***"), "{header:?}");
             assert_eq!(received.body, "{\"sent\": \"***\"}", "{header:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_or_encoded_shows_no_part_of_a_secret() {
+        let secrets = of_headers(&sensitive("x-key", "HEADERSECRET1234"));
+        let mut cut = Received { truncated: true, ..answer("", "you sent HEADERSECRET123") };
+        cut.hide(&secrets);
+        assert_eq!(cut.body, "you sent ***");
+        let utf_16: Vec<u8> = "sent HEADERSECRET1234".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut encoded = Received { body: utf_16.into(), ..answer("", "") };
+        encoded.hide(&secrets);
+        assert_eq!(encoded.body, "***");
     }
 
     #[test]

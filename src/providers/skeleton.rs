@@ -75,6 +75,8 @@ struct Target {
     /// A part of the URL that could be the id instead.
     doubt: Option<String>,
     auth: SkeletonAuth,
+    /// Names of further credentials in the request.
+    left_out: Vec<String>,
 }
 
 impl Target {
@@ -103,8 +105,13 @@ impl Target {
             (marker.to_owned(), job_id.unwrap_or_else(|| SAMPLE_ID.to_owned()))
         } else {
             // An answer names the job. A part that only looks like an id can be that of an account.
-            let named = || parts().find(|part| listed::is_id(answers, part));
-            let contained = || parts().find(|part| listed::contains(answers, part));
+            // Of several that do, the last one: those before it are what the job belongs to. An answer has the id of
+            // the job at its top.
+            let named = || {
+                let ids = || parts().filter(|part| listed::is_id(answers, part));
+                ids().find(|part| listed::is_top_id(answers, part)).or_else(|| ids().next_back())
+            };
+            let contained = || parts().filter(|part| listed::contains(answers, part)).next_back();
             let like_id =
                 |parts: &[String]| parts.iter().rev().find(|part| guess::looks_like_id(part)).cloned();
             let found = match input.job_id {
@@ -135,6 +142,9 @@ impl Target {
                 .collect();
         let (keys, query): (Vec<_>, Vec<_>) = query.into_iter().partition(|(name, _)| is_key_name(name));
         let key = keys.first().map(|(name, _)| SkeletonAuth::Query(name.clone()));
+        let auth = input.auth.clone().or(key).or(key_sent).unwrap_or(SkeletonAuth::Bearer);
+        let named = keys.iter().map(|(name, _)| name).chain(&sent.keys);
+        let left_out = named.filter(|name| !auth.is(name)).cloned().collect();
         let place = |value: String| if value == in_url { "{job_id}".to_owned() } else { value };
         sent.place(&in_url);
         Ok(Self {
@@ -144,7 +154,8 @@ impl Target {
             sent,
             doubt,
             job_id,
-            auth: input.auth.clone().or(key).or(key_sent).unwrap_or(SkeletonAuth::Bearer),
+            auth,
+            left_out,
         })
     }
 }
@@ -200,7 +211,12 @@ impl Writer {
             SkeletonAuth::None => "type = \"none\"".to_owned(),
             SkeletonAuth::Bearer => "type = \"bearer\"".to_owned(),
             SkeletonAuth::Basic => "type = \"basic\"".to_owned(),
-            SkeletonAuth::Header(name) => format!("type = \"header\"\nheader = {}", quoted(name)),
+            SkeletonAuth::Header(name, prefix) if prefix.is_empty() => {
+                format!("type = \"header\"\nheader = {}", quoted(name))
+            }
+            SkeletonAuth::Header(name, prefix) => {
+                format!("type = \"header\"\nheader = {}\nprefix = {}", quoted(name), quoted(prefix))
+            }
             SkeletonAuth::Query(name) => {
                 format!("type = \"query\"\nquery = {{ {} = \"{{key}}\" }}", quoted(name))
             }
@@ -210,6 +226,11 @@ impl Writer {
             SkeletonAuth::Aws(service) => format!("type = \"aws\"\nservice = {}", quoted(service)),
         };
         self.line(line);
+        for name in &target.left_out {
+            self.ask(&format!(
+                "`{name}` of the request holds a credential as well, so it was left out. Is it needed? See `headers`, `query` and `body` of [auth]."
+            ));
+        }
         if target.auth != SkeletonAuth::None {
             self.line(format!("send_to = [{}]", quoted(&target.host)));
         }

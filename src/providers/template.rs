@@ -27,6 +27,9 @@ pub(super) fn name_in_braces(text: &str) -> Option<&str> {
     text.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name).find(is_name)
 }
 
+/// Maximum size of a text with values, in bytes: far more than a header, a token or a member of a body needs.
+const RENDERED_MAX: usize = 64 * 1024;
+
 /// A text with parameters: the text before the first one, and the name of each with the text after it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Template {
@@ -63,12 +66,16 @@ impl Template {
         self.parts.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Returns the text with each parameter replaced by its value.
+    /// Returns the text with each parameter replaced by its value. A text of more than [`RENDERED_MAX`] bytes is an error:
+    /// a template of an app can repeat a long field of a credential very often.
     pub(super) fn render(&self, value: impl Fn(&str) -> Result<String, String>) -> Result<String, String> {
         let mut text = self.start.clone();
         for (name, after) in &self.parts {
             text.push_str(&value(name)?);
             text.push_str(after);
+            if text.len() > RENDERED_MAX {
+                return Err(format!("makes a text of more than {RENDERED_MAX} bytes"));
+            }
         }
         Ok(text)
     }
@@ -357,6 +364,19 @@ fn anchored(pattern: &str) -> Result<Regex, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_that_repeats_a_value_has_a_limit() {
+        let template = Template::parse(&"{a}".repeat(20_000)).expect("a template");
+        let calls = std::cell::Cell::new(0);
+        let value = |_: &str| {
+            calls.set(calls.get() + 1);
+            Ok("q".repeat(15_000))
+        };
+        assert!(template.render(value).expect_err("too long").contains("more than 65536 bytes"));
+        assert_eq!(calls.get(), 5);
+        assert!(Template::parse("{a}{a}").expect("a template").render(value).is_ok());
+    }
 
     fn url(template: &str, base: Option<&str>, value: &str) -> Result<String, String> {
         let base = base.map(|base| check_base(base).unwrap());

@@ -2,12 +2,13 @@
 //! answer has.
 //!
 //! Nothing is requested at such a text: it is data of an event. A value still cannot change the structure of an http URL:
-//! it is percent-encoded, the host contains no value of an answer, and a value with a dot segment is none.
+//! it is percent-encoded, a value with a dot segment is none, and a value that is the host must be a host name.
 
 use super::path::Path;
 use super::template::percent_encode;
 use super::value::MAX_TEXT;
 use super::work;
+use crate::domain::is_host_name;
 
 /// Largest number of values in one template.
 const MAX_VALUES: usize = 16;
@@ -68,9 +69,17 @@ impl TextTemplate {
         Ok(template)
     }
 
-    /// Checks that only parameters are in the host of an http URL.
+    /// Checks that only parameters are in the host of an http URL, or that one value is the whole host.
     fn check_host(&self) -> Result<(), String> {
         if !self.is_url {
+            return Ok(());
+        }
+        if let [Part::Text(scheme), Part::Value(_), rest @ ..] = self.parts.as_slice()
+            && scheme.ends_with("://")
+            && rest
+                .first()
+                .is_none_or(|part| matches!(part, Part::Text(text) if text.starts_with(['/', '?', '#', ':'])))
+        {
             return Ok(());
         }
         let mut is_first = true;
@@ -85,9 +94,11 @@ impl TextTemplate {
                 }
                 Part::Name(name) if name != "job_id" => {}
                 Part::Name(_) | Part::Value(_) => {
-                    return Err("the host can contain parameters, but no value of an answer and no id; \
-                                write a `/` before the value"
-                        .to_owned());
+                    return Err(
+                        "the host can contain parameters, and a value of an answer can be the whole \
+                                host, but not a part of it; write a `/` before the value"
+                            .to_owned(),
+                    );
                 }
             }
             is_first = false;
@@ -142,6 +153,10 @@ impl TextTemplate {
             if value.len() > MAX_TEXT {
                 return None;
             }
+            if text.ends_with("://") {
+                text.push_str(Some(&value).filter(|value| is_host_name(value))?);
+                continue;
+            }
             let value = if text.ends_with('/') { value.strip_prefix('/').unwrap_or(&value) } else { &value };
             if value.split('/').any(|segment| matches!(segment, "." | "..")) {
                 return None;
@@ -192,7 +207,7 @@ mod tests {
     use crate::providers::value::status_text;
 
     fn rendered(template: &str) -> Option<String> {
-        let body = br#"{"id": "f 1", "n": 5, "key": "a/b c", "up": "../x", "abs": "/v1/x", "list": {"j/1": {"u": "y"}}, "none": null}"#;
+        let body = br#"{"id": "f 1", "n": 5, "key": "a/b c", "up": "../x", "abs": "/v1/x", "list": {"j/1": {"u": "y"}}, "site": "blue.up.example", "none": null}"#;
         let cell = OnceCell::new();
         let root = parse_json(body, &cell, Dialect::Tolerant, None).expect("JSON").value;
         let value = |path: &Path| path.find(&root, Names::of_job("j/1"), status_text);
@@ -217,6 +232,10 @@ mod tests {
             ("https://api.example/{$.list[{job_id}].u}", Some("https://api.example/y")),
             ("https://api.example/{$['id']}", Some("https://api.example/f%201")),
             ("{$.n} of {$.id}", Some("5 of f 1")),
+            ("https://{$.site}", Some("https://blue.up.example")),
+            ("https://{$.site}:8443/x", Some("https://blue.up.example:8443/x")),
+            ("https://{$.key}/x", None),
+            ("https://{$.id}/x", None),
             ("https://api.example/{$.up}", None),
             ("https://api.example/{$.none}", None),
             ("https://api.example/{$.list}", None),
@@ -235,7 +254,9 @@ mod tests {
             "https://api.example/{}",
             "https://api.example/{a b}",
             "https://api.example/{$.}",
-            "https://{$.host}/x",
+            "https://x{$.host}/x",
+            "https://{$.host}x/",
+            "https://{$.host}{$.path}",
             "https://{job_id}.api.example/x",
             "https://api.example{$.path}",
         ] {

@@ -117,13 +117,15 @@ impl ReadStore {
 
 impl ReadStore {
     /// Returns what was last seen of a job whose provider has accepted to cancel it, if it has not ended. A later generation
-    /// of the job is another one.
+    /// of the job is another one, and so may be the job of a watch that was registered after the acceptance.
     pub async fn cancelled_job(&self, job: JobNo, generation: i64) -> Result<Option<Observation>> {
         self.read(INTERNAL, move |tx| {
             tx.find(
                 "select j.seen from jobs j where j.no = $1 and j.generation = $2 and j.ended = 0 and exists (
                    select 1 from watches w join job_cancels c on c.watch = w.id
-                   where w.job = $1 and w.generation = $2 and w.ended_at is not null and c.status = 'accepted')",
+                   where w.job = $1 and w.generation = $2 and w.ended_at is not null and c.status = 'accepted'
+                     and not exists (select 1 from watches n where n.job = $1 and n.status = 'watching'
+                       and n.created_at > c.finished_at))",
                 params![job, generation],
                 |row| row.json(0),
             )

@@ -257,6 +257,23 @@ async fn a_cancelled_job_that_is_deleted_ends_as_cancelled() {
 }
 
 #[tokio::test]
+async fn a_watch_that_begins_after_a_cancellation_keeps_its_grace() {
+    let acme = Acme::start(&[]).await;
+    let (watch, _other) = (acme.watch("job_1").await, acme.watch("job_1").await);
+    acme.t.pass(seconds(10)).await;
+    acme.cancel(&watch).await;
+    acme.t.rest().await;
+    assert_eq!(acme.result(&watch).await[0], "accepted");
+    acme.t.clock.advance(seconds(1));
+    acme.status("deleted");
+    // The ID may be that of another job now.
+    let later = acme.watch("job_1").await;
+    acme.t.pass(minutes(2)).await;
+    assert_eq!(acme.t.shown(&later).await["status"], "watching");
+    acme.t.give_up().await;
+}
+
+#[tokio::test]
 async fn a_deleted_job_whose_cancellation_failed_keeps_its_grace() {
     let acme = Acme::start(&[]).await;
     let (watch, other) = (acme.watch("job_1").await, acme.watch("job_1").await);
@@ -652,6 +669,7 @@ async fn the_command_line_cancels_jobs() {
 crate::postgres::on_postgres_too! {
     a_stop_cancels_the_job_and_the_timeline_says_so,
     a_cancelled_job_that_is_deleted_ends_as_cancelled,
+    a_watch_that_begins_after_a_cancellation_keeps_its_grace,
     a_deleted_job_whose_cancellation_failed_keeps_its_grace,
     a_crash_before_the_request_does_not_lose_it,
     a_crash_after_the_request_sends_it_again,

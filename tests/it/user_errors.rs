@@ -142,7 +142,7 @@ async fn config_exits_with_1_and_lists_every_error() {
     insta::assert_snapshot!(errors, @r"
     ringback.toml:1: `lisen` is not a setting; the nearest is `listen`
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
-    apis/broken.toml:1:6: string values must be quoted, expected literal string
+    apis/broken.toml:1:6: string values must be quoted, expected literal string; write texts and paths between quotes
     templates/email/subject.txt:1: undefined value: `titel` is undefined; the nearest is `title`, with the sample `job.completed`
     ");
 

@@ -90,7 +90,7 @@ fn auth(text: &str) -> Result<SkeletonAuth, String> {
         None if text == "none" => Some(SkeletonAuth::None),
         None if text == "bearer" => Some(SkeletonAuth::Bearer),
         None if text == "basic" => Some(SkeletonAuth::Basic),
-        Some(("header", name)) => named(name).map(SkeletonAuth::Header),
+        Some(("header", name)) => named(name).map(|name| SkeletonAuth::Header(name, String::new())),
         Some(("query", name)) => named(name).map(SkeletonAuth::Query),
         Some(("body", name)) => named(name).map(SkeletonAuth::Body),
         Some(("aws", service)) => named(service).map(SkeletonAuth::Aws),

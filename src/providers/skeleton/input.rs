@@ -15,14 +15,25 @@ pub enum SkeletonAuth {
     Bearer,
     /// HTTP Basic.
     Basic,
-    /// A header with this name.
-    Header(String),
+    /// A header with this name, and what stands before the credential.
+    Header(String, String),
     /// A parameter of the query with this name.
     Query(String),
     /// A member of the body with this name.
     Body(String),
     /// A signature of AWS for this service.
     Aws(String),
+}
+
+impl SkeletonAuth {
+    /// Returns whether the credential stands in the header, parameter or member with this name.
+    pub(super) fn is(&self, name: &str) -> bool {
+        match self {
+            Self::Header(known, _) | Self::Query(known) | Self::Body(known) => known == name,
+            Self::Bearer | Self::Basic => name == "authorization",
+            Self::None | Self::Aws(_) => false,
+        }
+    }
 }
 
 /// What the author knows about a job API.
@@ -46,7 +57,12 @@ pub struct SkeletonInput<'a> {
     pub answers: Vec<&'a str>,
 }
 
+/// Ends of other names of credentials, such as `x-api-key`, `app_key` and `client-secret`.
+const KEY_ENDS: &[&str] =
+    &["key", "accesstoken", "apitoken", "authtoken", "secret", "password", "session", "signature"];
+
 /// Returns whether values with this name are credentials.
 pub(super) fn is_key_name(name: &str) -> bool {
-    KEY_NAMES.contains(&folded(name).as_str())
+    let folded = folded(name);
+    KEY_NAMES.contains(&folded.as_str()) || KEY_ENDS.iter().any(|end| folded.ends_with(end))
 }

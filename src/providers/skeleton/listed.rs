@@ -96,6 +96,13 @@ pub(super) fn is_id(answers: &[Value], part: &str) -> bool {
     part.len() > 1 && has(answers, part, &|name| ID_NAMES.contains(&folded(name).as_str()))
 }
 
+/// Returns whether an answer itself, and no object within it, has this text as its id.
+pub(super) fn is_top_id(answers: &[Value], part: &str) -> bool {
+    answers
+        .iter()
+        .any(|answer| id_name(answer, part).is_some_and(|name| ID_NAMES.contains(&folded(name).as_str())))
+}
+
 /// Returns whether a member of an answer is this text or number. A status or a kind can be a part of the path as well, so a
 /// text must look like an id.
 pub(super) fn contains(answers: &[Value], part: &str) -> bool {

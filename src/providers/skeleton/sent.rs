@@ -19,6 +19,8 @@ pub(super) struct Sent {
     pub(super) accept: Option<String>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Option<Body>,
+    /// Names of all credentials in headers and body.
+    pub(super) keys: Vec<String>,
 }
 
 /// A body.
@@ -33,22 +35,34 @@ impl Sent {
     /// Reads the request, and the kind of the credential in it. The error is a sentence that names the argument.
     pub(super) fn read(input: &SkeletonInput<'_>) -> Result<(Self, Option<SkeletonAuth>), String> {
         let mut auth = None;
-        let mut headers = Vec::new();
+        let (mut headers, mut keys) = (Vec::new(), Vec::new());
         for (name, value) in &input.headers {
             let name = name.to_ascii_lowercase();
             if name == "authorization" {
-                let is_basic = value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic "));
-                auth = auth.or(Some(if is_basic { SkeletonAuth::Basic } else { SkeletonAuth::Bearer }));
+                let (scheme, rest) = value.split_once(' ').unwrap_or(("", value));
+                let found = match scheme.to_ascii_lowercase().as_str() {
+                    "basic" => SkeletonAuth::Basic,
+                    "bearer" => SkeletonAuth::Bearer,
+                    _ if rest.is_empty() || scheme.is_empty() => {
+                        SkeletonAuth::Header(name.clone(), String::new())
+                    }
+                    _ => SkeletonAuth::Header(name.clone(), format!("{scheme} ")),
+                };
+                keys.push(name);
+                auth = auth.or(Some(found));
             } else if is_key_header(&name) {
-                auth = auth.or(Some(SkeletonAuth::Header(name)));
+                keys.push(name.clone());
+                auth = auth.or(Some(SkeletonAuth::Header(name, String::new())));
             } else {
                 headers.push((name, value.clone()));
             }
         }
         let (body, of_body) = match input.body {
-            Some(text) => Body::read(text).map(|(body, auth)| (Some(body), auth))?,
-            None => (None, None),
+            Some(text) => Body::read(text).map(|(body, of_body)| (Some(body), of_body))?,
+            None => (None, Vec::new()),
         };
+        keys.extend(of_body.iter().cloned());
+        let of_body = of_body.into_iter().next().map(SkeletonAuth::Body);
         let default = if body.is_some() { "POST" } else { "GET" };
         let named = input.method.unwrap_or(default).to_ascii_uppercase();
         let known = Method::ALL.iter().find(|(word, _)| *word == named);
@@ -64,7 +78,7 @@ impl Sent {
             let is_default = name == "content-type" && value == "application/json";
             !is_default && !OWN_HEADERS.contains(&name.as_str())
         });
-        Ok((Self { method, accept, headers, body }, auth.or(of_body)))
+        Ok((Self { method, accept, headers, body, keys }, auth.or(of_body)))
     }
 
     /// Returns whether `{job_id}` is in the body.
@@ -104,7 +118,7 @@ impl Sent {
 /// Returns whether values of a header with this name are credentials, such as `x-api-key`.
 fn is_key_header(name: &str) -> bool {
     let folded = folded(name);
-    is_key_name(&folded) || ["apikey", "accesskey", "token", "secret"].iter().any(|end| folded.ends_with(end))
+    is_key_name(&folded) || folded.ends_with("token")
 }
 
 fn add_texts(value: &Value, texts: &mut Vec<String>) {
@@ -128,8 +142,8 @@ fn replace(value: &mut Value, job_id: &str) {
 }
 
 impl Body {
-    /// Reads a body, and the kind of the credential in it. The error is a sentence that names the argument.
-    fn read(text: &str) -> Result<(Self, Option<SkeletonAuth>), String> {
+    /// Reads a body, and the names of the credentials in it. The error is a sentence that names the argument.
+    fn read(text: &str) -> Result<(Self, Vec<String>), String> {
         let text = text.trim();
         if !text.starts_with(['{', '[']) {
             if text.is_empty() || !text.split('&').all(|pair| pair.contains('=')) {
@@ -137,8 +151,7 @@ impl Body {
             }
             let pairs: Vec<(String, String)> = parse_form(text.as_bytes()).into_owned().collect();
             let (keys, pairs): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| is_key_name(name));
-            let auth = keys.into_iter().next().map(|(name, _)| SkeletonAuth::Body(name));
-            return Ok((Self::Form(pairs), auth));
+            return Ok((Self::Form(pairs), keys.into_iter().map(|(name, _)| name).collect()));
         }
         let value: Value =
             serde_json::from_str(text).map_err(|error| format!("--body: is not JSON ({error})"))?;
@@ -150,13 +163,11 @@ impl Body {
         let is_query = |text: &str| text.contains('{');
         if let Some(query) = members.get("query").and_then(Value::as_str).filter(|text| is_query(text)) {
             let variables = members.get("variables").and_then(Value::as_object).cloned().unwrap_or_default();
-            return Ok((Self::GraphQl(query.to_owned(), variables), None));
+            return Ok((Self::GraphQl(query.to_owned(), variables), Vec::new()));
         }
-        let key = members.keys().find(|name| is_key_name(name)).cloned();
-        if let Some(name) = &key {
-            members.remove(name);
-        }
-        Ok((Self::Json(members), key.map(SkeletonAuth::Body)))
+        let keys: Vec<String> = members.keys().filter(|name| is_key_name(name)).cloned().collect();
+        members.retain(|name, _| !keys.contains(name));
+        Ok((Self::Json(members), keys))
     }
 
     /// Returns the key of `[request]` as TOML.

@@ -321,6 +321,52 @@ fn a_job_in_a_list_is_selected_by_its_id() {
 }
 
 #[test]
+fn the_id_of_the_job_is_not_that_of_what_it_belongs_to() {
+    let url = "https://api.acme.example/v1/services/srv-c9xyz1/deploys/dep-c1abc2";
+    let answer = r#"{"id": "dep-c1abc2", "status": "live", "service": {"id": "srv-c9xyz1"}}"#;
+    let made = skeleton(&input(url, &[answer])).expect("a skeleton").text;
+    assert!(
+        made.contains(r#"url = "https://api.acme.example/v1/services/srv-c9xyz1/deploys/{job_id}""#),
+        "{made}"
+    );
+    assert!(made.contains(r#"job_id = "$.id""#), "{made}");
+}
+
+#[test]
+fn no_credential_of_the_request_is_written() {
+    let names = ["app_key", "ocp-apim-subscription-key", "x-figma-session", "x-client-secret"];
+    let headers = names.map(|name| (name.to_owned(), "HUSH-1".to_owned()));
+    let url = "https://api.acme.example/v1/tasks/t_81?api_key=HUSH-2&token=HUSH-3";
+    let body = r#"{"id": "t_81", "secret": "HUSH-4", "api_key": "HUSH-5"}"#;
+    let made =
+        skeleton(&SkeletonInput { headers: headers.into(), body: Some(body), ..input(url, &[RUNNING]) })
+            .expect("a skeleton");
+    assert!(!made.text.contains("HUSH"), "{}", made.text);
+    for name in ["app_key", "x-figma-session", "token", "secret"] {
+        let asked =
+            made.questions.iter().any(|question| question.starts_with(&format!("`{name}` of the request")));
+        assert!(asked, "{name}: {:?}", made.questions);
+    }
+}
+
+#[test]
+fn the_scheme_of_an_authorization_is_kept() {
+    for (value, lines) in [
+        ("Bearer HUSH", "type = \"bearer\"\n"),
+        (
+            "DeepL-Auth-Key HUSH",
+            "type = \"header\"\nheader = \"authorization\"\nprefix = \"DeepL-Auth-Key \"\n",
+        ),
+        ("HUSH", "type = \"header\"\nheader = \"authorization\"\n"),
+    ] {
+        let headers = vec![("Authorization".to_owned(), value.to_owned())];
+        let url = "https://api.acme.example/v1/tasks/t_81";
+        let made = skeleton(&SkeletonInput { headers, ..input(url, &[RUNNING]) }).expect("a skeleton").text;
+        assert!(made.contains(lines) && !made.contains("HUSH"), "{value}: {made}");
+    }
+}
+
+#[test]
 fn an_id_that_only_the_body_has_wins_over_a_number_in_the_url() {
     let mut input = input("https://api.acme.example/v1/accounts/777123/status", &[r#"{"status": "done"}"#]);
     input.body = Some(r#"{"id": "job-42"}"#);

@@ -60,7 +60,10 @@ fn a_template_without_meaning_is_a_mistake() {
     for (output, expected) in [
         ("\"https://x.example/{team}/{$.id}\"", "`{team}` is neither a path, such as {$.team}, nor declared"),
         ("\"https://x.example/{job_id}\"", "extract.output: needs `when = [\"completed\"]`"),
-        ("\"https://{$.host}/x\"", "the host can contain parameters, but no value of an answer"),
+        (
+            "\"https://x{$.host}/x\"",
+            "the host can contain parameters, and a value of an answer can be the whole host",
+        ),
         ("\"https://x.example/{$.id\"", "has an unpaired brace"),
         ("{ template = \"https://x.example/{$.id}\", path = \"$.x\" }", "possible only without `template`"),
         ("{ template = \"plain\" }", "has no value in braces"),

@@ -111,7 +111,7 @@ impl Target {
                 let ids = || parts().filter(|part| listed::is_id(answers, part));
                 ids().find(|part| listed::is_top_id(answers, part)).or_else(|| ids().next_back())
             };
-            let contained = || parts().filter(|part| listed::contains(answers, part)).next_back();
+            let contained = || parts().rfind(|part| listed::contains(answers, part));
             let like_id =
                 |parts: &[String]| parts.iter().rev().find(|part| guess::looks_like_id(part)).cloned();
             let found = match input.job_id {

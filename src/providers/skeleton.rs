@@ -344,6 +344,11 @@ impl Writer {
         if !guess.fields.iter().any(|(key, _)| key.starts_with("output")) {
             self.ask("Where is the result of a completed job? Add `output` or `outputs`.");
         }
+        if !guess.fields.iter().any(|(key, _)| *key == "error_message") {
+            self.ask(
+                "Where is the cause of a failure? Add `error_message`, and `error_code` if there is one.",
+            );
+        }
     }
 
     fn errors(&mut self) {

@@ -67,11 +67,23 @@ const MESSAGE_NAMES: &[&str] = &[
 ];
 
 /// Names of the time at which a job was created, and at which it ended.
-const CREATED_NAMES: &[&str] =
-    &["createdat", "created", "createtime", "submittedat", "creationtime", "queuedat"];
+const CREATED_NAMES: &[&str] = &[
+    "createdat",
+    "createdon",
+    "created",
+    "createtime",
+    "datecreated",
+    "submittedat",
+    "creationtime",
+    "queuedat",
+];
 const COMPLETED_NAMES: &[&str] = &[
     "completedat",
+    "completedon",
+    "datecompleted",
     "finishedat",
+    "finishedon",
+    "succeededat",
     "endedat",
     "completed",
     "finished",
@@ -81,8 +93,22 @@ const COMPLETED_NAMES: &[&str] = &[
 ];
 
 /// Names of the progress.
-const PROGRESS_NAMES: &[&str] =
-    &["progress", "percent", "percentage", "progresspercent", "progresspercentage", "completion"];
+const PROGRESS_NAMES: &[&str] = &[
+    "progress",
+    "percent",
+    "percentage",
+    "percentcomplete",
+    "percentdone",
+    "progresspercent",
+    "progresspercentage",
+    "completion",
+];
+
+/// Names of the number of which a progress beside it counts the part that is done.
+const TOTAL_NAMES: &[&str] = &["total", "totalcount", "progresstotal"];
+
+/// Names of texts that can be the cause of a failure, and can be something else.
+const VAGUE_MESSAGE_NAMES: &[&str] = &["message", "detail", "statusmessage"];
 
 /// Names of the id of the job, best first.
 pub(super) const ID_NAMES: &[&str] =
@@ -266,7 +292,7 @@ impl Guess {
         if outputs.is_none() {
             add(
                 "output",
-                output(&members).map(|path| format!("{{ path = \"{path}\", when = [\"completed\"] }}")),
+                output(&members, id).map(|path| format!("{{ path = \"{path}\", when = [\"completed\"] }}")),
             );
         }
         add("outputs", outputs);
@@ -284,7 +310,13 @@ impl Guess {
         add("error_code", inner("code").or_else(|| inner("type")).or_else(|| text_at(&members, CODE_NAMES)));
         add(
             "error_message",
-            inner("message").or_else(|| inner("detail")).or_else(|| text_at(&members, MESSAGE_NAMES)),
+            inner("message")
+                .or_else(|| inner("detail"))
+                .or_else(|| text_at(&members, MESSAGE_NAMES))
+                .or_else(|| {
+                    text_at(&members, VAGUE_MESSAGE_NAMES)
+                        .map(|path| format!("{{ path = {path}, when = [\"failed\"] }}"))
+                }),
         );
         add("created_at", time(&members, CREATED_NAMES));
         add("completed_at", time(&members, COMPLETED_NAMES));
@@ -501,6 +533,13 @@ fn progress(members: &[Member<'_>]) -> Option<String> {
     let percent = |text: &str| text.trim_end_matches('%').parse::<f64>().is_ok();
     let is_number = |value: &Value| value.is_number() || value.as_str().is_some_and(percent);
     let found = best(members, PROGRESS_NAMES, is_number)?;
+    // A number of items beside their total.
+    let parent = parent_of(&found.path);
+    let of_total = |member: &&Member<'_>| parent_of(&member.path) == parent && member.value.is_number();
+    let total = members.iter().filter(of_total).find(|member| TOTAL_NAMES.contains(&member.name.as_str()));
+    if let Some(total) = total.filter(|_| found.value.is_number()) {
+        return Some(format!("{{ ratio = [\"{}\", \"{}\"] }}", found.path, total.path));
+    }
     // A number such as 0.4 in any answer: percentages are seldom below 1 and not whole.
     let mut values = members.iter().filter(|member| member.path == found.path).map(|member| member.value);
     let is_fraction = values.any(|value| value.as_f64().is_some_and(|number| number > 0.0 && number < 1.0));
@@ -512,8 +551,18 @@ fn is_url(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.starts_with("https://") || text.starts_with("http://"))
 }
 
-fn output(members: &[Member<'_>]) -> Option<String> {
-    let url = best(members, OUTPUT_NAMES, is_url);
+/// Returns the path of the object that has a member.
+fn parent_of(path: &str) -> &str {
+    path.rfind(['.', '[']).map_or(path, |end| &path[..end])
+}
+
+fn output(members: &[Member<'_>], id: &str) -> Option<String> {
+    // The URL of the job itself, under a general name.
+    let is_of_job = |value: &Value| {
+        let last = value.as_str().and_then(|url| url.split(['?', '#']).next()?.rsplit('/').next());
+        last.is_some_and(|last| last == id || last.strip_suffix(".json") == Some(id))
+    };
+    let url = best(members, OUTPUT_NAMES, |value| is_url(value) && !is_of_job(value));
     let found = url.or_else(|| best(members, &["output", "result", "text", "transcript"], Value::is_string));
     found.map(|member| member.path.clone())
 }

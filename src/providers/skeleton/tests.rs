@@ -62,6 +62,7 @@ fn a_skeleton_has_what_the_answers_show_and_asks_for_the_rest() {
     progress = { path = "$.data.progress", unit = "fraction" }
     outputs = { each = "$.data.files[*]", url = { path = "$.href", when = ["completed"] } }
     created_at = { path = "$.data.created", format = "epoch_ms" }
+    # ? Where is the cause of a failure? Add `error_message`, and `error_code` if there is one.
 
     # The answers that are not about a job: without a key, for an unknown id, over the rate limit.
     [errors]
@@ -85,6 +86,7 @@ fn a_skeleton_has_what_the_answers_show_and_asks_for_the_rest() {
     What is the URL of the page that documents the status of a job?
     Which characters can the id of a job have? The pattern was made from one id.
     Which statuses are missing? Only those of the answers are known; the others are guesses.
+    Where is the cause of a failure? Add `error_message`, and `error_code` if there is one.
     Where is the message of an error answer?
     Which rate of requests does the API permit?
     "#);
@@ -330,6 +332,24 @@ fn the_id_of_the_job_is_not_that_of_what_it_belongs_to() {
         "{made}"
     );
     assert!(made.contains(r#"job_id = "$.id""#), "{made}");
+}
+
+#[test]
+fn a_count_is_no_percentage_and_the_job_is_not_its_output() {
+    let url = "https://api.acme.example/v1/jobs/j_81.json?wait=0";
+    let answer = r#"{"job": {"id": "j_81", "url": "https://api.acme.example/v1/jobs/j_81.json", "status": "working",
+        "progress": 1, "total": 2, "message": "1 of 2", "created_on": "2026-02-18T15:00:00Z"}}"#;
+    let input = SkeletonInput { job_id: Some("j_81.json"), ..input(url, &[answer]) };
+    let made = skeleton(&input).expect("a skeleton").text;
+    for line in [
+        r#"progress = { ratio = ["$.job.progress", "$.job.total"] }"#,
+        r#"error_message = { path = "$.job.message", when = ["failed"] }"#,
+        r#"created_at = { path = "$.job.created_on", format = "rfc3339" }"#,
+        "# ? Where is the result of a completed job?",
+    ] {
+        assert!(made.contains(line), "{line}: {made}");
+    }
+    assert!(!made.contains("output ="), "{made}");
 }
 
 #[test]

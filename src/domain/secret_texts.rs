@@ -6,7 +6,7 @@
 //!
 //! **Escapes.** A text with escapes is also searched as it is without them ([`Unescaped`]), and what is found there is replaced
 //! in the text itself. JSON in a string of JSON is escaped twice, and so is a URL in a query, so this is repeated ([`DEPTH`]). A
-//! secret can itself contain what an escape would look like, which is then read as well. So it is also searched as it is
+//! secret can itself contain what has the form of an escape, which is then read as well. So it is also searched as it is
 //! without its escapes.
 //!
 //! **Base64.** Three bytes become four characters, so the characters of a secret within a longer text depend on its place

@@ -158,13 +158,17 @@ impl JobReport {
     /// Returns the report of a job about which nothing else is known.
     #[cfg(test)]
     pub(crate) fn of(observation: Observation) -> Self {
+        Self::bare(observation, Outcome::Processing)
+    }
+
+    fn bare(observation: Observation, outcome: Outcome) -> Self {
         Self {
             observation,
             unknown_status: false,
             request_id: None,
             outputs_expire: None,
             results: Vec::new(),
-            outcome: Outcome::Processing,
+            outcome,
             lost: Lost::default(),
         }
     }
@@ -176,15 +180,7 @@ impl JobReport {
             format!("the provider accepted to cancel the job, and does not know it any more: {answer}");
         let error = Some(JobError { code: None, message: Some(message) });
         let observation = Observation { status: JobStatus::Cancelled, raw_status: None, error, ..seen };
-        Self {
-            observation,
-            unknown_status: false,
-            request_id: None,
-            outputs_expire: None,
-            results: Vec::new(),
-            outcome: Outcome::Cancelled,
-            lost: Lost::default(),
-        }
+        Self::bare(observation, Outcome::Cancelled)
     }
 
     /// Completes a report at the time of its answer: discards implausible times, and determines when the outputs expire.

@@ -104,7 +104,7 @@ impl Target {
             let job_id = input.job_id.map(str::to_owned).or_else(|| listed::job_id(answers));
             (marker.to_owned(), job_id.unwrap_or_else(|| SAMPLE_ID.to_owned()))
         } else {
-            // An answer names the job. A part that only looks like an id can be that of an account.
+            // An answer names the job. A part that only has the form of an id can be that of an account.
             // Of several that do, the last one: those before it are what the job belongs to. An answer has the id of
             // the job at its top.
             let named = || {

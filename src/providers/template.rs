@@ -17,7 +17,7 @@ use crate::domain::{check_value, url_error};
 /// Every byte that is not unreserved in RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Returns the first name in braces, which looks like a parameter or a path: `{region}` or `{$.id}`. A JSON object in a
+/// Returns the first name in braces that has the form of a parameter or a path: `{region}` or `{$.id}`. A JSON object in a
 /// text is none.
 pub(super) fn name_in_braces(text: &str) -> Option<&str> {
     let is_name = |name: &&str| {

@@ -289,7 +289,7 @@ impl<'a> Node<'a> {
         matches!(self.value, DeValue::Array(_))
     }
 
-    /// Returns a text that is taken as it is. Another type is a mistake, and so is a name in braces, which looks like a
+    /// Returns a text that is taken as it is. Another type is a mistake, and so is a name in braces, which has the form of a
     /// parameter.
     pub(in crate::providers) fn text(&self) -> Option<&'a str> {
         let text = self.text_with_braces()?;
@@ -304,7 +304,7 @@ impl<'a> Node<'a> {
         self.expect(text, "a text in quotes")
     }
 
-    /// Adds a mistake if a text that is taken as it is contains what looks like a parameter. Schema 1 permits it.
+    /// Adds a mistake if a text that is taken as it is contains the form of a parameter. Schema 1 permits it.
     pub(in crate::providers) fn check_literal(&self, text: &str) {
         if self.report.schema.get() >= 2
             && let Some(name) = name_in_braces(text)

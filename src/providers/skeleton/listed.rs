@@ -104,7 +104,7 @@ pub(super) fn is_top_id(answers: &[Value], part: &str) -> bool {
 }
 
 /// Returns whether a member of an answer is this text or number. A status or a kind can be a part of the path as well, so a
-/// text must look like an id.
+/// text must have the form of an id.
 pub(super) fn contains(answers: &[Value], part: &str) -> bool {
     let is_number = part.bytes().all(|byte| byte.is_ascii_digit());
     part.len() > 1 && (is_number || looks_like_id(part)) && has(answers, part, &|_| true)
